@@ -1,0 +1,1 @@
+"""Expression times gene embeddings: reading, normalising, aggregating and writing cells."""

@@ -1,0 +1,7 @@
+"""`bftembed demo`."""
+
+from __future__ import annotations
+
+
+def demo() -> None:
+    """Run demo."""

@@ -1,0 +1,7 @@
+"""`bftembed report`."""
+
+from __future__ import annotations
+
+
+def report() -> None:
+    """Run report."""

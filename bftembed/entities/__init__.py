@@ -1,0 +1,1 @@
+"""What is profiled: genes and proteins, their identifiers, and lists of them."""

@@ -1,0 +1,105 @@
+"""Opening a HDF5 file that may be missing, damaged or hostile. Read only, nothing followed out of the file."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+
+from bftembed.errors import BftembedError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def open_h5ad(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Open a h5ad file for reading, after refusing links and storage that lead out of the file.
+
+    Yields
+    ------
+    h5py.File
+        Opened with mode ``"r"``; closed on exit.
+
+    Raises
+    ------
+    BftembedError
+        When the file is missing, not HDF5, truncated, or points to other files. Names the path and the remedy.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise BftembedError(f"No such file: {file}. Check the path.")
+    if file.is_dir():
+        raise BftembedError(f"{file} is a folder, not a h5ad file.")
+    if not h5py.is_hdf5(file):
+        raise BftembedError(
+            f"{file} is not a HDF5 file ({file.stat().st_size} bytes). Was the download complete, and is it an .h5ad?"
+        )
+    try:
+        handle = h5py.File(file, "r", locking=False)
+    except OSError as err:
+        raise BftembedError(
+            f"{file} cannot be opened: it is truncated or damaged ({_first_line(err)}). Copy or download it again."
+        ) from err
+    try:
+        refuse_foreign_storage(handle, file)
+        yield handle
+    except OSError as err:
+        raise BftembedError(f"{file} cannot be read: it is truncated or damaged ({_first_line(err)}).") from err
+    finally:
+        handle.close()
+
+
+def _first_line(err: BaseException) -> str:
+    return str(err).splitlines()[0] if str(err) else type(err).__name__
+
+
+def refuse_foreign_storage(group: Any, path: Path) -> None:
+    """Raise when any member of `group` is an external link, external storage or a virtual data set.
+
+    anndata and h5py follow these silently, so that a crafted file could bring in another file's values.
+    """
+    for name in group:
+        link = group.get(name, getlink=True)
+        where = f"{group.name.rstrip('/')}/{name}"
+        if isinstance(link, h5py.ExternalLink):
+            raise BftembedError(
+                f"{path}: {where} is a link to another file ({link.filename}). Refused: bftembed reads one file only."
+            )
+        if isinstance(link, h5py.SoftLink):
+            raise BftembedError(f"{path}: {where} is a soft link. Refused: rewrite the file with anndata.")
+        member = group[name]
+        if isinstance(member, h5py.Group):
+            refuse_foreign_storage(member, path)
+        elif isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
+            raise BftembedError(f"{path}: {where} keeps its values in another file. Refused: rewrite it with anndata.")
+
+
+def strings(dataset: Any) -> list[str]:
+    """Read a one-dimensional string column as written by anndata (array, categorical or nullable strings).
+
+    Parameters
+    ----------
+    dataset
+        A h5py data set, or the group of a categorical (``categories`` and ``codes``) or of a nullable string
+        array (``values`` and ``mask``).
+
+    Returns
+    -------
+    list of str
+        Missing values become ``""``; numbers are written as text.
+    """
+    if isinstance(dataset, h5py.Group):
+        if "codes" in dataset:
+            categories = strings(dataset["categories"])
+            return [categories[c] if c >= 0 else "" for c in dataset["codes"][:]]
+        if "values" in dataset:
+            values = strings(dataset["values"])
+            mask = dataset["mask"][:] if "mask" in dataset else [False] * len(values)
+            return ["" if m else v for v, m in zip(values, mask, strict=True)]
+        raise BftembedError(f"{dataset.file.filename}: {dataset.name} is not a column of strings.")
+    raw = dataset[:]
+    return [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in raw]

@@ -1,0 +1,1 @@
+"""Text: prompts, generators, the store, the runner and the screening of profiles."""

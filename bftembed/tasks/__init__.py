@@ -1,0 +1,1 @@
+"""Data, split and metric: the rows of a benchmark."""
