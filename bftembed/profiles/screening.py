@@ -1,0 +1,129 @@
+"""What a generated text looks like: reasoning stripped, bad texts marked. Nothing is ever dropped here."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Part of every profile's key: a change of `clean` makes new profiles, it does not change old ones.
+POSTPROCESSING_VERSION = 1
+
+_REASONING_TAG = r"(?:think|thinking|thought|reasoning)"
+_CLOSER = re.compile(rf"</{_REASONING_TAG}>", re.IGNORECASE)
+_OPENER = re.compile(rf"<{_REASONING_TAG}>", re.IGNORECASE)
+
+# A refusal speaks of the speaker, early on; the same words later in a text are usually biology
+# ("cells cannot …", "… is unable to bind").
+_REFUSAL = re.compile(
+    r"\b(?:i(?:'m| am)? (?:very )?sorry\b"
+    r"|i (?:can ?not|can't|won't|do not|don't|am not able to|am unable to|was unable to|could not|couldn't) "
+    r"(?:\w+ ){0,3}?(?:help|assist|provide|answer|find|give|know|have|discuss|fulfill?|comply|tell|recogni[sz]e)"
+    r"|i(?:'m| am) (?:not (?:able|aware|familiar|sure)|unable|unaware|unfamiliar)\b"
+    r"|as an ai\b|as a (?:large )?language model\b"
+    r"|my (?:knowledge cutoff|training data)\b"
+    r"|(?:there is|i have) no (?:\w+ ){0,2}(?:information|data|knowledge) (?:available )?(?:on|about|regarding|for) )",
+    re.IGNORECASE,
+)
+_REFUSAL_WITHIN = 240
+
+_LOOP_MIN_WORDS = 24
+_LOOP_DISTINCT_SHARE = 0.5
+_LOOP_UNIT = re.compile(r"(.{1,80}?)\1{4,}\s*\S*\Z", re.DOTALL)
+
+
+def clean(text: str) -> str:
+    """Return the profile inside a generated text.
+
+    Everything up to the last closing reasoning tag goes, whether or not it was opened; an opened block that
+    is never closed goes to the end. Control characters other than newline and tab go, lone surrogates become
+    U+FFFD, and outer white space is stripped.
+
+    Parameters
+    ----------
+    text
+        As generated; any Python string.
+
+    Returns
+    -------
+    str
+        Valid Unicode, possibly empty.
+    """
+    closers = list(_CLOSER.finditer(text))
+    if closers:
+        text = text[closers[-1].end() :]
+    opener = _OPENER.search(text)
+    if opener:
+        text = text[: opener.start()]
+    return valid_text(text).strip()
+
+
+def valid_text(text: str) -> str:
+    """Return `text` without control characters (newline and tab stay) and with lone surrogates as U+FFFD."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in text):
+        text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    return re.sub("[\ud800-\udfff]", "�", text)
+
+
+def screen(text: str, finish_reason: str, names: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the marks of a cleaned text, in the order of `bftembed.profiles.records.MARKS`.
+
+    Parameters
+    ----------
+    text
+        As `clean` gives it.
+    finish_reason
+        ``"length"`` marks it truncated, ``"content_filter"`` a refusal.
+    names
+        What the text may call its own entity: symbol, aliases, full name. Without any, "off-topic" is not given.
+
+    Returns
+    -------
+    tuple of str
+        Subset of empty, truncated, refusal, looping, off-topic.
+    """
+    marks = []
+    if not any(c.isalnum() for c in text):
+        marks.append("empty")
+    if finish_reason == "length":
+        marks.append("truncated")
+    if finish_reason == "content_filter" or _REFUSAL.search(text[:_REFUSAL_WITHIN].replace("’", "'")):
+        marks.append("refusal")
+    if loops(text):
+        marks.append("looping")
+    if text and not mentions(text, names):
+        marks.append("off-topic")
+    return tuple(marks)
+
+
+def loops(text: str) -> bool:
+    """Return whether a text repeats itself.
+
+    True when fewer than half of its word 4-grams are distinct (24 words or more), when one sentence or line of
+    at least three words comes three times, or when it ends in five or more copies of one piece of up to 80
+    characters that holds a letter or digit.
+    """
+    words = text.lower().split()
+    if len(words) >= _LOOP_MIN_WORDS:
+        grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+        if len(set(grams)) < _LOOP_DISTINCT_SHARE * len(grams):
+            return True
+    sentences = Counter(s.strip().lower() for s in re.split(r"(?<=[.!?])\s+|\n+", text) if len(s.split()) >= 3)
+    if sentences and max(sentences.values()) >= 3:
+        return True
+    unit = _LOOP_UNIT.search(text[-600:])
+    return unit is not None and any(c.isalnum() for c in unit.group(1)) and len(unit.group(0)) >= 20
+
+
+def mentions(text: str, names: Iterable[str]) -> bool:
+    """Return whether any of `names` stands in `text` as a whole word, ignoring case; True without names."""
+    known = [n for n in names if n]
+    if not known:
+        return True
+    pattern = "|".join(re.escape(n) for n in known)
+    return re.search(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])", text, re.IGNORECASE) is not None

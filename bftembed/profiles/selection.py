@@ -1,0 +1,173 @@
+"""Which profiles are embedded: read from wherever they are, one per entity, marked ones left out and counted."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.profiles.records import MARKS, Profile
+
+if TYPE_CHECKING:
+    import os
+
+#: Marks of profiles that have no text.
+_TEXTLESS = ("empty", "failed")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Texts to embed, and what was left out.
+
+    Attributes
+    ----------
+    texts
+        Entity → text, sorted by entity.
+    left_out
+        Mark → entities, sorted; one with two marks is listed under both.
+    n_read
+        Profiles read, left-out ones included.
+    allowed_marks
+        Marks that were let through.
+    prompts, generators
+        Of the profiles in `texts`; empty for a mapping.
+    """
+
+    texts: dict[str, str]
+    left_out: dict[str, list[str]]
+    n_read: int
+    allowed_marks: tuple[str, ...]
+    prompts: tuple[str, ...]
+    generators: tuple[str, ...]
+
+
+def select_profiles(
+    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile],
+    *,
+    allow_marks: Sequence[str] = (),
+    prompt: str | None = None,
+    generator: str | None = None,
+) -> Selection:
+    """Choose one profile per entity; the parameters are those of `bftembed.embeddings.embed_genes`.
+
+    Raises
+    ------
+    BftembedError
+        When there are no profiles, nothing is left, or an entity has several profiles.
+    UnknownNameError
+        For a mark, prompt or generator that does not exist.
+    """
+    allowed = tuple(allow_marks.split(",")) if isinstance(allow_marks, str) else tuple(allow_marks)
+    for mark in allowed:
+        if mark not in MARKS or mark in _TEXTLESS:
+            raise unknown_name("mark to allow", mark, [m for m in MARKS if m not in _TEXTLESS])
+    where, found = _read(profiles)
+    if not found:
+        raise BftembedError(f"There are no profiles in {where}. Make some: bftembed profiles generate GENES --out DIR")
+    found = _only("prompt", prompt, found, where)
+    found = _only("generator", generator, found, where)
+    _refuse_several(found, where)
+    texts: dict[str, str] = {}
+    left_out: dict[str, list[str]] = defaultdict(list)
+    used = []
+    for profile in sorted(found, key=lambda p: p.entity):
+        marks = _all_marks(profile)
+        refused = [mark for mark in marks if mark not in allowed]
+        for mark in refused:
+            left_out[mark].append(profile.entity)
+        if not refused:
+            texts[profile.entity] = profile.text
+            used.append(profile)
+    if not texts:
+        raise BftembedError(_nothing_left(left_out, len(found), where))
+    return Selection(
+        texts=texts,
+        left_out=dict(sorted(left_out.items())),
+        n_read=len(found),
+        allowed_marks=allowed,
+        prompts=tuple(sorted({p.prompt for p in used} - {""})),
+        generators=tuple(sorted({p.generator for p in used} - {""})),
+    )
+
+
+def _read(profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile]) -> tuple[str, list[Profile]]:
+    if isinstance(profiles, Mapping):
+        for entity, text in profiles.items():
+            if not isinstance(entity, str) or not isinstance(text, str):
+                kinds = f"{type(entity).__name__} → {type(text).__name__}"
+                raise BftembedError(f"The mapping holds {entity!r} as {kinds}; expected id and text, both str.")
+        return "the mapping", [Profile("", name, "", text, "", (), "", "") for name, text in profiles.items()]
+    if isinstance(profiles, Sequence) and not isinstance(profiles, str):
+        for i, profile in enumerate(profiles):
+            if not isinstance(profile, Profile):
+                raise BftembedError(f"Item {i} of the profiles is {type(profile).__name__}, expected Profile.")
+        return "the list", list(profiles)
+    path = Path(profiles)
+    if not path.exists():
+        raise BftembedError(f"No such folder or file: {path}. Give the folder of a profile store, or a Parquet file.")
+    if path.is_file():
+        from bftembed.profiles.export import read_exported
+
+        return str(path), read_exported(path)
+    from bftembed.profiles.store import ProfileStore
+
+    with ProfileStore.open(path) as store:
+        return str(path), store.profiles()
+
+
+def _all_marks(profile: Profile) -> tuple[str, ...]:
+    marks = list(profile.marks)
+    if profile.error and "failed" not in marks:
+        marks.append("failed")
+    if not profile.text.strip() and not set(marks) & set(_TEXTLESS):
+        marks.append("empty")
+    return tuple(marks)
+
+
+def _only(what: str, wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
+    if wanted is None:
+        return profiles
+    chosen = [p for p in profiles if _is_or_begins(getattr(p, what), wanted)]
+    if not chosen:
+        raise unknown_name(what, wanted, sorted({getattr(p, what) for p in profiles}), where=where)
+    return chosen
+
+
+def _is_or_begins(value: str, wanted: str) -> bool:
+    return value == wanted or (value.startswith(wanted) and value[len(wanted)] in "@:,")
+
+
+def _refuse_several(profiles: list[Profile], where: str) -> None:
+    of: dict[str, list[Profile]] = defaultdict(list)
+    for profile in profiles:
+        of[profile.entity].append(profile)
+    several = {entity: found for entity, found in of.items() if len(found) > 1}
+    if not several:
+        return
+    origins = Counter((p.prompt, p.generator) for found in several.values() for p in found)
+    listed = "; ".join(f"prompt {p!r}, generator {g!r} ({n})" for (p, g), n in sorted(origins.items()))
+    by = [what for what in ("prompt", "generator") if len({getattr(p, what) for f in several.values() for p in f}) > 1]
+    remedy = (
+        f"Choose with {' or '.join(f'--{what} ({what}=)' for what in by)}."
+        if by
+        else "They were made with different settings: generate each into a folder of its own."
+    )
+    raise BftembedError(
+        f"{len(several)} entities have more than one profile in {where}: {examples(several)}. They come from {listed}. "
+        f"{remedy}"
+    )
+
+
+def _nothing_left(left_out: Mapping[str, Sequence[str]], n: int, where: str) -> str:
+    counts = {mark: len(entities) for mark, entities in left_out.items()}
+    listed = ", ".join(f"{count} {mark}" for mark, count in sorted(counts.items(), key=lambda item: -item[1]))
+    with_text = [mark for mark in sorted(counts) if mark not in _TEXTLESS]
+    remedy = (
+        f"To embed them in spite of that: --allow-marks {','.join(with_text)} (allow_marks={tuple(with_text)!r})."
+        if with_text
+        else "Generate them again: bftembed profiles generate … --retry-failed"
+    )
+    return f"None of the {n} profiles in {where} is fit to be embedded: {listed}. {remedy}"

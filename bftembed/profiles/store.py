@@ -1,0 +1,312 @@
+"""The profile store: one SQLite file per run, WAL, one transaction per batch, text and JSON only.
+
+It survives a kill at any moment and a full disk (docs/decisions/sqlite-store.md says why it is not JSONL).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bftembed.errors import BftembedError
+from bftembed.io import canonical_json, exclusive_lock, sha256_text
+from bftembed.profiles.records import Profile
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator, Sequence
+
+SCHEMA_VERSION = 1
+STORE_FILE = "profiles.sqlite"
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE generators (id TEXT PRIMARY KEY, spec TEXT NOT NULL, fingerprint TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE entities (
+    kind TEXT NOT NULL, name TEXT NOT NULL, entity TEXT NOT NULL, status TEXT NOT NULL, note TEXT NOT NULL,
+    PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+CREATE TABLE profiles (
+    key TEXT PRIMARY KEY, entity TEXT NOT NULL, kind TEXT NOT NULL, prompt TEXT NOT NULL,
+    generator TEXT NOT NULL REFERENCES generators (id), messages TEXT NOT NULL,
+    text TEXT NOT NULL, raw_text TEXT NOT NULL, finish_reason TEXT NOT NULL, marks TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    error TEXT NOT NULL, attempts INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX profiles_by_entity ON profiles (kind, entity);
+"""
+
+_COLUMNS = (
+    "key, entity, kind, prompt, generator, messages, text, raw_text, finish_reason, marks, "
+    "prompt_tokens, completion_tokens, error, attempts"
+)
+
+
+@dataclass(frozen=True)
+class ListedEntity:
+    """A name that a run was asked for, and what became of it.
+
+    Attributes
+    ----------
+    kind, name
+        As given.
+    entity
+        Identifier that its profile carries.
+    status
+        ``used``, ``mapped``, ``ambiguous`` or ``missing``.
+    note
+        Why, in words.
+    """
+
+    kind: str
+    name: str
+    entity: str
+    status: str
+    note: str = ""
+
+
+class ProfileStore:
+    """Profiles of one folder. Use `open` to read and `writing` to add.
+
+    Attributes
+    ----------
+    folder
+        The folder; the file in it is ``profiles.sqlite``.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+        self.folder = folder
+        self._connection = connection
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> ProfileStore:
+        """Open a store for reading; a run may be writing to it meanwhile.
+
+        Raises
+        ------
+        BftembedError
+            When there is none, it is damaged, or a newer version of bftembed wrote it.
+        """
+        path = Path(folder) / STORE_FILE
+        if not path.exists():
+            raise BftembedError(
+                f"No profile store in {folder} (expected {path}). Make one: bftembed profiles generate … --out {folder}"
+            )
+        store = cls(Path(folder), _connect(path))
+        store._check_schema()
+        return store
+
+    @classmethod
+    @contextlib.contextmanager
+    def writing(cls, folder: str | os.PathLike[str]) -> Iterator[ProfileStore]:
+        """Open a store for writing, making it when missing; no other process can write to it meanwhile.
+
+        Raises
+        ------
+        BftembedError
+            When another process writes to it, the folder cannot be written, the disk is full, or a newer
+            version wrote it.
+        """
+        path = Path(folder) / STORE_FILE
+        with exclusive_lock(Path(folder) / ".lock", holder=f"the profile store in {folder}"):
+            store = cls(Path(folder), _connect(path))
+            try:
+                store._prepare()
+                yield store
+            finally:
+                store.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    def __enter__(self) -> ProfileStore:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        with self._transaction() as cursor:
+            tables = cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
+            if not tables:
+                for statement in _SCHEMA.split(";"):
+                    cursor.execute(statement)
+                cursor.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+        self._check_schema()
+
+    def add_entities(self, entities: Iterable[ListedEntity]) -> None:
+        """Note the names that a run was asked for; a name asked for again is replaced."""
+        rows = [(e.kind, e.name, e.entity, e.status, e.note) for e in entities]
+        with self._transaction() as cursor:
+            cursor.executemany("INSERT OR REPLACE INTO entities VALUES (?, ?, ?, ?, ?)", rows)
+
+    def add_generator(self, spec: str, fingerprint: dict[str, Any]) -> str:
+        """Note a generator and return its id (16 hexadecimal digits of its fingerprint's hash)."""
+        text = canonical_json(fingerprint)
+        identifier = sha256_text(text)[:16]
+        with self._transaction() as cursor:
+            cursor.execute("INSERT OR REPLACE INTO generators VALUES (?, ?, ?)", (identifier, spec, text))
+        return identifier
+
+    def add_profiles(self, profiles: Iterable[Profile], *, generator_id: str, messages: dict[str, Any]) -> None:
+        """Store a batch in one transaction; a failed profile is replaced by its next attempt.
+
+        Parameters
+        ----------
+        profiles
+            The batch.
+        generator_id
+            As `add_generator` gave it.
+        messages
+            Key → chat, for every profile of the batch.
+        """
+        rows = [
+            (
+                p.key,
+                p.entity,
+                p.kind,
+                p.prompt,
+                generator_id,
+                canonical_json(messages[p.key]),
+                p.text,
+                p.raw_text,
+                p.finish_reason,
+                json.dumps(p.marks),
+                p.prompt_tokens,
+                p.completion_tokens,
+                p.error,
+                p.attempts,
+            )
+            for p in profiles
+        ]
+        slots = ", ".join("?" * len(_COLUMNS.split(",")))
+        with self._transaction() as cursor:
+            cursor.executemany(f"INSERT OR REPLACE INTO profiles ({_COLUMNS}) VALUES ({slots})", rows)
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def attempts(self) -> dict[str, tuple[int, bool]]:
+        """Return key → (attempts so far, whether it failed) of every stored profile."""
+        rows = self._select("SELECT key, attempts, error FROM profiles")
+        return {key: (attempts, bool(error)) for key, attempts, error in rows}
+
+    def profiles(self, *, entities: Sequence[str] | None = None, kind: str | None = None) -> list[Profile]:
+        """Return the stored profiles, sorted by kind, entity and key.
+
+        Parameters
+        ----------
+        entities
+            Only these, all when None.
+        kind
+            Only this kind, all when None.
+        """
+        columns = ", ".join(f"p.{c.strip()}" for c in _COLUMNS.split(","))
+        rows = self._select(
+            f"SELECT {columns}, g.spec FROM profiles p JOIN generators g ON g.id = p.generator "
+            "ORDER BY p.kind, p.entity, p.key"
+        )
+        wanted = None if entities is None else set(entities)
+        found = []
+        for row in rows:
+            (key, entity, of_kind, prompt, _, _, text, raw, reason, marks, n_prompt, n_text, error, attempts, spec) = (
+                row
+            )
+            if (wanted is not None and entity not in wanted) or (kind is not None and of_kind != kind):
+                continue
+            found.append(
+                Profile(
+                    key=key,
+                    entity=entity,
+                    kind=of_kind,
+                    text=text,
+                    finish_reason=reason,
+                    marks=tuple(json.loads(marks)),
+                    prompt=prompt,
+                    generator=spec,
+                    prompt_tokens=n_prompt,
+                    completion_tokens=n_text,
+                    error=error,
+                    attempts=attempts,
+                    raw_text=raw,
+                )
+            )
+        return found
+
+    def entities(self) -> list[ListedEntity]:
+        """Return the names that runs were asked for, sorted by kind and name."""
+        return [ListedEntity(*row) for row in self._select("SELECT * FROM entities ORDER BY kind, name")]
+
+    def generators(self) -> list[dict[str, Any]]:
+        """Return the generators that wrote here: id, spec and fingerprint."""
+        rows = self._select("SELECT id, spec, fingerprint FROM generators ORDER BY id")
+        return [{"id": i, "spec": spec, "fingerprint": json.loads(text)} for i, spec, text in rows]
+
+    def digest(self) -> str:
+        """Return the sha256 of the store's content: equal stores have equal digests, whatever their history."""
+        rows = self._select(f"SELECT {_COLUMNS} FROM profiles ORDER BY key")
+        listed = self._select("SELECT * FROM entities ORDER BY kind, name")
+        return sha256_text(canonical_json([rows, listed]))
+
+    # -- the file -----------------------------------------------------------------------------------------
+
+    def _select(self, query: str) -> list[Any]:
+        try:
+            return self._connection.execute(query).fetchall()
+        except sqlite3.Error as err:
+            raise BftembedError(_complaint(self.folder / STORE_FILE, err)) from err
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+            yield cursor
+            cursor.execute("COMMIT")
+        except sqlite3.Error as err:
+            with contextlib.suppress(sqlite3.Error):
+                cursor.execute("ROLLBACK")
+            raise BftembedError(_complaint(self.folder / STORE_FILE, err)) from err
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                cursor.execute("ROLLBACK")
+            raise
+        finally:
+            cursor.close()
+
+    def _check_schema(self) -> None:
+        rows = self._select("SELECT value FROM meta WHERE name = 'schema'")
+        version = int(rows[0][0]) if rows else 0
+        if version > SCHEMA_VERSION:
+            raise BftembedError(
+                f"{self.folder / STORE_FILE} has schema {version}, this bftembed reads up to {SCHEMA_VERSION}. "
+                "Upgrade bftembed; the store was not touched."
+            )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+    except sqlite3.Error as err:
+        raise BftembedError(_complaint(path, err)) from err
+
+
+def _complaint(path: Path, err: sqlite3.Error) -> str:
+    text = str(err)
+    if "full" in text or "disk I/O" in text or "too big" in text:
+        return f"Cannot write {path}: the disk is full or failing ({text}). What was committed is safe; run again."
+    if "readonly" in text or "unable to open" in text:
+        return f"Cannot write {path}: {text}. Choose a folder that you may write to."
+    if "not a database" in text or "malformed" in text or "no such table" in text:
+        return f"{path} is not a profile store, or it is damaged ({text}). Move it away and generate again."
+    return f"{path}: {text}."

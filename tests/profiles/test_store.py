@@ -1,0 +1,121 @@
+"""The store keeps what was committed: full disk, damage, newer schema, two writers, strange texts."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sqlite3
+
+import pytest
+
+from bftembed.errors import BftembedError
+from bftembed.profiles.records import Profile
+from bftembed.profiles.store import STORE_FILE, ListedEntity, ProfileStore
+
+
+def profile(entity, text="a text", **fields):
+    values = {"key": f"{entity}-key", "entity": entity, "kind": "gene", "text": text, "finish_reason": "stop"}
+    values |= {"marks": (), "prompt": "bft-gene@1", "generator": "scripted", **fields}
+    return Profile(**values)
+
+
+def add(store, *profiles):
+    generator = store.add_generator("scripted", {"engine": "scripted"})
+    store.add_profiles(profiles, generator_id=generator, messages={p.key: [{"role": "user"}] for p in profiles})
+
+
+def test_profiles_come_back_as_they_went_in(tmp_path):
+    given = [
+        profile("A", "t", marks=("truncated", "looping"), raw_text="<think>x</think>t", completion_tokens=3),
+        profile("B", "", error="boom", marks=("failed",), finish_reason="error", attempts=2),
+        profile("../x", "<script>alert(1)</script> 😀 ﷽ ' \" ; DROP TABLE profiles;"),
+    ]
+    with ProfileStore.writing(tmp_path / "s") as store:
+        add(store, *given)
+        store.add_entities([ListedEntity("gene", "a", "A", "mapped", "alias")])
+    with ProfileStore.open(tmp_path / "s") as store:
+        assert store.profiles() == sorted(given, key=lambda p: p.entity)
+        assert store.profiles(entities=["B"]) == [given[1]]
+        assert store.entities() == [ListedEntity("gene", "a", "A", "mapped", "alias")]
+        assert store.attempts() == {"A-key": (1, False), "B-key": (2, True), "../x-key": (1, False)}
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [".lock", STORE_FILE]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
+
+
+def test_equal_content_has_an_equal_digest_whatever_its_history(tmp_path):
+    for name, order in (("one", ["A", "B", "C"]), ("two", ["C", "A", "B"])):
+        with ProfileStore.writing(tmp_path / name) as store:
+            for entity in order:
+                add(store, profile(entity))
+    with ProfileStore.open(tmp_path / "one") as one, ProfileStore.open(tmp_path / "two") as two:
+        first = one.digest()
+        assert first == two.digest()
+    with ProfileStore.writing(tmp_path / "two") as two:
+        add(two, profile("A", "another text"))
+        assert two.digest() != first
+
+
+def test_a_missing_store_says_how_to_make_one(tmp_path):
+    with pytest.raises(BftembedError, match=r"No profile store in .*none.*bftembed profiles generate"):
+        ProfileStore.open(tmp_path / "none")
+
+
+def test_a_newer_schema_is_refused_untouched(tmp_path):
+    with ProfileStore.writing(tmp_path) as store:
+        add(store, profile("A"))
+    with sqlite3.connect(tmp_path / STORE_FILE) as connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE name = 'schema'")
+    connection.close()
+    for attempt in (lambda: ProfileStore.open(tmp_path), lambda: ProfileStore.writing(tmp_path).__enter__()):
+        with pytest.raises(BftembedError, match="schema 99, this bftembed reads up to 1. Upgrade bftembed"):
+            attempt()
+
+
+@pytest.mark.parametrize("content", [b"this is text", b"SQLite format 3\0" + b"x" * 4096, b""])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / STORE_FILE).write_bytes(content)
+    with pytest.raises(BftembedError, match="not a profile store, or it is damaged"):
+        ProfileStore.open(tmp_path)
+
+
+def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
+    with ProfileStore.writing(tmp_path) as store:
+        add(store, profile("A"))
+        with pytest.raises(BftembedError, match="is working on the profile store"), ProfileStore.writing(tmp_path):
+            pass
+        with ProfileStore.open(tmp_path) as reader:
+            assert len(reader.profiles()) == 1
+
+
+def test_a_full_disk_loses_nothing_that_was_committed(tmp_path):
+    with ProfileStore.writing(tmp_path) as store:
+        add(store, profile("A"), profile("B"))
+        before = store.digest()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+            with pytest.raises(BftembedError, match="disk is full or failing"):
+                add(store, *(profile(f"X{i}", "x" * 5000) for i in range(200)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+    with ProfileStore.writing(tmp_path) as store:
+        assert store.digest() == before
+        add(store, profile("C"))
+        assert [p.entity for p in store.profiles()] == ["A", "B", "C"]
+
+
+def test_a_batch_is_committed_wholly_or_not_at_all(tmp_path):
+    with ProfileStore.writing(tmp_path) as store:
+        with pytest.raises(BftembedError):
+            add(store, profile("A"), profile("B", None))
+        assert store.profiles() == []
+        add(store, profile("A"))
+        assert len(store.profiles()) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BftembedError, match="Cannot write"), ProfileStore.writing(tmp_path / "file"):
+        pass

