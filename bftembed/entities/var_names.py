@@ -1,0 +1,155 @@
+"""Gene names out of a h5ad's var, whatever anndata version wrote it, without loading anything else."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+
+from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.hdf5 import open_h5ad, strings
+
+if TYPE_CHECKING:
+    import os
+
+#: More genes than any assembly has; a larger shape is damage or malice, and reading it would fill the memory.
+_MOST_GENES = 5_000_000
+_LIKELY = (
+    "gene_name",
+    "gene_names",
+    "feature_name",
+    "gene_symbol",
+    "gene_symbols",
+    "symbol",
+    "gene",
+    "gene_short_name",
+)
+
+
+def read_var_names(
+    source: str | os.PathLike[str] | h5py.File, column: str | None = None, *, use_raw: bool = False
+) -> list[str]:
+    """Read the gene names of a h5ad.
+
+    Parameters
+    ----------
+    source
+        Path, or a file opened by `bftembed.hdf5.open_h5ad`.
+    column
+        Column of var to read instead of the var names.
+    use_raw
+        Read the var of ``.raw``.
+
+    Returns
+    -------
+    list of str
+        One per variable, in file order, duplicates kept; a missing value is ``""``.
+
+    Raises
+    ------
+    BftembedError
+        When there is no var, no such column, or the var names are only numbers; names columns that hold names.
+    """
+    if isinstance(source, h5py.File):
+        return _read(source, column, use_raw)
+    with open_h5ad(source) as handle:
+        return _read(handle, column, use_raw)
+
+
+def _read(handle: h5py.File, column: str | None, use_raw: bool) -> list[str]:
+    path = Path(handle.filename)
+    keys = ("raw/var", "raw.var") if use_raw else ("var",)
+    key = next((k for k in keys if k in handle), None)
+    if key is None:
+        raise BftembedError(f"{path}: there is no {keys[0]}, so no gene names. Is it a h5ad of anndata?")
+    var = handle[key]
+    columns = _columns(var)
+    if column is not None:
+        if column not in columns:
+            raise unknown_name("column", column, columns, where=f"{key} of {path}")
+        return _texts(handle, var, key, column)
+    index = _index(var, columns)
+    names = _texts(handle, var, key, index) if index is not None else []
+    if not any(names) or _counts_up(names):
+        what = "are only numbers" if any(names) else "are missing"
+        raise BftembedError(f"{path}: the names of {key} {what}. {_advice(handle, var, key, columns, index)}")
+    return names
+
+
+def _columns(var: Any) -> list[str]:
+    if isinstance(var, h5py.Dataset):
+        return list(var.dtype.names or ())
+    return [name for name in var if name != "__categories"]
+
+
+def _index(var: Any, columns: list[str]) -> str | None:
+    given = var.attrs.get("_index")
+    given = given.decode() if isinstance(given, bytes) else given
+    for name in (given, "_index", "index"):
+        if isinstance(name, str) and name in columns:
+            return name
+    # Before version 0.7 anndata wrote var as one table with the index first.
+    return columns[0] if columns and isinstance(var, h5py.Dataset) else None
+
+
+def _texts(handle: h5py.File, var: Any, key: str, column: str) -> list[str]:
+    where = f"{handle.filename}: {key}/{column}"
+    try:
+        if isinstance(var, h5py.Dataset):
+            _check_size(var, where)
+            categories = f"uns/{column}_categories"
+            if column in var.dtype.names and var.dtype[column].kind in "iu" and categories in handle:
+                return _decoded(var[column], handle[categories], where)
+            return [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in var[column]]
+        member = var[column]
+        _check_size(member, where)
+        if isinstance(member, h5py.Dataset) and "categories" in member.attrs:
+            return _decoded(member[:], var["__categories"][column], where)
+        return strings(member)
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as err:
+        raise BftembedError(
+            f"{where} cannot be read as a column of names ({err}). Choose another column, or rewrite it with anndata."
+        ) from err
+
+
+def _decoded(codes: Any, categories: Any, where: str) -> list[str]:
+    _check_size(categories, where)
+    texts = strings(categories)
+    return [texts[code] if code >= 0 else "" for code in codes]
+
+
+def _check_size(member: Any, where: str, depth: int = 2) -> None:
+    # A categorical is a group whose categories may be a group again (nullable strings); nothing lies deeper.
+    if isinstance(member, h5py.Group) and depth:
+        for part in member.values():
+            _check_size(part, where, depth - 1)
+    elif not isinstance(member, h5py.Dataset) or len(member.shape) != 1 or member.shape[0] > _MOST_GENES:
+        shape = getattr(member, "shape", None)
+        raise BftembedError(f"{where} has the shape {shape}, which no column of gene names has.")
+
+
+def _counts_up(names: list[str]) -> bool:
+    first = names[0]
+    return first in ("0", "1") and all(name == str(i) for i, name in enumerate(names, int(first)))
+
+
+def _advice(handle: h5py.File, var: Any, key: str, columns: list[str], index: str | None) -> str:
+    found = []
+    for name in sorted((c for c in columns if c != index), key=lambda c: (c.lower() not in _LIKELY, columns.index(c))):
+        with contextlib.suppress(BftembedError):
+            texts = [t for t in _texts(handle, var, key, name) if t]
+            if texts and not any(_is_number(t) for t in texts[:20]):
+                found.append(f"{name!r} ({examples(texts[:3])})")
+    if found:
+        return f"Name a column that holds gene names (--gene-column, or --column for a list): {', '.join(found[:8])}."
+    return "No column of it holds names either: set var_names with anndata."
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text in ("True", "False")
+    return True
