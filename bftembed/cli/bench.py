@@ -1,7 +1,53 @@
-"""`bftembed bench …`."""
+"""`bftembed bench …`: embeddings in, the results table out."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+from bftembed.cli.common import JsonOption, finish, progress_bar
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score embeddings; each score beside its floors.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `clustering` a command of its own name while it is the only one."""
+
+
+@app.command("clustering")
+def clustering(
+    data: Annotated[Path, typer.Argument(metavar="IN.h5ad", help="Cells with embeddings in .obsm and labels in .obs.")],
+    keys: Annotated[str, typer.Option("--keys", help="Embeddings to score, separated by commas: X_bft,X_pca.")],
+    label: Annotated[str, typer.Option("--label", help="Column of .obs with the labels.")],
+    out: Annotated[Path, typer.Option("--out", help="Results table to write (Parquet).")],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of k-means seeds.")] = 5,
+    run: Annotated[str | None, typer.Option("--run", help="Name of the run in the table.")] = None,
+    floors: Annotated[bool, typer.Option(help="Score against permuted labels too.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Score cell embeddings by clustering: ARI and AMI of k-means over several seeds, and the raw silhouette."""
+    from bftembed import bench
+    from bftembed.reports.tables import summarise, text_table
+
+    names = [k.strip() for k in keys.split(",") if k.strip()]
+    with progress_bar("clustering", quiet=as_json) as progress:
+        frame = bench.clustering(data, names, label, seeds=seeds, out=out, run=run, floors=floors, progress=progress)
+    summary = summarise(frame)
+    failed = int(frame["value"].isna().sum())
+    rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
+    notes = [f"note: {n}" for n in dict.fromkeys(frame["note"]) if n]
+    finish(
+        {"out": str(out), "rows": len(frame), "failed": failed, "summary": rows},
+        [
+            *text_table(summary),
+            "",
+            f"mean and 95 % interval: ARI and AMI over {seeds} seeds, silhouette (raw) over the cells",
+            *notes,
+            str(out),
+        ],
+        as_json=as_json,
+        failed=failed > 0,
+    )

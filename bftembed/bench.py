@@ -1,0 +1,246 @@
+"""The benchmark verbs: an AnnData or a h5ad in, the results table out. The scoring itself lives in `bftembed.tasks`."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bftembed.errors import BftembedError, UnknownNameError, examples, unknown_name
+from bftembed.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import anndata
+    import pandas as pd
+    from numpy.typing import NDArray
+
+# A label column of numbers with more distinct values than this is a measurement, not a label.
+MOST_NUMERIC_LABELS = 100
+
+
+def clustering(
+    data: anndata.AnnData | str | os.PathLike[str],
+    keys: str | Iterable[str],
+    label: str,
+    *,
+    seeds: int | Iterable[int] = 5,
+    out: str | os.PathLike[str] | None = None,
+    run: str | None = None,
+    floors: bool = True,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Score cell embeddings by clustering: ARI and AMI of k-means over several seeds, and the raw silhouette.
+
+    Parameters
+    ----------
+    data
+        An AnnData, or the path of a h5ad. Of a path only the label column and the embeddings are read, never the
+        expression.
+    keys
+        Names of embeddings in ``.obsm``: a list, or one name.
+    label
+        Column of ``.obs`` with the labels; text, categories, or at most 100 distinct whole numbers.
+    seeds
+        Number of seeds (0, 1, …), or the seeds themselves.
+    out
+        Results file to write (Parquet), whole or not at all; None writes nothing.
+    run
+        Name of the run in the table; default the name of the file and the label, ``"pbmc/bulk_labels"``
+        (``"cells/bulk_labels"`` for an AnnData that has no file).
+    floors
+        Whether to score the same embeddings against permuted labels too.
+    progress
+        Called once per embedding.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The long results table (see `bftembed.results`). Cells without a label or vector are left out of all
+        embeddings and counted. An embedding that cannot be scored has NaN rows whose note says why.
+
+    Raises
+    ------
+    BftembedError
+        For a file that is missing or damaged, an unknown label column or embedding, labels of one class, none at all
+        or continuous ones, and embeddings that are not a numeric matrix with one row per cell.
+    """
+    from bftembed.results import to_frame, write_results
+    from bftembed.tasks import clustering as task
+
+    wanted = list(dict.fromkeys([keys] if isinstance(keys, str) else keys))
+    if not wanted:
+        raise BftembedError("No embedding was named: give at least one key of .obsm.")
+    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not seed_list:
+        raise BftembedError("At least one seed is needed.")
+    if isinstance(data, (str, os.PathLike)):
+        where, stem = str(data), Path(data).stem
+        column, matrices = _from_file(Path(data), wanted, label)
+    elif not hasattr(data, "obsm"):
+        raise BftembedError(f"Expected an AnnData or the path of a h5ad, got {type(data).__name__}.")
+    else:
+        where = "the AnnData"
+        stem = Path(data.filename).stem if data.filename else "cells"
+        column, matrices = _from_anndata(data, wanted, label)
+    _check_labels(column, label, where)
+    embeddings = {key: _as_matrix(value, key, len(column), where) for key, value in matrices.items()}
+    results = task.run(
+        embeddings, column, run=run or f"{stem}/{label}", seeds=seed_list, floors=floors, progress=progress
+    )
+    frame = to_frame(results)
+    if out is not None:
+        write_results(frame, out)
+    return frame
+
+
+def _from_anndata(data: Any, keys: Sequence[str], label: str) -> tuple[NDArray[Any], dict[str, Any]]:
+    obs = data.obs
+    if label not in obs:
+        likely = [c for c in obs if obs[c].dtype.kind not in "fiu"]
+        raise _no_column(label, likely, list(obs), "the AnnData")
+    _check_keys(keys, list(data.obsm), "the AnnData")
+    return obs[label].to_numpy(dtype=object, na_value=None), {k: data.obsm[k] for k in keys}
+
+
+def _from_file(file: Path, keys: Sequence[str], label: str) -> tuple[NDArray[Any], dict[str, Any]]:
+    from bftembed.hdf5 import open_h5ad
+
+    with open_h5ad(file) as handle:
+        for part in ("obs", "obsm"):
+            if part not in handle:
+                raise BftembedError(f"{file} has no /{part}: it is not a h5ad of cells with embeddings.")
+        obs, obsm = handle["obs"], handle["obsm"]
+        columns = _members(obs)
+        if label not in columns:
+            likely = [c for c in columns if _holds_text(obs, c)]
+            raise _no_column(label, likely, columns, str(file))
+        _check_keys(keys, _members(obsm), str(file))
+        return _read_column(handle, label, file), {k: _read_embedding(obsm, k, file) for k in keys}
+
+
+def _members(group: Any) -> list[str]:
+    # Files from before 2019 hold a whole table in one compound data set.
+    names = group.dtype.names or () if hasattr(group, "dtype") else group
+    index = group.attrs.get("_index", "index")
+    return [n for n in group.attrs.get("column-order", names) if n not in ("index", index)]
+
+
+def _holds_text(obs: Any, column: str) -> bool:
+    if hasattr(obs, "dtype"):
+        return bool(obs.dtype[column].kind in "SOU" or f"{column}_categories" in obs.file.get("uns", ()))
+    member = obs[column]
+    return not hasattr(member, "dtype") or "categories" in member.attrs or member.dtype.kind in "SOU"
+
+
+def _read_column(handle: Any, label: str, file: Path) -> NDArray[Any]:
+    """Read one column of obs, missing values as None, in each of the three ways that anndata has stored columns."""
+    obs, what = handle["obs"], f"{file}: obs[{label!r}]"
+    if hasattr(obs, "dtype"):
+        _refuse_bomb(obs, what)
+        values, categories = obs[label], handle.get(f"uns/{label}_categories")
+    elif hasattr(obs[label], "dtype"):
+        _refuse_bomb(obs[label], what)
+        pointer = obs[label].attrs.get("categories")
+        values, categories = obs[label][()], None if pointer is None else handle[pointer]
+    else:
+        import pandas as pd
+
+        return pd.Series(_read_group(obs[label], what)).to_numpy(dtype=object, na_value=None)
+    texts: list[Any] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values.tolist()]
+    if categories is None:
+        return np.array(texts, dtype=object)
+    known = [c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in categories[:]]
+    if max(texts, default=-1) >= len(known):
+        raise BftembedError(f"{what} refers to a category that does not exist. The file is damaged.")
+    return np.array([known[c] if c >= 0 else None for c in texts], dtype=object)
+
+
+def _read_embedding(obsm: Any, key: str, file: Path) -> Any:
+    what = f"{file}: obsm[{key!r}]"
+    if not hasattr(obsm, "dtype") and not hasattr(obsm[key], "dtype"):
+        return _read_group(obsm[key], what)
+    _refuse_bomb(obsm if hasattr(obsm, "dtype") else obsm[key], what)
+    return obsm[key] if hasattr(obsm, "dtype") else obsm[key][()]
+
+
+def _read_group(group: Any, what: str) -> Any:
+    """Read a categorical or nullable column, a sparse matrix or a DataFrame."""
+    from anndata.io import read_elem
+
+    _refuse_bomb(group, what)
+    try:
+        return read_elem(group)
+    except Exception as err:  # anndata wraps whatever a damaged element raises
+        raise BftembedError(f"{what} cannot be read ({(str(err) or type(err).__name__).splitlines()[0]}).") from err
+
+
+def _refuse_bomb(item: Any, what: str) -> None:
+    """Refuse a declared shape beyond this machine's memory: a few bytes of HDF5 can declare any, reading fills it."""
+    if not hasattr(item, "dtype"):
+        for name in item:
+            _refuse_bomb(item[name], what)
+    else:
+        _check_size(item.shape, item.dtype.itemsize, what)
+
+
+def _check_size(shape: tuple[int, ...], item_bytes: int, what: str) -> None:
+    if math.prod(shape) * item_bytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise BftembedError(f"{what} declares the shape {shape}, which is beyond this machine's memory.")
+
+
+def _no_column(label: str, likely: list[str], columns: list[str], where: str) -> UnknownNameError:
+    return unknown_name("obs column", label, likely or columns, where=where)
+
+
+def _check_keys(keys: Sequence[str], known: list[str], where: str) -> None:
+    for key in keys:
+        if key not in known:
+            raise unknown_name("obsm key", key, known, where=where)
+
+
+def _check_labels(column: NDArray[Any], label: str, where: str) -> None:
+    from bftembed.tasks.clustering import missing_label
+
+    present = [x for x in column if not missing_label(x)]
+    distinct = set(present)
+    what = f"{where}: obs[{label!r}]"
+    if not present:
+        raise BftembedError(f"{what} has no value for any of the {len(column)} cells. Choose another label column.")
+    if len(distinct) == 1:
+        raise BftembedError(
+            f"{what} has one label only ({examples(distinct)}). Clustering needs two: choose another column."
+        )
+    numbers = [x for x in distinct if isinstance(x, (int, float, np.number)) and not isinstance(x, bool)]
+    if numbers and (len(numbers) > MOST_NUMERIC_LABELS or not all(float(x).is_integer() for x in numbers)):
+        raise BftembedError(
+            f"{what} is a number per cell ({examples(numbers, 3)}; {len(distinct)} distinct values), not a label. "
+            "Choose a column of categories."
+        )
+    if len(distinct) > len(present) / 2:
+        raise BftembedError(
+            f"{what} is an identifier, not a label: {len(distinct)} distinct values for {len(present)} cells "
+            f"({examples(sorted(map(str, distinct)), 3)}). Choose a column of categories."
+        )
+
+
+def _as_matrix(value: Any, key: str, n_cells: int, where: str) -> NDArray[Any]:
+    what = f"{where}: obsm[{key!r}]"
+    if hasattr(value, "toarray"):
+        _check_size(value.shape, value.dtype.itemsize, what)
+        value = value.toarray()
+    elif hasattr(value, "columns"):
+        text = [str(c) for c, kind in value.dtypes.items() if kind.kind not in "fiub"]
+        if text:
+            raise BftembedError(f"{what} has columns that are not numbers: {examples(text)}.")
+        value = value.to_numpy()
+    matrix = np.asarray(value)
+    if matrix.dtype.kind not in "fiub" or matrix.ndim != 2:
+        raise BftembedError(f"{what} is {matrix.dtype} of shape {matrix.shape}; an embedding is numeric, (n_cells, d).")
+    if len(matrix) != n_cells:
+        raise BftembedError(f"{what} has {len(matrix)} rows for {n_cells} cells.")
+    return matrix

@@ -1,0 +1,179 @@
+"""The run record: what a report tells beside the numbers, as `run.json` in the folder of the results.
+
+Any command may write one. The report needs none: without it, it shows the results table alone. The fields are
+documented on `RunRecord`; coordinates of a UMAP lie beside it as Parquet (columns x, y, label).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bftembed.errors import BftembedError
+from bftembed.io import atomic_path, write_json
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from numpy.typing import ArrayLike
+
+SCHEMA_VERSION = 1
+FILE_NAME = "run.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Step(_Part):
+    """One thing that was done: its name, the command or call, how long it took, what came of it."""
+
+    name: str
+    call: str = ""
+    seconds: float | None = None
+    detail: str = ""
+
+
+class Coverage(_Part):
+    """How many entries went which way, for example ``{"used": 740, "mapped": 20, "missing": 5}``."""
+
+    name: str
+    counts: dict[str, int]
+
+
+class ExampleProfile(_Part):
+    """A profile to show, with the marks of the screening; `text` is shown as it is and trusted by nobody."""
+
+    entity: str
+    generator: str = ""
+    text: str = ""
+    marks: tuple[str, ...] = ()
+    finish_reason: str = ""
+
+
+class EmbeddingNote(_Part):
+    """What an embedding of the results is: made from profiles, a floor to beat, or a reference to compare with."""
+
+    name: str
+    kind: Literal["profile", "floor", "reference"]
+    description: str = ""
+
+
+class Umap(_Part):
+    """A scatter plot: points from the Parquet file `path` beside the record, or inline in `x`, `y`, `label`."""
+
+    title: str
+    caption: str = ""
+    path: str = ""
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+    label: tuple[str, ...] = ()
+
+    @field_validator("path")
+    @classmethod
+    def _beside(cls, path: str) -> str:
+        if path and (Path(path).is_absolute() or ".." in Path(path).parts):
+            raise ValueError(f"{path!r} must be a file in the folder of the record")
+        return path
+
+
+class RunRecord(_Part):
+    """All that a report shows beside the results table. See the module's text for where it lies."""
+
+    schema_version: int = SCHEMA_VERSION
+    title: str = ""
+    description: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
+    profiles: tuple[ExampleProfile, ...] = ()
+    embeddings: tuple[EmbeddingNote, ...] = ()
+    umaps: tuple[Umap, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record to `path`, a folder (then as ``run.json`` in it) or a file; return the file."""
+        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        # A model may emit half a surrogate pair; UTF-8 has no place for it.
+        text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+        write_json(file, json.loads(text))
+        return file
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RunRecord:
+        """Read a record from a folder or file.
+
+        Raises
+        ------
+        BftembedError
+            When the file is missing, not JSON, from a newer version, or has a wrong field; names file and field.
+        """
+        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as err:
+            raise BftembedError(f"Cannot read the run record {file}: {err.strerror}.") from err
+        except ValueError as err:
+            raise BftembedError(f"The run record {file} is not JSON ({err}). Write it again, or remove it.") from err
+        version = raw.get("schema_version", 1) if isinstance(raw, dict) else 1
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise BftembedError(f"{file} was written by a newer bftembed (schema {version}). Update bftembed.")
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as err:
+            first = err.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise BftembedError(
+                f"The run record {file}: {field}: {first['msg']} ({err.error_count()} errors in all)."
+            ) from err
+
+
+def write_points(coordinates: ArrayLike, labels: Sequence[str] | None, path: str | os.PathLike[str]) -> None:
+    """Write points for a `Umap`: `coordinates` of shape ``(n, 2)``, and one label each (None for unlabelled points)."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    xy = np.asarray(coordinates, dtype=np.float32)
+    names = [""] * len(xy) if labels is None else [str(x) for x in labels]
+    if xy.ndim != 2 or xy.shape[1] != 2 or len(names) != len(xy):
+        raise BftembedError(f"Points need coordinates (n, 2) and n labels, got {xy.shape} and {len(names)} labels.")
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({"x": xy[:, 0], "y": xy[:, 1], "label": pa.array(names, pa.string())}), temporary)
+
+
+def read_points(umap: Umap, folder: Path) -> pd.DataFrame:
+    """Return the points of `umap` as columns x, y (float, NaN rows dropped) and label (str).
+
+    Raises
+    ------
+    BftembedError
+        When the file is missing or damaged, or lacks a column.
+    """
+    import numpy as np
+    import pandas as pd
+
+    if umap.path:
+        try:
+            frame = pd.read_parquet(folder / umap.path)[["x", "y", "label"]]
+        except FileNotFoundError as err:
+            raise BftembedError(f"{umap.path} is not in the folder of the run record.") from err
+        except (OSError, ValueError, KeyError) as err:  # pyarrow's errors are ValueErrors
+            raise BftembedError(f"{umap.path} is damaged, or lacks the columns x, y, label ({err}).") from err
+    else:
+        labels = umap.label or ("",) * len(umap.x)
+        if not len(umap.x) == len(umap.y) == len(labels):
+            raise BftembedError(
+                f"The points of {umap.title!r} have {len(umap.x)} x, {len(umap.y)} y, {len(labels)} labels."
+            )
+        frame = pd.DataFrame({"x": umap.x, "y": umap.y, "label": labels})
+    frame = frame.assign(
+        label=frame["label"].fillna("").astype(str), x=frame["x"].astype(float), y=frame["y"].astype(float)
+    )
+    return frame[np.isfinite(frame["x"]) & np.isfinite(frame["y"])].reset_index(drop=True)

@@ -1,0 +1,218 @@
+"""`bench.clustering`: what it reads from an AnnData or a file, and what it refuses."""
+
+from __future__ import annotations
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+
+from bftembed import bench
+from bftembed.errors import BftembedError
+from bftembed.results import read_results
+
+
+def cells(n=40):
+    rng = np.random.default_rng(0)
+    kind = np.arange(n) % 4
+    obs = pd.DataFrame(
+        {
+            "cell_type": pd.Categorical(np.array(["B", "T", "NK", "Mono"])[kind]),
+            "patient": [f"p{k % 2}" for k in kind],
+            "cluster": kind.astype(np.int64),
+            "n_counts": rng.normal(1000, 50, n),
+            "depth": np.arange(n) * 7,
+            "barcode": [f"cell{i}" for i in range(n)],
+            "tissue": "blood",
+            "donor": pd.Categorical([None] * n, categories=["a"]),
+        },
+        index=[f"c{i}" for i in range(n)],
+    )
+    adata = anndata.AnnData(rng.poisson(1.0, (n, 5)).astype(np.float32), obs=obs)
+    adata.obsm["X_a"] = rng.normal(size=(n, 3)).astype(np.float32) + 5 * kind[:, None]
+    adata.obsm["X_b"] = rng.normal(size=(n, 2))
+    return adata
+
+
+@pytest.fixture
+def h5ad(tmp_path):
+    cells().write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
+
+
+def test_file_and_anndata_give_the_same_rows(h5ad, tmp_path):
+    out = tmp_path / "r.parquet"
+    from_file = bench.clustering(h5ad, ["X_a", "X_b"], "cell_type", seeds=2, out=out)
+    from_memory = bench.clustering(cells(), ["X_a", "X_b"], "cell_type", seeds=2)
+    assert set(from_file["run"]) == {"cells/cell_type"}
+    pd.testing.assert_frame_equal(from_file, from_memory)
+    pd.testing.assert_frame_equal(read_results(out), from_file)
+
+
+def test_the_expression_is_never_read(h5ad):
+    with h5py.File(h5ad, "r+") as handle:
+        del handle["X"]
+    assert len(bench.clustering(h5ad, "X_a", "cell_type", seeds=1, floors=False)) == 5
+
+
+@pytest.mark.parametrize("label", ["cell_type", "patient", "cluster"])
+def test_categories_text_and_few_whole_numbers_are_labels(h5ad, label):
+    frame = bench.clustering(h5ad, ["X_a"], label, seeds=[5], run="mine")
+    assert set(frame["run"]) == {"mine"}
+    assert set(frame["n_used"]) == {40}
+    pd.testing.assert_frame_equal(frame, bench.clustering(cells(), ["X_a"], label, seeds=[5], run="mine"))
+
+
+@pytest.mark.parametrize("missing", [None, "cluster"])
+def test_missing_labels_are_counted(tmp_path, missing):
+    adata = cells()
+    adata.obs["cell_type"] = adata.obs["cell_type"].where(np.arange(40) > 2)
+    adata.obs["cluster"] = adata.obs["cluster"].where(np.arange(40) > 2)  # becomes float with NaN
+    adata.write_h5ad(tmp_path / "c.h5ad")
+    for data in (adata, tmp_path / "c.h5ad"):
+        frame = bench.clustering(data, "X_a", missing or "cell_type", seeds=1)
+        assert set(frame["n_missing"]) == {3}
+        assert set(frame["note"]) == {"3 cells left out: 3 without a label"}
+
+
+def test_data_frame_and_sparse_embeddings_are_converted(tmp_path):
+    adata = cells()
+    expected = bench.clustering(adata, "X_a", "cell_type", seeds=1)["value"].tolist()
+    dense = adata.obsm["X_a"]
+    adata.obsm["X_a"] = pd.DataFrame(dense, index=adata.obs_names, columns=["p", "q", "r"])
+    adata.obsm["X_s"] = scipy.sparse.csr_matrix(dense)
+    adata.write_h5ad(tmp_path / "c.h5ad")
+    for data in (adata, tmp_path / "c.h5ad"):
+        for key in ("X_a", "X_s"):
+            assert bench.clustering(data, key, "cell_type", seeds=1)["value"].tolist() == expected
+
+
+def test_the_old_file_format_of_the_packaged_cells_is_read(pbmc_path):
+    import scanpy
+
+    frame = bench.clustering(pbmc_path, ["X_pca"], "bulk_labels", seeds=1, run="r")
+    adata = scanpy.datasets.pbmc68k_reduced()
+    pd.testing.assert_frame_equal(frame, bench.clustering(adata, ["X_pca"], "bulk_labels", seeds=1, run="r"))
+    silhouette = frame[(frame["metric"] == "silhouette") & (frame["split"] == "all") & frame["seed"].isna()]
+    # scib's .541847 for the same labels on another embedding is (s + 1) / 2; the raw value lies in [-1, 1]
+    assert -1 < float(silhouette["value"].iloc[0]) < 0.5
+    with pytest.raises(BftembedError, match="Unknown obs column 'bulk_label'.*Did you mean 'bulk_labels'"):
+        bench.clustering(pbmc_path, ["X_pca"], "bulk_label")
+    with pytest.raises(BftembedError, match="Known: X_pca, X_umap"):
+        bench.clustering(pbmc_path, ["X_bft"], "bulk_labels")
+
+
+def test_shared_cells_are_scored(shared_data):
+    path = shared_data("cells/citefuse_citeseq_pbmc500.h5ad")
+    frame = bench.clustering(path, ["ADT"], "hto_top", seeds=1)
+    assert set(frame["n_used"] + frame["n_missing"]) == {500}
+    assert frame["value"].notna().all()
+
+
+@pytest.mark.parametrize("where", ["file", "memory"])
+@pytest.mark.parametrize(
+    ("keys", "label", "reason"),
+    [
+        (["X_a"], "celltype", "Unknown obs column 'celltype'.*Did you mean 'cell_type'.*Known: cell_type, patient"),
+        (["X_A"], "cell_type", "Unknown obsm key 'X_A'.*Did you mean .*'X_a'.*Known: X_a, X_b"),
+        (["X_a"], "tissue", "one label only .'blood'."),
+        (["X_a"], "donor", "no value for any of the 40 cells"),
+        (["X_a"], "n_counts", "a number per cell"),
+        (["X_a"], "depth", "identifier, not a label: 40 distinct"),
+        (["X_a"], "barcode", "identifier, not a label: 40 distinct values for 40 cells"),
+        ([], "cell_type", "No embedding was named"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_with_the_remedy(h5ad, where, keys, label, reason):
+    with pytest.raises(BftembedError, match=reason):
+        bench.clustering(h5ad if where == "file" else cells(), keys, label)
+
+
+def test_numeric_columns_are_not_offered_as_labels(h5ad):
+    for data in (h5ad, cells()):
+        with pytest.raises(BftembedError) as caught:
+            bench.clustering(data, ["X_a"], "nothing like it")
+        assert "n_counts" not in str(caught.value)
+        assert "_index" not in str(caught.value)
+
+
+def damage(path, kind):
+    if kind == "text obsm":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm/X_b"]
+            handle["obsm/X_b"] = np.array([[b"x"]] * 40)
+    elif kind == "flat obsm":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm/X_b"]
+            handle["obsm/X_b"] = np.ones(40)
+    elif kind == "short obsm":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm/X_b"]
+            handle["obsm/X_b"] = np.ones((39, 2))
+    elif kind == "shape bomb":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm/X_b"]
+            handle["obsm"].create_dataset("X_b", shape=(40, 2**40), dtype="f8", chunks=(1, 1024))
+    elif kind == "sparse bomb":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm/X_b"]
+            anndata.io.write_elem(handle, "obsm/X_b", scipy.sparse.csr_matrix((40, 2**40), dtype=np.float32))
+    elif kind == "broken category":
+        with h5py.File(path, "r+") as handle:
+            handle["obs/cell_type/codes"][0] = 99
+    elif kind == "no obsm":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm"]
+    elif kind == "external link":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm/X_b"]
+            handle["obsm/X_b"] = h5py.ExternalLink("other.h5", "/X")
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:3000])
+    elif kind == "text":
+        path.write_text("not a h5ad")
+    elif kind == "missing":
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("text obsm", r"obsm\['X_b'\]"),
+        ("flat obsm", r"obsm\['X_b'\].*\(40,\)"),
+        ("short obsm", r"obsm\['X_b'\].*39 rows for 40 cells"),
+        ("shape bomb", r"obsm\['X_b'\].*beyond this machine's memory"),
+        ("sparse bomb", r"obsm\['X_b'\].*beyond this machine's memory"),
+        ("broken category", r"obs\['cell_type'\]"),
+        ("no obsm", "no /obsm"),
+        ("external link", "link to another file"),
+        ("truncated", "truncated or damaged"),
+        ("text", "not a HDF5 file"),
+        ("missing", "No such file"),
+    ],
+)
+def test_a_damaged_or_hostile_file_is_refused_by_name(h5ad, tmp_path, kind, reason):
+    damage(h5ad, kind)
+    with pytest.raises(BftembedError, match=f"cells.h5ad.*{reason}|{reason}.*cells.h5ad"):
+        bench.clustering(h5ad, ["X_a", "X_b"], "cell_type", out=tmp_path / "r.parquet")
+    assert not (tmp_path / "r.parquet").exists()
+
+
+def test_embeddings_that_are_not_numbers_are_refused_from_memory():
+    adata = cells()
+    adata.obsm["X_t"] = pd.DataFrame({"p": ["x"] * 40, "q": [1.0] * 40}, index=adata.obs_names)
+    adata.obsm["X_3"] = np.ones((40, 2, 2))
+    with pytest.raises(BftembedError, match="columns that are not numbers: 'p'"):
+        bench.clustering(adata, "X_t", "cell_type")
+    with pytest.raises(BftembedError, match=r"\(40, 2, 2\)"):
+        bench.clustering(adata, "X_3", "cell_type")
+    with pytest.raises(BftembedError, match="Expected an AnnData"):
+        bench.clustering(np.ones((3, 3)), "X_a", "cell_type")  # type: ignore[arg-type]
+
+
+def test_progress_is_told_once_per_embedding():
+    told = []
+    bench.clustering(cells(), ["X_a", "X_b", "X_a"], "cell_type", seeds=1, progress=lambda *x: told.append(x))
+    assert told == [(1, 2, "X_a"), (2, 2, "X_b")]
