@@ -45,9 +45,12 @@ def open_h5ad(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
             f"{file} cannot be opened: it is truncated or damaged ({_first_line(err)}). Copy or download it again."
         ) from err
     try:
-        refuse_foreign_storage(handle, file)
+        try:
+            refuse_foreign_storage(handle, file)
+        except (RuntimeError, KeyError, ValueError, TypeError) as err:
+            raise OSError(_first_line(err)) from err  # h5py's many words for a damaged tree
         yield handle
-    except OSError as err:
+    except (OSError, RuntimeError) as err:  # HDF5's errors come as either
         raise BftembedError(f"{file} cannot be read: it is truncated or damaged ({_first_line(err)}).") from err
     finally:
         handle.close()
@@ -57,11 +60,17 @@ def _first_line(err: BaseException) -> str:
     return str(err).splitlines()[0] if str(err) else type(err).__name__
 
 
-def refuse_foreign_storage(group: Any, path: Path) -> None:
+def refuse_foreign_storage(group: Any, path: Path, *, seen: set[int] | None = None) -> None:
     """Raise when any member of `group` is an external link, external storage or a virtual data set.
 
-    anndata and h5py follow these silently, so that a crafted file could bring in another file's values.
+    anndata and h5py follow these silently, so that a crafted file could bring in another file's values. `seen` holds
+    the addresses of groups already looked at: hard links can lead in circles.
     """
+    seen = set() if seen is None else seen
+    address = h5py.h5o.get_info(group.id).addr
+    if address in seen:
+        return
+    seen.add(address)
     for name in group:
         link = group.get(name, getlink=True)
         where = f"{group.name.rstrip('/')}/{name}"
@@ -73,7 +82,7 @@ def refuse_foreign_storage(group: Any, path: Path) -> None:
             raise BftembedError(f"{path}: {where} is a soft link. Refused: rewrite the file with anndata.")
         member = group[name]
         if isinstance(member, h5py.Group):
-            refuse_foreign_storage(member, path)
+            refuse_foreign_storage(member, path, seen=seen)
         elif isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
             raise BftembedError(f"{path}: {where} keeps its values in another file. Refused: rewrite it with anndata.")
 
@@ -94,8 +103,13 @@ def strings(dataset: Any) -> list[str]:
     """
     if isinstance(dataset, h5py.Group):
         if "codes" in dataset:
-            categories = strings(dataset["categories"])
-            return [categories[c] if c >= 0 else "" for c in dataset["codes"][:]]
+            categories, codes = strings(dataset["categories"]), dataset["codes"][:]
+            if codes.size and codes.max() >= len(categories):
+                raise BftembedError(
+                    f"{dataset.file.filename}: {dataset.name} has the code {codes.max()}, but {len(categories)} "
+                    "categories. Rewrite the file with anndata."
+                )
+            return [categories[c] if c >= 0 else "" for c in codes]
         if "values" in dataset:
             values = strings(dataset["values"])
             mask = dataset["mask"][:] if "mask" in dataset else [False] * len(values)

@@ -2,6 +2,99 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+from bftembed.cli.common import JsonOption, finish, progress_bar
+
+if TYPE_CHECKING:
+    from bftembed.cells.embed import CellEmbeddingReport
+
+app = typer.Typer(
+    help="Cell embeddings: expression times gene embeddings.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command("embed")
+def embed(
+    data: Annotated[Path, typer.Argument(metavar="IN.h5ad", help="Cells × genes; streamed, never modified.")],
+    genes: Annotated[Path, typer.Option("--genes", help="Gene embeddings (.safetensors).")],
+    out: Annotated[Path, typer.Option("--out", help="Copy of IN.h5ad to write, with .obsm[KEY] in it.")],
+    key: Annotated[str, typer.Option("--key", help="Key of .obsm.")] = "X_bft",
+    layer: Annotated[str | None, typer.Option("--layer", help="Use .layers[LAYER] instead of X.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Use .raw instead of X.")] = False,
+    gene_column: Annotated[
+        str | None, typer.Option("--gene-column", help="Column of .var with gene names; default: its index.")
+    ] = None,
+    normalize: Annotated[
+        str, typer.Option("--normalize", help="auto, log1p-cp10k or none; auto decides and says why.")
+    ] = "auto",
+    denominator: Annotated[
+        str, typer.Option("--denominator", help="all-genes or matched-expression; matters with --no-l2 only.")
+    ] = "all-genes",
+    no_l2: Annotated[bool, typer.Option("--no-l2", help="Do not scale vectors to length 1.")] = False,
+    empty_cells: Annotated[
+        str, typer.Option("--empty-cells", help="Cells without a covered gene: error, nan or drop.")
+    ] = "error",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace .obsm[KEY] when IN.h5ad has it.")] = False,
+    block_rows: Annotated[int, typer.Option("--block-rows", min=1, help="Cells read at a time.")] = 2048,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed cells as the expression-weighted mean of gene embeddings (GenePT-w)."""
+    from bftembed.cells.embed import CellEmbeddingReport, embed_cells
+
+    options: dict[str, Any] = {
+        "key": key,
+        "out": out,
+        "layer": layer,
+        "use_raw": raw,
+        "gene_column": gene_column,
+        "normalize": normalize,
+        "denominator": denominator,
+        "l2": not no_l2,
+        "empty_cells": empty_cells,
+        "overwrite": overwrite,
+        "block_rows": block_rows,
+    }
+    with progress_bar("cells", quiet=as_json) as progress:
+        report = embed_cells(data, genes, **options, progress=progress)
+    assert isinstance(report, CellEmbeddingReport)  # a path was given, not an AnnData
+    finish(report.as_dict(), _lines(report), as_json=as_json)
+
+
+def _lines(report: CellEmbeddingReport) -> list[str]:
+    from bftembed.errors import examples
+
+    aside = [
+        f"{n} {what}"
+        for n, what in (
+            (report.n_no_embedding, "known but without an embedding"),
+            (report.n_unresolved, "unknown"),
+            (report.n_ambiguous, "ambiguous"),
+        )
+        if n
+    ]
+    lines = [
+        f"cells      {report.n_cells} × {report.dim} dimensions, from {report.matrix}",
+        f"values     {report.normalize} ({report.reason})",
+        f"genes      {report.n_matched} of {report.n_genes} have an embedding"
+        + (f", {report.n_mapped} of them under another name" if report.n_mapped else "")
+        + (f"; {', '.join(aside)}" if aside else ""),
+        f"coverage   {report.coverage:.1%} of all expression lies in genes with an embedding",
+    ]
+    if report.n_duplicates:
+        lines.append(f"duplicates {report.n_duplicates} columns share their gene with another column: summed")
+    if report.n_empty:
+        done = "left out" if report.empty_policy == "drop" else "NaN"
+        names = examples(report.empty_cells)
+        lines.append(f"empty      {report.n_empty} cells express no gene with an embedding, {done}: {names}")
+    scaled = "length 1" if report.l2 else f"divided by {report.denominator}"
+    lines.append(f"written    {report.out}: .obsm[{report.key!r}] ({scaled})")
+    return lines

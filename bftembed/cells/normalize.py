@@ -1,0 +1,108 @@
+"""Counts or logged values? Decided from all values and from what the file says of itself, and said in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from bftembed.errors import BftembedError, unknown_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bftembed.cells.aggregate import ValueSummary
+
+Normalize = Literal["auto", "log1p-cp10k", "none"]
+NORMALIZE: tuple[Normalize, ...] = ("auto", "log1p-cp10k", "none")
+
+#: No logarithm of an expression value is larger: log2 of a billion is 29.9, ln of it 20.7.
+LARGEST_LOG = 30.0
+#: A logarithm of normalised counts has totals that differ from cell to cell; the normalised counts themselves do not.
+EQUAL_TOTALS = 1e-3
+FEWEST_CELLS_FOR_TOTALS = 10
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done to the values before they weight the gene embeddings.
+
+    Attributes
+    ----------
+    normalize
+        ``"log1p-cp10k"``: log1p(10,000 · value / total of the cell over all genes). ``"none"``: as they are.
+    reason
+        Why, in words, for the report.
+    """
+
+    normalize: Literal["log1p-cp10k", "none"]
+    reason: str
+
+
+def decide(asked: str, values: ValueSummary, *, logged: bool, where: str, others: tuple[str, ...] = ()) -> Decision:
+    """Decide the normalisation of a matrix, or refuse to guess.
+
+    Parameters
+    ----------
+    asked
+        ``"auto"``, ``"log1p-cp10k"`` or ``"none"``.
+    values
+        Summary of all values, finite and not negative.
+    logged
+        Whether ``uns["log1p"]`` says that this matrix is logged.
+    where
+        File and matrix, for messages.
+    others
+        How to select other matrices, for messages.
+
+    Raises
+    ------
+    BftembedError
+        For a logarithm of logged values; for `auto` where the values are neither counts nor logarithms.
+    """
+    if asked not in NORMALIZE:
+        raise unknown_name("normalize", str(asked), NORMALIZE)
+    kind, evidence = _kind(values, logged)
+    if asked == "none":
+        return Decision("none", f"asked for; {evidence}")
+    if kind == "logged" and asked == "log1p-cp10k":
+        counts = f" If the counts are elsewhere, select them: {' or '.join(others)}." if others else ""
+        raise BftembedError(
+            f"{where} is logged already ({evidence}); a second logarithm is refused. Use normalize='auto' or "
+            f"'none'.{counts} If these are estimated counts, round them first."
+        )
+    if kind == "unclear" and asked == "auto":
+        raise BftembedError(
+            f"{where} is neither counts nor logged ({evidence}): TPM, CP10k without a logarithm, or estimated counts? "
+            f"Say which: normalize='log1p-cp10k' (--normalize log1p-cp10k) scales each cell to 10,000 and takes "
+            f"log1p, normalize='none' takes the values as they are."
+        )
+    if asked == "log1p-cp10k":
+        return Decision("log1p-cp10k", f"asked for; {evidence}")
+    if kind == "counts":
+        return Decision("log1p-cp10k", f"counts: {evidence}")
+    return Decision("none", f"already logged: {evidence}")
+
+
+def _kind(values: ValueSummary, logged: bool) -> tuple[Literal["counts", "logged", "unclear"], str]:
+    largest = f"largest {values.largest:g}"
+    if values.whole:
+        aside = ""
+        if logged:
+            aside = '; uns["log1p"] says logged, but a logarithm of counts is not whole: it is taken as left behind'
+        return "counts", f"all values are whole numbers, {largest}{aside}"
+    if values.largest > LARGEST_LOG:
+        says = ', though uns["log1p"] says logged' if logged else ""
+        return "unclear", f"not whole numbers, and {largest} is more than any logarithm{says}"
+    if logged:
+        return "logged", f'uns["log1p"] is there, not whole numbers, {largest}'
+    total = _common_total(values.totals)
+    if total is not None:
+        return "unclear", f"not whole numbers, and every cell has the same total, {total:g}"
+    return "logged", f"not whole numbers, {largest}"
+
+
+def _common_total(totals: np.ndarray) -> float | None:
+    filled = totals[totals > 0]
+    if len(filled) < FEWEST_CELLS_FOR_TOTALS or filled.max() - filled.min() > EQUAL_TOTALS * filled.mean():
+        return None
+    return float(filled.mean())

@@ -1,0 +1,128 @@
+"""What is refused before a value is read: impossible structures, declared sizes with nothing behind them, bad names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from bftembed.errors import BftembedError
+
+if TYPE_CHECKING:
+    import os
+
+#: Declared bytes that are never questioned, and how much more than this a byte on disk may stand for (deflate packs
+#: at most 1,032 bytes into one). A data set beyond both is a few kilobytes that claim to be gigabytes.
+FREE_BYTES = 64 * 2**20
+BYTES_PER_STORED_BYTE = 10_000
+
+
+def check_declared_size(member: Any, where: str) -> None:
+    """Refuse a HDF5 data set (or a group with one) that declares far more bytes than the file stores.
+
+    Raises
+    ------
+    BftembedError
+        With the declared and the stored size.
+    """
+    if isinstance(member, h5py.Group):
+        member.visititems(lambda name, inner: check_declared_size(inner, where) if hasattr(inner, "shape") else None)
+        return
+    if not isinstance(member, h5py.Dataset) or member.shape is None:
+        return
+    declared = int(np.prod([int(n) for n in member.shape], dtype=object)) * member.dtype.itemsize
+    stored = int(member.id.get_storage_size())
+    if declared > FREE_BYTES and declared > BYTES_PER_STORED_BYTE * stored:
+        raise BftembedError(
+            f"{where}: {member.name} declares shape {tuple(member.shape)}, {declared / 2**30:.1f} GiB, but the file "
+            f"stores only {stored} bytes of it. Refused before reading: the file is damaged or made to exhaust memory."
+        )
+
+
+def check_kind(dtype: Any, where: str) -> None:
+    """Refuse expression values that are not real numbers (object, text, complex, records)."""
+    if np.dtype(dtype).kind not in "biuf":
+        raise BftembedError(
+            f"{where} holds values of type {np.dtype(dtype)}; expected real numbers. Convert the matrix, for example "
+            f"adata.X = adata.X.astype('float32'), and write the file again."
+        )
+
+
+def checked_indptr(indptr: Any, n_major: int, n_values: int, where: str) -> np.ndarray:
+    """Return `indptr` as int64 (n_major + 1,) after checking it against the declared shape and the stored values.
+
+    Raises
+    ------
+    BftembedError
+        When its length, its start, its order or its end does not fit.
+    """
+    if len(indptr.shape) != 1 or indptr.shape[0] != n_major + 1:
+        raise BftembedError(
+            f"{where}: indptr has shape {tuple(indptr.shape)}, but the declared matrix needs {n_major + 1} entries. "
+            f"The file is damaged; write it again from its source."
+        )
+    if np.dtype(indptr.dtype).kind not in "iu":
+        raise BftembedError(f"{where}: indptr has type {indptr.dtype}, expected integers. The file is damaged.")
+    bounds = np.asarray(indptr[:]).astype(np.int64)
+    steps = np.diff(bounds)
+    if bounds[0] != 0 or (steps < 0).any():
+        row = int(np.argmax(steps < 0)) if (steps < 0).any() else 0
+        raise BftembedError(
+            f"{where}: indptr does not start at 0 and rise (entry {row}: {bounds[row : row + 2].tolist()}). "
+            f"The file is damaged; write it again from its source."
+        )
+    if bounds[-1] != n_values:
+        raise BftembedError(
+            f"{where}: indptr ends at {bounds[-1]}, but {n_values} values are stored. "
+            f"The file is damaged or truncated; write it again from its source."
+        )
+    return bounds
+
+
+def check_indices(indices: np.ndarray, n_minor: int, where: str) -> None:
+    """Refuse an index outside ``[0, n_minor)``: SciPy does not check, and reads or writes foreign memory.
+
+    Raises
+    ------
+    BftembedError
+        With the first such index.
+    """
+    if indices.dtype.kind not in "iu":
+        raise BftembedError(f"{where}: indices have type {indices.dtype}, expected integers. The file is damaged.")
+    if not indices.size or (indices.min() >= 0 and indices.max() < n_minor):
+        return
+    bad = (indices < 0) | (indices >= n_minor)
+    raise BftembedError(
+        f"{where}: {int(bad.sum())} stored indices are out of range, the first is {int(indices[np.argmax(bad)])} where "
+        f"0 to {n_minor - 1} are possible. The file is damaged; write it again from its source."
+    )
+
+
+def check_key(key: str) -> None:
+    """Refuse an ``.obsm`` key that cannot be written: empty, ``.``, ``..``, or with ``/`` or NUL in it."""
+    if not isinstance(key, str) or not key.strip() or key.strip() in (".", "..") or "/" in key or "\0" in key:
+        raise BftembedError(f"{key!r} cannot be a key of .obsm: give a name without '/', for example 'X_bft'.")
+
+
+def check_destination(data: Path, out: str | os.PathLike[str] | None) -> Path:
+    """Return `out` as a path, after making sure that writing it cannot touch `data`.
+
+    Raises
+    ------
+    BftembedError
+        When it is missing, a folder, or the input itself (by any name: relative, symbolic or hard link).
+    """
+    if out is None:
+        raise BftembedError(
+            f"{data} is read from disk and never modified: give out=PATH (--out) for the copy with the embedding."
+        )
+    target = Path(out)
+    if target.is_dir():
+        raise BftembedError(f"{target} is a folder: give the path of the h5ad file to write.")
+    if target.exists() and data.exists() and target.samefile(data):
+        raise BftembedError(
+            f"{target} is the input file {data} itself, which is never modified. Choose another path for the output."
+        )
+    return target

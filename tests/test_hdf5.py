@@ -1,0 +1,115 @@
+"""A HDF5 file that is missing, damaged or hostile is refused by name, before any value is read."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from bftembed.errors import BftembedError
+from bftembed.hdf5 import open_h5ad, strings
+
+
+def make(path, fill):
+    with h5py.File(path, "w") as handle:
+        fill(handle)
+    return path
+
+
+def opened(path):
+    with open_h5ad(path) as handle:
+        return sorted(handle)
+
+
+def test_a_sound_file_opens(tmp_path):
+    assert opened(make(tmp_path / "a.h5ad", lambda f: f.create_dataset("X", data=[1.0]))) == ["X"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda p: None, "No such file: .*a.h5ad"),
+        (lambda p: p.mkdir(), "is a folder"),
+        (lambda p: p.write_text("gene,cell\n"), r"not a HDF5 file \(10 bytes\)"),
+        (lambda p: p.write_bytes(b""), "not a HDF5 file"),
+    ],
+)
+def test_what_is_no_file_is_named(tmp_path, prepare, message):
+    prepare(tmp_path / "a.h5ad")
+    with pytest.raises(BftembedError, match=message):
+        opened(tmp_path / "a.h5ad")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_truncated_file_is_named(tmp_path, share):
+    path = make(tmp_path / "a.h5ad", lambda f: f.create_dataset("X", data=np.arange(10_000.0)))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(BftembedError, match="truncated or damaged"):
+        opened(path)
+
+
+def test_links_and_storage_out_of_the_file_are_refused(tmp_path):
+    make(tmp_path / "secret.h5", lambda f: f.create_dataset("x", data=[42.0]))
+
+    def external_link(f):
+        f.create_group("obs")["x"] = h5py.ExternalLink("secret.h5", "/x")
+
+    def soft_link(f):
+        f.create_group("obs")["x"] = h5py.SoftLink("/X")
+
+    def external_storage(f):
+        f.create_dataset("X", shape=(1,), dtype="f8", external=[(str(tmp_path / "secret.h5"), 0, 8)])
+
+    def virtual(f):
+        layout = h5py.VirtualLayout(shape=(1,), dtype="f8")
+        layout[0] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "x", shape=(1,))[0]
+        f.create_virtual_dataset("X", layout)
+
+    for i, (fill, message) in enumerate(
+        [
+            (external_link, r"/obs/x is a link to another file \(secret.h5\)"),
+            (soft_link, "/obs/x is a soft link"),
+            (external_storage, "/X keeps its values in another file"),
+            (virtual, "/X keeps its values in another file"),
+        ]
+    ):
+        with pytest.raises(BftembedError, match=message):
+            opened(make(tmp_path / f"{i}.h5ad", fill))
+
+
+def test_hard_links_in_a_circle_do_not_hang(tmp_path):
+    def circle(f):
+        inner = f.create_group("a").create_group("b")
+        inner["back"] = f["a"]
+
+    assert opened(make(tmp_path / "a.h5ad", circle)) == ["a"]
+
+
+def test_string_columns_of_every_form_are_read(tmp_path):
+    text = h5py.string_dtype()
+
+    def fill(f):
+        f.create_dataset("plain", data=["a", "ä"], dtype=text)
+        f.create_dataset("fixed", data=np.array([b"a", b"b"]))
+        f.create_dataset("numbers", data=[1, 2])
+        categorical = f.create_group("categorical")
+        categorical.create_dataset("categories", data=["x", "y"], dtype=text)
+        categorical.create_dataset("codes", data=np.array([1, -1, 0], dtype="i1"))
+        nullable = f.create_group("nullable")
+        nullable.create_dataset("values", data=["x", "y"], dtype=text)
+        nullable.create_dataset("mask", data=[False, True])
+        wrong = f.create_group("wrong")
+        wrong.create_dataset("categories", data=["x"], dtype=text)
+        wrong.create_dataset("codes", data=[7])
+        f.create_group("empty")
+
+    with open_h5ad(make(tmp_path / "a.h5ad", fill)) as f:
+        assert strings(f["plain"]) == ["a", "ä"]
+        assert strings(f["fixed"]) == ["a", "b"]
+        assert strings(f["numbers"]) == ["1", "2"]
+        assert strings(f["categorical"]) == ["y", "", "x"]
+        assert strings(f["nullable"]) == ["x", ""]
+        with pytest.raises(BftembedError, match="/wrong has the code 7, but 1 categories"):
+            strings(f["wrong"])
+        with pytest.raises(BftembedError, match="/empty is not a column of strings"):
+            strings(f["empty"])
