@@ -41,8 +41,8 @@ CELLS = {
 }
 
 
-def cells_path(name: str) -> Path:
-    """Return the h5ad of ``builtin:NAME``, or the path itself.
+def data_path(name: str) -> str:
+    """Return the file of ``builtin:NAME``; anything else as it is.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def cells_path(name: str) -> Path:
         When the package that holds it is not installed.
     """
     if not name.startswith("builtin:"):
-        return Path(name)
+        return name
     key = name.removeprefix("builtin:")
     if key not in CELLS:
         raise unknown_name("builtin data set", key, CELLS)
@@ -60,4 +60,4 @@ def cells_path(name: str) -> Path:
     found = importlib.util.find_spec(packaged.package)
     if found is None or not found.origin:
         raise BftembedError(f"builtin:{key} comes with {packaged.package}; install it: pip install {packaged.package}")
-    return Path(found.origin).parent / packaged.file
+    return str(Path(found.origin).parent / packaged.file)

@@ -19,7 +19,7 @@ def _group() -> None:
 
 @app.command("clustering")
 def clustering(
-    data: Annotated[Path, typer.Argument(metavar="IN.h5ad", help="Cells with embeddings in .obsm and labels in .obs.")],
+    data: Annotated[str, typer.Argument(metavar="IN.h5ad", help="Cells with embeddings in .obsm and labels in .obs.")],
     keys: Annotated[str, typer.Option("--keys", help="Embeddings to score, separated by commas: X_bft,X_pca.")],
     label: Annotated[str, typer.Option("--label", help="Column of .obs with the labels.")],
     out: Annotated[Path, typer.Option("--out", help="Results table to write (Parquet).")],
@@ -30,11 +30,14 @@ def clustering(
 ) -> None:
     """Score cell embeddings by clustering: ARI and AMI of k-means over several seeds, and the raw silhouette."""
     from bftembed import bench
+    from bftembed.datasets import data_path
     from bftembed.reports.tables import summarise, text_table
 
     names = [k.strip() for k in keys.split(",") if k.strip()]
     with progress_bar("clustering", quiet=as_json) as progress:
-        frame = bench.clustering(data, names, label, seeds=seeds, out=out, run=run, floors=floors, progress=progress)
+        frame = bench.clustering(
+            data_path(data), names, label, seeds=seeds, out=out, run=run, floors=floors, progress=progress
+        )
     summary = summarise(frame)
     failed = int(frame["value"].isna().sum())
     rows = summary.astype(object).where(summary.notna(), None).to_dict("records")

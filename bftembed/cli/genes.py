@@ -15,7 +15,7 @@ from bftembed.cli.genes_embed import embed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Resolve names of genes; embed their profiles.")
 
 _SHOWN_ROWS = 40
 
@@ -29,13 +29,17 @@ class Kind(StrEnum):
 
 @app.command("resolve")
 def resolve(
-    genes: Annotated[str, typer.Argument(help="A list of names: text, CSV/TSV, h5ad (its var names), or TP53,EGFR.")],
+    genes: Annotated[
+        str,
+        typer.Argument(metavar="GENES", help="Names: text, CSV/TSV, h5ad (its var names), builtin:NAME, or TP53,EGFR."),
+    ],
     column: Annotated[str | None, typer.Option("--column", help="Column of the table or of the h5ad's var.")] = None,
     kind: Annotated[Kind, typer.Option("--kind", help="What the names name.")] = Kind.gene,
     out: Annotated[Path | None, typer.Option("--out", help="Write every row: .tsv, .csv or .parquet.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what becomes of every name of a list. Exit code 3 when some are ambiguous or missing."""
+    from bftembed.datasets import data_path
     from bftembed.entities.coverage import coverage, rows, write_rows
     from bftembed.entities.genes import GeneIndex
     from bftembed.entities.hgnc import hgnc_version
@@ -43,7 +47,7 @@ def resolve(
     from bftembed.entities.proteins import ProteinIndex
     from bftembed.errors import BftembedError
 
-    listed = read_names(genes, column=column)
+    listed = read_names(data_path(genes), column=column)
     index = GeneIndex.default() if kind is Kind.gene else ProteinIndex.default()
     resolutions = index.resolve(listed.names)
     counts, table = coverage(resolutions), rows(resolutions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,25 +16,31 @@ _DEFAULT_GENERATOR = "builtin:smollm2-135m-instruct"
 
 @app.command("generate")
 def generate(
-    genes: Annotated[str, typer.Argument(help="A list of names: text, CSV/TSV, h5ad (its var names), or TP53,EGFR.")],
+    genes: Annotated[
+        str,
+        typer.Argument(metavar="GENES", help="Names: text, CSV/TSV, h5ad (its var names), builtin:NAME, or TP53,EGFR."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the store; a rerun goes on where it stopped.")],
     generator: Annotated[
         str, typer.Option("--generator", help="facts, builtin:NAME, transformers:PATH_OR_HUB_NAME[,option=value…]")
     ] = _DEFAULT_GENERATOR,
     prompt: Annotated[str | None, typer.Option("--prompt", help="bft-gene or bft-protein.")] = None,
-    kind: Annotated[str, typer.Option("--kind", help="gene or protein.")] = "gene",
+    kind: Annotated[Literal["gene", "protein"], typer.Option("--kind", help="What the names name.")] = "gene",
     column: Annotated[str | None, typer.Option("--column", help="Column of the table or of the h5ad's var.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = None,
-    unknown: Annotated[str, typer.Option("--unknown", help="Unresolved names: skip, keep or error.")] = "skip",
+    unknown: Annotated[
+        Literal["skip", "keep", "error"], typer.Option("--unknown", help="What to do with unresolved names.")
+    ] = "skip",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed items again.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a profile for every gene or protein of a list. Exit code 3 when some are missing."""
+    from bftembed.datasets import data_path
     from bftembed.profiles.runner import generate_profiles
 
     with progress_bar("profiles") as progress:
         report = generate_profiles(
-            genes,
+            data_path(genes),
             generator=generator,
             out=out,
             prompt=prompt,

@@ -1,0 +1,185 @@
+"""The steps of the demo in order: profiles, gene embeddings, floors, cell embeddings, clustering, report.
+
+Each step calls the public verb that a user would call, and writes the file that the next one reads.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bftembed.config import DemoConfig, save_config
+from bftembed.datasets import data_path
+from bftembed.demo import floors, record
+from bftembed.demo.run import Run, slug
+from bftembed.embeddings import embed_genes
+from bftembed.errors import BftembedError, unknown_name
+from bftembed.io import atomic_path, write_text
+from bftembed.profiles.runner import generate_profiles
+from bftembed.profiles.store import ProfileStore
+from bftembed.progress import silent
+from bftembed.results import to_frame, write_results
+from bftembed.runrecord import EmbeddingNote
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bftembed.demo.run import Bar
+
+
+def run_demo(config: DemoConfig | None = None, *, bar: Bar | None = None) -> Path:
+    """Run the main job and write everything to ``config.out``.
+
+    Parameters
+    ----------
+    config
+        What to run; default the packaged models and cells.
+    bar
+        Called with the name of a step that takes long; gives the progress callable for it.
+
+    Returns
+    -------
+    Path
+        ``report.html``. Beside it: ``results.parquet``, ``run.json``, ``cells.h5ad``, a profile store and a
+        ``.safetensors`` per set of profiles, ``config.yaml``.
+
+    Raises
+    ------
+    BftembedError
+        When a step fails; what earlier steps wrote stays, and the next run goes on from it.
+    """
+    config = config or DemoConfig()
+    show = bar or (lambda name: nullcontext(silent))
+    run = start(config)
+    save_config(config, run.out / "config.yaml")
+    write_text(run.out / "genes.txt", "\n".join(run.genes) + "\n")
+    for profile_set in config.profiles:
+        _profiles(run, profile_set.name, show)
+    _share_genes(run)
+    _embed_cells(run)
+    frame = _score(run, show)
+    write_results(frame, run.out / "results.parquet")
+    _save_cells(run)
+    record.write(run, show)
+    return record.report(run)
+
+
+def start(config: DemoConfig) -> Run:
+    """Read the cells and choose the genes.
+
+    Raises
+    ------
+    BftembedError
+        When the file cannot be read or lacks ``.raw``, the label or the reference embedding.
+    """
+    import anndata
+
+    path = Path(data_path(config.cells))
+    if not path.exists():
+        raise BftembedError(f"No such file: {path} (key 'cells').")
+    with warnings.catch_warnings():
+        # Files of older versions are brought up to date on reading; nothing that a user of the demo can act on.
+        warnings.simplefilter("ignore", FutureWarning)
+        cells = anndata.read_h5ad(path)
+    if config.use_raw and cells.raw is None:
+        raise BftembedError(f"{path} has no .raw. Set use_raw to false.")
+    if config.label not in cells.obs:
+        raise unknown_name("obs column", config.label, cells.obs.columns, where=str(path))
+    if config.reference is not None and config.reference not in cells.obsm:
+        raise unknown_name("obsm key", config.reference, cells.obsm.keys(), where=str(path))
+    return Run(config, cells, floors.genes_of(cells, use_raw=config.use_raw, most_expressed=config.genes))
+
+
+def _profiles(run: Run, name: str, show: Bar) -> None:
+    wanted = next(p for p in run.config.profiles if p.name == name)
+    store, vectors = run.store(name), run.vectors(name)
+    source = run.out / "genes.txt"
+    call = f'bftembed profiles generate {source} --generator "{wanted.generator}" --out {store} --unknown keep'
+    with run.step(f"profiles by {wanted.generator}", call), show(f"profiles ({name})") as progress:
+        run.reports[name] = generate_profiles(
+            run.genes,
+            generator=wanted.generator,
+            prompt=wanted.prompt,
+            out=store,
+            unknown="keep",
+            progress=progress,
+        )
+    report = run.reports[name]
+    if report.seconds and report.tokens:
+        detail = f"{report.written} written, {report.tokens / report.seconds:.0f} tokens/s"
+    else:
+        detail = f"{report.written} written, {report.already_stored} from the store"
+    run.steps[-1] = run.steps[-1].model_copy(update={"detail": detail})
+    marks = f" --allow-marks {','.join(wanted.allow_marks)}" if wanted.allow_marks else ""
+    call = f"bftembed genes embed {store} --encoder {run.config.encoder} --out {vectors}{marks}"
+    with run.step(f"gene embeddings of {name}", call), show(f"gene embeddings ({name})") as progress:
+        run.embeddings[name] = embed_genes(
+            store, encoder=run.config.encoder, allow_marks=wanted.allow_marks, out=vectors, progress=progress
+        )
+
+
+def _share_genes(run: Run) -> None:
+    """Keep the genes that every set of profiles covers, so that rows differ by their vectors alone."""
+    shared = floors.shared_ids(list(run.embeddings.values()))
+    if len(shared) < 2:
+        counts = ", ".join(f"{name}: {len(e)}" for name, e in run.embeddings.items())
+        raise BftembedError(f"The sets of profiles have {len(shared)} genes in common ({counts}); two are needed.")
+    run.embeddings = {name: e.subset(shared) for name, e in run.embeddings.items()}
+
+
+def _embed_cells(run: Run) -> None:
+    from bftembed.cells.embed import embed_cells
+
+    config = run.config
+    last = config.profiles[-1].name
+    rows = floors.rows(run.embeddings, config, texts=_texts(run, last))
+    first = next(iter(run.embeddings))
+    call = (
+        f"bftembed cells embed {config.cells} --genes {run.vectors(first)} "
+        f"--out cells.h5ad{' --raw' if config.use_raw else ''} --empty-cells nan"
+    )
+    with run.step("cell embeddings", call, f"{len(rows)} kinds of gene vectors, floors included"):
+        for row in rows:
+            run.keys[row.note.name] = []
+            run.notes.append(row.note)
+            for i, vectors in enumerate(row.draws):
+                key = f"X_{slug(row.note.name)}" + (f"_{i}" if len(row.draws) > 1 else "")
+                embed_cells(run.cells, vectors, key=key, use_raw=config.use_raw, empty_cells="nan", overwrite=True)
+                run.keys[row.note.name].append(key)
+    if config.reference is not None:
+        name = f"{config.reference} of the file"
+        run.keys[name] = [config.reference]
+        about = "the embedding that the file brings (for pbmc68k_reduced: 50 principal components of scaled expression)"
+        run.notes.append(EmbeddingNote(name=name, kind="reference", description=about))
+
+
+def _texts(run: Run, name: str) -> dict[str, str]:
+    embeddings = run.embeddings[name]
+    with ProfileStore.open(run.store(name)) as store:
+        texts = {p.entity: p.text for p in store.profiles() if not p.error}
+    return {entity: texts[entity] for entity in embeddings.ids}
+
+
+def _score(run: Run, show: Bar) -> pd.DataFrame:
+    from bftembed.tasks import clustering
+
+    config = run.config
+    names = {key: name for name, keys in run.keys.items() for key in keys}
+    call = f"bftembed bench clustering {run.out}/cells.h5ad --keys {','.join(names)} --label {config.label}"
+    with run.step("clustering", call, f"{config.seeds} seeds"), show("clustering") as progress:
+        results = clustering.run(
+            {key: run.cells.obsm[key] for key in names},
+            run.cells.obs[config.label].to_numpy(),
+            run="demo",
+            seeds=range(config.seeds),
+            progress=progress,
+        )
+    return to_frame(floors.merge_draws(results, run.keys))
+
+
+def _save_cells(run: Run) -> None:
+    """Write the cells with every embedding; what the file held before stays."""
+    with atomic_path(run.out / "cells.h5ad") as temporary:
+        run.cells.write_h5ad(temporary)
