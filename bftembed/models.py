@@ -80,7 +80,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("BFTEMBED_CACHE") or pooch.os_cache("bftembed"))
 
 
-def resolve_model(kind: str, name: str) -> LocalModel:
+def resolve_model(kind: str, name: str, *, allow_bin: bool = False) -> LocalModel:
     """Find a model on this machine, converting a packaged one or asking the hub when needed.
 
     Parameters
@@ -89,6 +89,8 @@ def resolve_model(kind: str, name: str) -> LocalModel:
         ``"language-model"`` or ``"encoder"``.
     name
         ``builtin:NAME``, the path of a folder, or a hub name such as ``dmis-lab/biobert-v1.1``.
+    allow_bin
+        Whether ``*.bin`` weights may be fetched from the hub beside safetensors.
 
     Raises
     ------
@@ -105,7 +107,7 @@ def resolve_model(kind: str, name: str) -> LocalModel:
         raise BftembedError(f"{name} is a file. Give the folder that holds the model's config.json and weights.")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise BftembedError(f"No such model folder: {name}. Check the path.")
-    return _from_hub(name)
+    return _from_hub(name, allow_bin)
 
 
 def model_identity(kind: str, name: str) -> str:
@@ -193,11 +195,11 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _from_hub(name: str) -> LocalModel:
+def _from_hub(name: str, allow_bin: bool) -> LocalModel:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise BftembedError(f"{name!r} is neither a folder on this machine nor a hub name such as owner/model.")
     hub = require("huggingface_hub", "local")
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", *(["*.bin"] if allow_bin else [])]
     try:
         path = hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True)
     except Exception:  # noqa: BLE001 - not in the local cache, for whatever reason: ask the hub

@@ -96,7 +96,7 @@ class SentenceTransformerEncoder:
             one_of("pooling", pooling, _POOLINGS, name)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise BftembedError(f"{name}: batch_size={batch_size!r} must be a whole number of at least 1.")
-        local = resolve_model("encoder", model)
+        local = resolve_model("encoder", model, allow_bin=allow_bin)
         self._model = load_model(local.path, name, dtype=_DTYPES[dtype], device=device, allow_bin=allow_bin)
         self._batch_size = batch_size
         pooled = set_pooling(self._model, pooling, name)

@@ -45,7 +45,7 @@ def kmeans_labels(X: ArrayLike, k: int, seed: int) -> NDArray[np.int64]:
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     matrix = _checked_matrix(X)
     if not 1 <= k <= len(matrix):

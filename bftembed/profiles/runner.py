@@ -188,7 +188,7 @@ def generate_profiles(
 def _listed(names: Sequence[str], kind: str) -> list[ListedEntity]:
     if kind == "protein":
         proteins = ProteinIndex.default().resolve(names)
-        return [ListedEntity(kind, valid_text(p.name), valid_text(p.name), p.status, p.note) for p in proteins]
+        return [ListedEntity(kind, valid_text(p.name), valid_text(p.entity), p.status, p.note) for p in proteins]
     genes = GeneIndex.default().resolve(names)
     return [ListedEntity(kind, valid_text(g.name), valid_text(g.entity), g.status, g.note) for g in genes]
 
@@ -217,7 +217,7 @@ def _subject(entry: ListedEntity, kind: str) -> _Subject:
     index = GeneIndex.default()
     genes: tuple[str, ...] = (entry.entity,)
     if kind == "protein":
-        genes = ProteinIndex.default().resolve([entry.name])[0].genes
+        genes = ProteinIndex.default().resolve([entry.entity])[0].genes
     names = [entry.entity, entry.name]
     for symbol in genes:
         record = index.get(symbol)

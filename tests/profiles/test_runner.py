@@ -174,6 +174,13 @@ def test_proteins_are_profiled_by_antibody_name(tmp_path):
     assert "PTPRC" in texts["CD45RA"]
 
 
+def test_two_names_of_one_protein_make_one_profile(tmp_path):
+    report = generate_profiles(["PD-1", "CD279", "anti-PD-1"], generator="facts", kind="protein", out=tmp_path / "s")
+    assert (report.entities, report.duplicates) == (1, 2)
+    (profile,) = contents(tmp_path / "s")[1]
+    assert profile.entity == "PDCD1"
+
+
 def test_a_generator_that_leaves_requests_out_is_counted_as_failing(tmp_path, monkeypatch):
     from bftembed.profiles.generators.scripted import ScriptedGenerator
 

@@ -111,6 +111,17 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_global_generator_alone(en
     assert sample(2) != first
 
 
+def test_torchs_threads_are_as_before_afterwards(engine):
+    import torch
+
+    one = generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=2,threads=1")
+    one._engine = engine._engine
+    before = torch.get_num_threads()
+    seen = [torch.get_num_threads() for _ in one.generate(requests()[:1])]
+    assert seen == [1]
+    assert torch.get_num_threads() == before
+
+
 def test_a_run_through_the_store_ends_with_marked_profiles(tmp_path):
     spec = f"{MODEL},max_new_tokens=8"
     report = generate_profiles(["TP53", "LYZ"], generator=spec, out=tmp_path / "s")

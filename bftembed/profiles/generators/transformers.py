@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,16 +126,27 @@ class TransformersGenerator:
                 yield Completion(request.key, "", "error", len(ids), error=error)
             else:
                 fitting.append((request, ids))
-        for start in range(0, len(fitting), self.batch_size):
-            yield from self._batch(engine, fitting[start : start + self.batch_size])
+        with self._using_threads():
+            for start in range(0, len(fitting), self.batch_size):
+                yield from self._batch(engine, fitting[start : start + self.batch_size])
+
+    @contextlib.contextmanager
+    def _using_threads(self) -> Iterator[None]:
+        """Set torch's threads for a while: an encoder after us must not depend on how busy the machine was."""
+        before = self._torch.get_num_threads()
+        if self._device == "cpu":
+            self._torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            self._torch.set_num_threads(before)
 
     def _load(self) -> _Engine:
         torch = self._torch
         import transformers
 
         local = resolve_model("language-model", self.model)
-        if self._device == "cpu":
-            torch.set_num_threads(self._threads or free_cores())
+        self._threads = self._threads or free_cores()
         try:
             with quiet_transformers():
                 tokenizer = transformers.AutoTokenizer.from_pretrained(local.path, local_files_only=True)
