@@ -111,8 +111,9 @@ class Compressed:
             When a part is missing or the parts do not fit together.
         """
         declared = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
-        absent = [name for name in ("data", "indices", "indptr") if name not in group]
-        if declared is None or len(declared) != 2 or absent:
+        parts = ("data", "indices", "indptr")
+        absent = [name for name in parts if len(getattr(group.get(name), "shape", None) or ()) != 1]
+        if np.shape(declared) != (2,) or np.asarray(declared).dtype.kind not in "iu" or absent:
             lacks = ", ".join(absent) or "its shape"
             raise BftembedError(f"{where} is a sparse matrix that lacks {lacks}. The file is damaged; write it again.")
         shape = (int(declared[0]), int(declared[1]))

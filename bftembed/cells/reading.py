@@ -87,6 +87,8 @@ def expression_of_file(handle: h5py.File, *, layer: str | None, use_raw: bool, g
     member = handle[raw if use_raw else name]
     where = f"{path}: {name}"
     check_declared_size(member, path)
+    if not isinstance(member, h5py.Group | h5py.Dataset):
+        raise BftembedError(f"{where} is neither values nor a group of them. The file is damaged; write it again.")
     if isinstance(member, h5py.Group):
         if not compressed_format(member):
             kind = member.attrs.get("encoding-type", "unknown")

@@ -19,7 +19,9 @@ def _group() -> None:
 
 @app.command("clustering")
 def clustering(
-    data: Annotated[str, typer.Argument(metavar="IN.h5ad", help="Cells with embeddings in .obsm and labels in .obs.")],
+    data: Annotated[
+        str, typer.Argument(metavar="IN.h5ad", help="Embeddings in .obsm, labels in .obs; or builtin:NAME.")
+    ],
     keys: Annotated[str, typer.Option("--keys", help="Embeddings to score, separated by commas: X_bft,X_pca.")],
     label: Annotated[str, typer.Option("--label", help="Column of .obs with the labels.")],
     out: Annotated[Path, typer.Option("--out", help="Results table to write (Parquet).")],

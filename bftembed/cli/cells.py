@@ -1,9 +1,9 @@
-"""`bftembed cells …`."""
+"""`bftembed cells …`: cell embeddings of h5ad files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,7 +24,9 @@ def _group() -> None:
 
 @app.command("embed")
 def embed(
-    data: Annotated[Path, typer.Argument(metavar="IN.h5ad", help="Cells × genes; streamed, never modified.")],
+    data: Annotated[
+        str, typer.Argument(metavar="IN.h5ad", help="Cells × genes (or builtin:NAME); streamed, never modified.")
+    ],
     genes: Annotated[Path, typer.Option("--genes", help="Gene embeddings (.safetensors).")],
     out: Annotated[Path, typer.Option("--out", help="Copy of IN.h5ad to write, with .obsm[KEY] in it.")],
     key: Annotated[str, typer.Option("--key", help="Key of .obsm.")] = "X_bft",
@@ -34,14 +36,14 @@ def embed(
         str | None, typer.Option("--gene-column", help="Column of .var with gene names; default: its index.")
     ] = None,
     normalize: Annotated[
-        str, typer.Option("--normalize", help="auto, log1p-cp10k or none; auto decides and says why.")
+        Literal["auto", "log1p-cp10k", "none"], typer.Option("--normalize", help="auto decides and says why.")
     ] = "auto",
     denominator: Annotated[
-        str, typer.Option("--denominator", help="all-genes or matched-expression; matters with --no-l2 only.")
+        Literal["all-genes", "matched-expression"], typer.Option("--denominator", help="Matters with --no-l2 only.")
     ] = "all-genes",
     no_l2: Annotated[bool, typer.Option("--no-l2", help="Do not scale vectors to length 1.")] = False,
     empty_cells: Annotated[
-        str, typer.Option("--empty-cells", help="Cells without a covered gene: error, nan or drop.")
+        Literal["error", "nan", "drop"], typer.Option("--empty-cells", help="What to do with cells without a gene.")
     ] = "error",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace .obsm[KEY] when IN.h5ad has it.")] = False,
     block_rows: Annotated[int, typer.Option("--block-rows", min=1, help="Cells read at a time.")] = 2048,
@@ -49,6 +51,7 @@ def embed(
 ) -> None:
     """Embed cells as the expression-weighted mean of gene embeddings (GenePT-w)."""
     from bftembed.cells.embed import CellEmbeddingReport, embed_cells
+    from bftembed.datasets import data_path
 
     options: dict[str, Any] = {
         "key": key,
@@ -64,7 +67,7 @@ def embed(
         "block_rows": block_rows,
     }
     with progress_bar("cells", quiet=as_json) as progress:
-        report = embed_cells(data, genes, **options, progress=progress)
+        report = embed_cells(data_path(data), genes, **options, progress=progress)
     assert isinstance(report, CellEmbeddingReport)  # a path was given, not an AnnData
     finish(report.as_dict(), _lines(report), as_json=as_json)
 

@@ -163,6 +163,14 @@ def test_object_values_of_an_anndata_are_refused(cells, embeddings):
         embed_cells(cells, embeddings, layer="o")
 
 
+def test_named_type_in_place_of_the_matrix_is_refused(refused):
+    def swap(handle):
+        del handle["X"]
+        handle["X"] = np.dtype("f4")
+
+    refused(swap, "neither values nor a group")
+
+
 def test_unknown_encoding_is_refused(refused):
     refused(
         lambda handle: handle["X"].attrs.modify("encoding-type", "awkward-array"), "awkward-array", "CSR, CSC or dense"
@@ -200,6 +208,9 @@ def test_damaged_structure_is_refused_before_any_arithmetic(refused):
     refused(lambda handle: replace(handle, "X/indptr", np.arange(n + 1)), "indptr ends at 30")
     refused(lambda handle: replace(handle, "X/indices", handle["X/indices"][:-1]), "do not fit together")
     refused(lambda handle: handle["X"].pop("indices"), "lacks indices")
+    refused(lambda handle: replace(handle, "X/indptr", 3), "lacks indptr")
+    refused(lambda handle: handle["X"].attrs.__delitem__("shape"), "lacks its shape")
+    refused(lambda handle: handle["X"].attrs.__setitem__("shape", "30 x 6"), "lacks its shape")
 
 
 def test_shapes_that_disagree_are_refused(refused):

@@ -135,6 +135,7 @@ class TransformersGenerator:
         """Set torch's threads for a while: an encoder after us must not depend on how busy the machine was."""
         before = self._torch.get_num_threads()
         if self._device == "cpu":
+            self._threads = self._threads or free_cores()
             self._torch.set_num_threads(self._threads)
         try:
             yield
@@ -146,7 +147,6 @@ class TransformersGenerator:
         import transformers
 
         local = resolve_model("language-model", self.model)
-        self._threads = self._threads or free_cores()
         try:
             with quiet_transformers():
                 tokenizer = transformers.AutoTokenizer.from_pretrained(local.path, local_files_only=True)
