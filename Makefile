@@ -17,7 +17,7 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(PY) -m pytest
 
-## Run the longer checks too (20 kills of a run, a demo twice)
+## Run the longer checks: kills of a run of the real language model
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow --timeout=1800
 

@@ -135,8 +135,8 @@ class ProfileStore:
 
     def _prepare(self) -> None:
         with self._transaction() as cursor:
-            tables = cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
-            if not tables:
+            # Empty, and not another program's database: the check after it refuses that.
+            if not cursor.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                 for statement in _SCHEMA.split(";"):
                     cursor.execute(statement)
                 cursor.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
@@ -282,6 +282,11 @@ class ProfileStore:
             cursor.close()
 
     def _check_schema(self) -> None:
+        if not self._select("SELECT 1 FROM sqlite_master LIMIT 1"):
+            raise BftembedError(
+                f"{self.folder / STORE_FILE} is empty: a run is about to begin, or was stopped before it wrote "
+                "anything. Run bftembed profiles generate again."
+            )
         rows = self._select("SELECT value FROM meta WHERE name = 'schema'")
         version = int(rows[0][0]) if rows else 0
         if version > SCHEMA_VERSION:

@@ -71,11 +71,30 @@ def test_a_newer_schema_is_refused_untouched(tmp_path):
             attempt()
 
 
-@pytest.mark.parametrize("content", [b"this is text", b"SQLite format 3\0" + b"x" * 4096, b""])
+@pytest.mark.parametrize("content", [b"this is text", b"SQLite format 3\0" + b"x" * 4096])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / STORE_FILE).write_bytes(content)
     with pytest.raises(BftembedError, match="not a profile store, or it is damaged"):
         ProfileStore.open(tmp_path)
+
+
+def test_a_store_that_was_killed_before_its_first_table_is_called_empty_and_goes_on(tmp_path):
+    (tmp_path / STORE_FILE).write_bytes(b"")
+    with pytest.raises(BftembedError, match="is empty: a run is about to begin, or was stopped"):
+        ProfileStore.open(tmp_path)
+    with ProfileStore.writing(tmp_path) as store:
+        add(store, profile("A"))
+    with ProfileStore.open(tmp_path) as store:
+        assert len(store.profiles()) == 1
+
+
+def test_another_programs_database_is_not_taken_for_a_store(tmp_path):
+    with sqlite3.connect(tmp_path / STORE_FILE) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    for attempt in (lambda: ProfileStore.open(tmp_path), lambda: ProfileStore.writing(tmp_path).__enter__()):
+        with pytest.raises(BftembedError, match="not a profile store"):
+            attempt()
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
