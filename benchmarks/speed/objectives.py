@@ -1,0 +1,159 @@
+"""Time and peak memory of language-model head + loss, forward and backward, by four ways and two objectives.
+
+Usage: python benchmarks/speed/objectives.py [--tokens 4096] [--repeats 5] [--out benchmarks/results/objectives.json]
+
+Ways: ``full`` = logits of all tokens, then cross entropy (plain SFT) or the objective on its per-token NLL; ``v1`` =
+full logits and the authors' first objective; ``torch`` = ``F.linear_cross_entropy(reduction="none")`` of torch 2.13;
+``ours`` = `bftembed.objectives.linear_nll`. Each runs in a process of its own. Peak memory is resident memory at its
+highest minus that before the first step, less the gradients of the inputs. Times are medians of wall seconds after one
+warm-up; only ratios within one run are meant to be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+WAYS = [("full", "sft"), ("full", "bft"), ("v1", "bft-v1"), ("torch", "bft"), ("ours", "sft"), ("ours", "bft")]
+HEADS = {49_152: 576, 128_256: 1024}
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+class Peak:
+    """The highest resident memory while the block runs, sampled every millisecond."""
+
+    def __enter__(self) -> Peak:
+        self.highest, self._run = resident(), True
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while self._run:
+            self.highest = max(self.highest, resident())
+            time.sleep(0.001)
+
+    def __exit__(self, *exc: object) -> None:
+        self._run = False
+        self._thread.join()
+
+
+def measure(way: str, objective: str, tokens: int, vocabulary: int, frozen: bool, repeats: int) -> dict[str, Any]:
+    import torch
+    from torch.nn import functional
+
+    from bftembed.objectives import linear_nll, objective_loss
+
+    torch.manual_seed(0)
+    width = HEADS[vocabulary]
+    hidden = torch.randn(8, tokens // 8, width, requires_grad=True)
+    weight = (torch.randn(vocabulary, width) * 0.05).requires_grad_(not frozen)
+    labels = torch.randint(vocabulary, (8, tokens // 8))
+    mask = labels != -100
+
+    def step() -> None:
+        hidden.grad = weight.grad = None
+        flat = hidden.reshape(-1, width)
+        if way == "ours":
+            nll = linear_nll(hidden, weight, labels)
+        elif way == "torch":
+            nll = functional.linear_cross_entropy(flat, weight, labels.reshape(-1), reduction="none").reshape(
+                labels.shape
+            )
+        elif objective == "sft":
+            functional.cross_entropy(flat @ weight.T, labels.reshape(-1)).backward()
+            return
+        else:
+            nll = functional.cross_entropy(flat @ weight.T, labels.reshape(-1), reduction="none").reshape(labels.shape)
+        found = objective_loss(nll, mask, objective)
+        (found.loss_sum / found.n_samples).backward()
+
+    before = resident()
+    with Peak() as peak:
+        step()
+    gradients = hidden.numel() * 4 + (0 if frozen else weight.numel() * 4)
+    wall, cpu = [], []
+    for _ in range(repeats):
+        started, used = time.monotonic(), time.process_time()
+        step()
+        wall.append(time.monotonic() - started)
+        cpu.append(time.process_time() - used)
+    return {
+        "seconds": round(statistics.median(wall), 4),
+        "cpu_seconds": round(statistics.median(cpu), 4),
+        "peak_mb_beyond_inputs_and_gradients": round((peak.highest - before - gradients) / 2**20, 1),
+    }
+
+
+def weights_alone(repeats: int) -> dict[str, float]:
+    import torch
+
+    from bftembed.objectives import objective_loss
+
+    nll, mask = torch.rand(8, 1024) * 4, torch.ones(8, 1024, dtype=torch.bool)
+    objective_loss(nll, mask)
+    times = []
+    for _ in range(max(repeats, 20)):
+        started = time.monotonic()
+        objective_loss(nll, mask)
+        times.append(time.monotonic() - started)
+    return {"milliseconds_for_8192_tokens": round(1000 * statistics.median(times), 3)}
+
+
+def environment() -> dict[str, Any]:
+    import torch
+
+    from bftembed.demo.record import versions
+
+    return {"versions": versions(), "torch_threads": torch.get_num_threads()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "results" / "objectives.json")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(**json.loads(options.one))))
+        return
+    rows: list[dict[str, Any]] = []
+    for vocabulary in HEADS:
+        for frozen in (False, True):
+            plain: dict[str, Any] = {}
+            for way, objective in WAYS:
+                case = {"way": way, "objective": objective, "tokens": options.tokens, "vocabulary": vocabulary}
+                case |= {"frozen": frozen, "repeats": options.repeats}
+                command = [sys.executable, __file__, "--one", json.dumps(case)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found = json.loads(done.stdout)
+                plain = plain or found
+                memory = found["peak_mb_beyond_inputs_and_gradients"]
+                found["time_x_plain_sft"] = round(found["seconds"] / plain["seconds"], 3)
+                found["memory_x_plain_sft"] = round(memory / plain["peak_mb_beyond_inputs_and_gradients"], 4)
+                rows.append({**{k: case[k] for k in ("vocabulary", "frozen", "way", "objective")}, **found})
+                print(rows[-1], flush=True)
+    result = {
+        "environment": environment(),
+        "tokens": options.tokens,
+        "weights": weights_alone(options.repeats),
+        "rows": rows,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(result["weights"], options.out)
+
+
+if __name__ == "__main__":
+    main()
