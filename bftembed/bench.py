@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.errors import BftembedError, UnknownNameError, examples, unknown_name
+from bftembed.io import refuse_input_as_output
 from bftembed.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from bftembed.cells.blocks import Compressed
+
 # A label column of numbers with more distinct values than this is a measurement, not a label.
 MOST_NUMERIC_LABELS = 100
+# The groups that anndata may read here. Sparse matrices are not among them: SciPy crashes on a damaged one.
+_READ_BY_ANNDATA = ("", "categorical", "dataframe", "nullable-boolean", "nullable-integer", "nullable-string-array")
 
 
 def clustering(
@@ -78,6 +82,8 @@ def clustering(
     seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seed_list:
         raise BftembedError("At least one seed is needed.")
+    if out is not None:
+        refuse_input_as_output(out, data)
     if isinstance(data, (str, os.PathLike)):
         where, stem = str(data), Path(data).stem
         column, matrices = _from_file(Path(data), wanted, label)
@@ -139,12 +145,14 @@ def _holds_text(obs: Any, column: str) -> bool:
 
 def _read_column(handle: Any, label: str, file: Path) -> NDArray[Any]:
     """Read one column of obs, missing values as None, in each of the three ways that anndata has stored columns."""
+    from bftembed.cells.preflight import check_declared_size
+
     obs, what = handle["obs"], f"{file}: obs[{label!r}]"
     if hasattr(obs, "dtype"):
-        _refuse_bomb(obs, what)
+        check_declared_size(obs, what)
         values, categories = obs[label], handle.get(f"uns/{label}_categories")
     elif hasattr(obs[label], "dtype"):
-        _refuse_bomb(obs[label], what)
+        check_declared_size(obs[label], what)
         pointer = obs[label].attrs.get("categories")
         values, categories = obs[label][()], None if pointer is None else handle[pointer]
     else:
@@ -154,6 +162,7 @@ def _read_column(handle: Any, label: str, file: Path) -> NDArray[Any]:
     texts: list[Any] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values.tolist()]
     if categories is None:
         return np.array(texts, dtype=object)
+    check_declared_size(categories, what)
     known = [c.decode("utf-8", "replace") if isinstance(c, bytes) else str(c) for c in categories[:]]
     if max(texts, default=-1) >= len(known):
         raise BftembedError(f"{what} refers to a category that does not exist. The file is damaged.")
@@ -161,10 +170,12 @@ def _read_column(handle: Any, label: str, file: Path) -> NDArray[Any]:
 
 
 def _read_embedding(obsm: Any, key: str, file: Path) -> Any:
+    from bftembed.cells.preflight import check_declared_size
+
     what = f"{file}: obsm[{key!r}]"
     if not hasattr(obsm, "dtype") and not hasattr(obsm[key], "dtype"):
         return _read_group(obsm[key], what)
-    _refuse_bomb(obsm if hasattr(obsm, "dtype") else obsm[key], what)
+    check_declared_size(obsm if hasattr(obsm, "dtype") else obsm[key], what)
     return obsm[key] if hasattr(obsm, "dtype") else obsm[key][()]
 
 
@@ -172,25 +183,39 @@ def _read_group(group: Any, what: str) -> Any:
     """Read a categorical or nullable column, a sparse matrix or a DataFrame."""
     from anndata.io import read_elem
 
-    _refuse_bomb(group, what)
+    from bftembed.cells.blocks import Compressed, compressed_format
+    from bftembed.cells.preflight import check_declared_size
+
+    check_declared_size(group, what)
+    if compressed_format(group):
+        matrix = Compressed.from_hdf5(group, what)
+        stored = sum(group[part].id.get_storage_size() for part in ("data", "indices", "indptr"))
+        return _dense(matrix, stored, what)
+    _refuse_kind("", group, what)
+    group.visititems(lambda name, member: _refuse_kind(name, member, what))
     try:
         return read_elem(group)
     except Exception as err:  # anndata wraps whatever a damaged element raises
         raise BftembedError(f"{what} cannot be read ({(str(err) or type(err).__name__).splitlines()[0]}).") from err
 
 
-def _refuse_bomb(item: Any, what: str) -> None:
-    """Refuse a declared shape beyond this machine's memory: a few bytes of HDF5 can declare any, reading fills it."""
-    if not hasattr(item, "dtype"):
-        for name in item:
-            _refuse_bomb(item[name], what)
-    else:
-        _check_size(item.shape, item.dtype.itemsize, what)
+def _refuse_kind(name: str, member: Any, what: str) -> None:
+    kind = member.attrs.get("encoding-type", "")
+    if not hasattr(member, "dtype") and ("h5sparse_format" in member.attrs or kind not in _READ_BY_ANNDATA):
+        raise BftembedError(f"{what} holds {name or 'values'} of the kind {kind!r}, which is not supported here.")
 
 
-def _check_size(shape: tuple[int, ...], item_bytes: int, what: str) -> None:
-    if math.prod(shape) * item_bytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        raise BftembedError(f"{what} declares the shape {shape}, which is beyond this machine's memory.")
+def _dense(matrix: Compressed, stored: int, what: str) -> NDArray[Any]:
+    """Return a sparse matrix, of which `stored` bytes are there, as a dense one; its indices are checked on the way."""
+    from bftembed.cells.preflight import check_size
+
+    kind = np.dtype(np.float32 if matrix.data.dtype == np.float32 else np.float64)
+    check_size(matrix.shape, kind.itemsize, stored, what)
+    dense = np.zeros(matrix.shape, kind)
+    for block in matrix.blocks(4096):
+        rows, columns = block.values.shape
+        dense[block.cell : block.cell + rows, block.gene : block.gene + columns] = block.values.toarray()
+    return dense
 
 
 def _no_column(label: str, likely: list[str], columns: list[str], where: str) -> UnknownNameError:
@@ -231,8 +256,11 @@ def _check_labels(column: NDArray[Any], label: str, where: str) -> None:
 def _as_matrix(value: Any, key: str, n_cells: int, where: str) -> NDArray[Any]:
     what = f"{where}: obsm[{key!r}]"
     if hasattr(value, "toarray"):
-        _check_size(value.shape, value.dtype.itemsize, what)
-        value = value.toarray()
+        from bftembed.cells.blocks import Compressed
+
+        rows = value if value.format in ("csr", "csc") else value.tocsr()
+        stored = rows.data.nbytes + rows.indices.nbytes + rows.indptr.nbytes
+        value = _dense(Compressed.from_scipy(rows, what), stored, what)
     elif hasattr(value, "columns"):
         text = [str(c) for c, kind in value.dtypes.items() if kind.kind not in "fiub"]
         if text:

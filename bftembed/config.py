@@ -121,7 +121,7 @@ def load_config(path: str | os.PathLike[str]) -> Any:
         raise BftembedError(f"{file} has {file.stat().st_size} bytes; a config file is shorter than {_MAX_BYTES}.")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
         mark = getattr(err, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
         raise BftembedError(f"{file}:{where} not valid YAML ({getattr(err, 'problem', None) or err}).") from err

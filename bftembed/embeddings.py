@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from bftembed.encoders.base import Encoder
     from bftembed.profiles.records import Profile
+    from bftembed.profiles.runner import GenerationReport
 
 FORMAT = "bftembed-gene-embeddings"
 SCHEMA = 1
@@ -123,7 +124,7 @@ class GeneEmbeddings:
         -------
         AnnData
             ``X`` float32 (n_genes, d), ``obs_names`` the ids, ``uns["bftembed"]`` the provenance; what HDF5 has no
-            type for (a list of mixed things, ``None``) is JSON text there.
+            type for (a list of mixed things, ``None``, an integer beyond 64 bit, text with a NUL) is JSON text there.
         """
         from anndata import AnnData
         from pandas import DataFrame
@@ -293,21 +294,30 @@ def _json_copy(provenance: dict[str, Any]) -> dict[str, Any]:
 
 def _for_hdf5(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key).replace("/", "|"): _for_hdf5(item) for key, item in value.items()}
-    if isinstance(value, str | bool | int | float):
+        return {str(key).replace("/", "|").replace("\0", "\\0"): _for_hdf5(item) for key, item in value.items()}
+    if isinstance(value, str | bool | int | float) and _has_hdf5_type(value):
         return value
-    if isinstance(value, list) and value and {type(item) for item in value} in ({str}, {int}, {float}, {bool}):
+    plain = isinstance(value, list) and value and {type(item) for item in value} in ({str}, {int}, {float}, {bool})
+    if plain and all(_has_hdf5_type(item) for item in value):
         return np.array(value, dtype=object if isinstance(value[0], str) else None)
     return json.dumps(value)
 
 
+def _has_hdf5_type(value: str | bool | int | float) -> bool:
+    if isinstance(value, str):
+        # Neither a NUL nor a lone surrogate (a path with undecodable bytes).
+        return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
+
+
 def embed_genes(
-    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile],
+    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile] | GenerationReport,
     encoder: str | Encoder = "builtin:all-minilm-l6-v2",
     *,
     allow_marks: Sequence[str] = (),
     prompt: str | None = None,
     generator: str | None = None,
+    keys: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> GeneEmbeddings:
@@ -316,15 +326,19 @@ def embed_genes(
     Parameters
     ----------
     profiles
-        Folder of a profile store, Parquet file exported from one, mapping of id to text, or list of `Profile`.
+        Folder of a profile store, Parquet file exported from one, mapping of id to text, list of `Profile`, or what
+        `bftembed.generate_profiles` returned (the profiles of that run's list alone).
     encoder
         Spec (see `bftembed.encoders.base.encoder_from_spec`) or encoder.
     allow_marks
         Screening marks (``"truncated"``, ``"looping"`` …) of profiles that are embedded in spite of them. A profile
-        with any other mark is left out and counted; failed and empty ones always are.
+        with any other mark is left out and counted; failed and empty ones always are. One string is split at its
+        commas.
     prompt, generator
-        Take only profiles of this prompt (``"bft-gene"`` or ``"bft-gene@1"``) or generator (its spec, or the
-        beginning of one: ``"facts"``, ``"transformers"``).
+        Take only profiles of this prompt (``"bft-gene"`` or ``"bft-gene@1"``) or generator (its spec, the
+        beginning of one, ``"facts"`` or ``"transformers"``, or its id: at least 6 digits of `Profile.generator_id`).
+    keys
+        Take only profiles with these keys (`Profile.key`).
     out
         Save the result there.
     progress
@@ -345,10 +359,12 @@ def embed_genes(
     """
     from bftembed import __version__
     from bftembed.encoders.base import encoder_from_spec
-    from bftembed.io import canonical_json, sha256_text
+    from bftembed.io import canonical_json, refuse_input_as_output, sha256_text
     from bftembed.profiles.selection import select_profiles
 
-    chosen = select_profiles(profiles, allow_marks=allow_marks, prompt=prompt, generator=generator)
+    if out is not None:
+        refuse_input_as_output(out, profiles)
+    chosen = select_profiles(profiles, allow_marks=allow_marks, prompt=prompt, generator=generator, keys=keys)
     ids = _checked_ids(list(chosen.texts))
     engine = encoder_from_spec(encoder) if isinstance(encoder, str) else encoder
     inputs = {name: name if engine.spec.uses_ids else text for name, text in chosen.texts.items()}

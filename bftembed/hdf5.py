@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,28 @@ def open_h5ad(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     try:
         try:
             refuse_foreign_storage(handle, file)
-        except (RuntimeError, KeyError, ValueError, TypeError) as err:
-            raise OSError(_first_line(err)) from err  # h5py's many words for a damaged tree
-        yield handle
-    except (OSError, RuntimeError) as err:  # HDF5's errors come as either
-        raise BftembedError(f"{file} cannot be read: it is truncated or damaged ({_first_line(err)}).") from err
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as err:  # h5py's many words for a damaged tree
+            raise _damaged(file, err) from err
+        try:
+            yield handle
+        except (OSError, RuntimeError) as err:  # HDF5's errors come as either, and so do the caller's own
+            if not _comes_from_h5py(err):
+                raise
+            raise _damaged(file, err) from err
     finally:
         handle.close()
+
+
+def _damaged(file: Path, err: BaseException) -> BftembedError:
+    return BftembedError(f"{file} cannot be read: it is truncated or damaged ({_first_line(err)}).")
+
+
+def _comes_from_h5py(err: BaseException) -> bool:
+    """Return whether `err` was raised inside h5py, and not by what the caller does while the file is open."""
+    innermost = None
+    for frame, _ in traceback.walk_tb(err.__traceback__):
+        innermost = frame
+    return innermost is not None and str(innermost.f_globals.get("__name__", "")).split(".")[0] == "h5py"
 
 
 def _first_line(err: BaseException) -> str:

@@ -60,6 +60,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def refuse_input_as_output(out: str | os.PathLike[str], *inputs: object) -> None:
+    """Raise when `out` is one of the input files, by any name (relative, symbolic or hard link).
+
+    Parameters
+    ----------
+    out
+        The file to be written.
+    *inputs
+        Paths; anything that is no path to an existing file is passed over.
+    """
+    target = Path(out)
+    for source in inputs:
+        there = isinstance(source, str | os.PathLike) and target.exists() and Path(source).exists()
+        if there and target.samefile(str(source)):
+            raise BftembedError(
+                f"{target} is the input {source} itself and would be overwritten. Choose another path for the output."
+            )
+
+
 def _write_failure(path: Path, err: OSError) -> str:
     if err.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or "File too large" in str(err):
         return f"Cannot write {path}: the disk is full. Free some space and run again; nothing was replaced."

@@ -7,6 +7,7 @@ converted once into the user's cache as safetensors, since transformers reads th
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -111,9 +112,10 @@ def resolve_model(kind: str, name: str, *, allow_bin: bool = False) -> LocalMode
 
 
 def model_identity(kind: str, name: str) -> str:
-    """Return the revision of a model without preparing it: no conversion, no download of weights.
+    """Return the revision of a model without converting it.
 
-    The same value as ``resolve_model(kind, name).revision``; cheap enough for a rerun that has nothing to do.
+    The same value as ``resolve_model(kind, name).revision``; cheap enough for a rerun that has nothing to do. A
+    hub name that is not in the local cache is downloaded, as `resolve_model` does.
     """
     if name.startswith("builtin:"):
         source, _ = _packaged_file(kind, name.removeprefix("builtin:"))
@@ -148,7 +150,11 @@ def _builtin(kind: str, name: str) -> LocalModel:
 
 
 def _convert_gguf(source: Path, folder: Path) -> None:
-    """Dequantise a GGUF file into float32 safetensors at `folder`; whole or absent."""
+    """Dequantise a GGUF file into float32 safetensors at `folder`; whole or absent.
+
+    `bftembed.io.atomic_path` replaces one file. These are several that must appear together, so a folder is
+    filled, flushed to disk and renamed.
+    """
     transformers = require("transformers", "local")
     require("gguf", "local")
     torch = require("torch", "local")
@@ -167,6 +173,8 @@ def _convert_gguf(source: Path, folder: Path) -> None:
             model.hf_quantizer = None
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+        for written in (*temporary.rglob("*"), temporary):
+            _fsync(written)
         # Another process may have finished the same conversion in the meantime: either result is as good.
         with contextlib.suppress(OSError):
             temporary.rename(folder)
@@ -178,18 +186,33 @@ def _convert_gguf(source: Path, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence the log lines and bars of transformers for a while; the state before comes back."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
+    # This module draws its bar with tqdm itself, past the switch of transformers.
+    bar = getattr(gguf, "tqdm", None)
     before = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if bar is not None:
+        gguf.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
+        if bar is not None:
+            gguf.tqdm = bar
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()
@@ -200,22 +223,34 @@ def _from_hub(name: str, allow_bin: bool) -> LocalModel:
         raise BftembedError(f"{name!r} is neither a folder on this machine nor a hub name such as owner/model.")
     hub = require("huggingface_hub", "local")
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", *(["*.bin"] if allow_bin else [])]
-    try:
+    path = ""
+    # Not in the local cache, for whatever reason: ask the hub.
+    with contextlib.suppress(Exception):
         path = hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True)
-    except Exception:  # noqa: BLE001 - not in the local cache, for whatever reason: ask the hub
+    if not path or not _is_whole(Path(path), allow_bin):
         try:
             path = hub.snapshot_download(name, allow_patterns=patterns)
         except Exception as err:
             reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
             raise BftembedError(
-                f"No folder {name!r} on this machine, it is not in the local hub cache, and the model hub "
+                f"No folder {name!r} on this machine, it is not whole in the local hub cache, and the model hub "
                 f"could not give it ({reason}). Check the name, or download it elsewhere and give its folder."
             ) from err
     return LocalModel(name, Path(path), Path(path).name)
 
 
+def _is_whole(folder: Path, allow_bin: bool) -> bool:
+    # Another program may have cached the tokenizer alone.
+    names = [f.name for f in folder.rglob("*") if f.is_file()]
+    weights = (".safetensors", ".bin") if allow_bin else (".safetensors",)
+    return bool({"config.json", "modules.json"} & set(names)) and any(name.endswith(weights) for name in names)
+
+
 def weights_revision(path: Path) -> str:
-    """Return ``sha256:…`` of a model's weights and configuration (a folder, or one GGUF file).
+    """Return ``sha256:…`` of all that decides what a model does (a folder, or one GGUF file).
+
+    In a folder these are the weights, and every json, txt, model and jinja file: configuration, vocabulary, chat
+    template. Hidden files do not count.
 
     The hash is remembered in the cache folder for as long as no file changes its size or time, so that a
     restart does not read gigabytes again.
@@ -237,6 +272,7 @@ def weights_revision(path: Path) -> str:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    suffixes = (".safetensors", ".bin", ".gguf")
-    names = ("config.json", "tokenizer.json", "vocab.txt", "modules.json", "chat_template.jinja")
-    return sorted(f for f in folder.rglob("*") if f.is_file() and (f.suffix in suffixes or f.name in names))
+    weights, settings = (".safetensors", ".bin", ".gguf"), (".json", ".txt", ".model", ".jinja")
+    files = [f for f in folder.rglob("*") if f.suffix in weights + settings and f.is_file()]
+    files = sorted(f for f in files if not any(part.startswith(".") for part in f.relative_to(folder).parts))
+    return files if any(f.suffix in weights or f.name == "config.json" for f in files) else []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,8 +118,6 @@ class Registry:
         BftembedError
             For a model that is missing or given to an engine that takes none.
         """
-        import inspect
-
         factory = self.load(spec.engine)
         parameters = inspect.signature(factory).parameters
         takes_model = "model" in parameters
@@ -131,4 +131,21 @@ class Registry:
             )
         if takes_model and not spec.model and parameters["model"].default is inspect.Parameter.empty:
             raise BftembedError(f"The {self.what} {spec.engine!r} needs a model: write {spec.engine}:MODEL.")
-        return factory(spec.model, **spec.options) if spec.model else factory(**spec.options)
+        options = {name: self._typed(spec, name, value, parameters[name]) for name, value in spec.options.items()}
+        return factory(spec.model, **options) if spec.model else factory(**options)
+
+    def _typed(self, spec: Spec, name: str, value: Any, parameter: inspect.Parameter) -> Any:
+        """Return an option as its parameter's type, by the annotation (a string); others pass unchecked."""
+        kind = str(parameter.annotation).removesuffix(" | None")
+        if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if kind == "str":
+            return value if isinstance(value, str) else str(value)
+        wanted = {"int": int, "float": float, "bool": bool}.get(kind)
+        wrong = wanted is not None and type(value) is not wanted
+        if wrong or (isinstance(value, float) and not math.isfinite(value)):
+            words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+            raise BftembedError(
+                f"The option {name}={value!r} of the {self.what} {spec.engine!r} must be {words.get(kind, 'finite')}."
+            )
+        return value

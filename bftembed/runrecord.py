@@ -154,26 +154,26 @@ def read_points(umap: Umap, folder: Path) -> pd.DataFrame:
     Raises
     ------
     BftembedError
-        When the file is missing or damaged, or lacks a column.
+        When the file is missing or damaged, lacks a column, or x or y are not numbers.
     """
     import numpy as np
     import pandas as pd
 
     if umap.path:
         try:
-            frame = pd.read_parquet(folder / umap.path)[["x", "y", "label"]]
+            frame = pd.read_parquet(folder / umap.path)[["x", "y", "label"]].astype({"x": float, "y": float})
         except FileNotFoundError as err:
             raise BftembedError(f"{umap.path} is not in the folder of the run record.") from err
-        except (OSError, ValueError, KeyError) as err:  # pyarrow's errors are ValueErrors
-            raise BftembedError(f"{umap.path} is damaged, or lacks the columns x, y, label ({err}).") from err
+        except (OSError, ValueError, TypeError, KeyError) as err:  # pyarrow's errors are ValueErrors
+            raise BftembedError(
+                f"{umap.path} is damaged, or lacks the columns x and y (numbers) and label ({err})."
+            ) from err
     else:
         labels = umap.label or ("",) * len(umap.x)
         if not len(umap.x) == len(umap.y) == len(labels):
             raise BftembedError(
                 f"The points of {umap.title!r} have {len(umap.x)} x, {len(umap.y)} y, {len(labels)} labels."
             )
-        frame = pd.DataFrame({"x": umap.x, "y": umap.y, "label": labels})
-    frame = frame.assign(
-        label=frame["label"].fillna("").astype(str), x=frame["x"].astype(float), y=frame["y"].astype(float)
-    )
+        frame = pd.DataFrame({"x": umap.x, "y": umap.y, "label": labels}).astype({"x": float, "y": float})
+    frame = frame.assign(label=frame["label"].fillna("").astype(str))
     return frame[np.isfinite(frame["x"]) & np.isfinite(frame["y"])].reset_index(drop=True)

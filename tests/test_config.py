@@ -54,6 +54,8 @@ def test_an_unknown_key_gets_a_suggestion(tmp_path, text, message):
         ("genes: 3.5\nseeds: no\n", r"key 'genes': .*\(1 more after it\)"),
         ("profiles: []\n", "key 'profiles': List should have at least 1 item"),
         ("a: [1\nb: 2\n", r"demo.yaml: line 2, column 2: not valid YAML"),
+        ("label: 2024-13-45\n", "not valid YAML"),
+        ('seeds: !!int "abc"\n', "not valid YAML"),
         ("- 1\n", "holds no keys"),
         ("", "holds no keys"),
         ("recipe: dem\n", "Unknown recipe 'dem'.*Did you mean 'demo'"),

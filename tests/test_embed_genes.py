@@ -16,6 +16,7 @@ from bftembed.embeddings import GeneEmbeddings, embed_genes
 from bftembed.encoders.random import RandomEncoder
 from bftembed.errors import BftembedError, UnknownNameError
 from bftembed.profiles.records import MARKS, Profile
+from bftembed.profiles.selection import select_profiles
 from bftembed.profiles.store import ProfileStore
 
 if TYPE_CHECKING:
@@ -65,13 +66,17 @@ def test_marked_profiles_are_left_out_and_counted(tmp_path: Path) -> None:
     [
         (["truncated"], ["ACTB", "EGFR", "TP53"]),
         ("truncated,looping", ["ACTB", "EGFR", "KRAS", "TP53"]),
+        ("truncated, looping,", ["ACTB", "EGFR", "KRAS", "TP53"]),
+        ("", ["ACTB", "TP53"]),
         (["looping"], ["ACTB", "TP53"]),
     ],
 )
 def test_a_profile_is_taken_when_all_its_marks_are_allowed(allowed, ids: list[str]) -> None:
     made = embed_genes(MIXED, "random:dim=4", allow_marks=allowed)
     assert made.ids == ids
-    assert made.provenance["allowed_marks"] == (allowed.split(",") if isinstance(allowed, str) else allowed)
+    if isinstance(allowed, str):
+        allowed = [mark.strip() for mark in allowed.split(",") if mark.strip()]
+    assert made.provenance["allowed_marks"] == allowed
 
 
 marks = st.sets(st.sampled_from(MARKS))
@@ -185,6 +190,9 @@ TWO_WRITERS = (
 )
 
 
+SMOL = "transformers:builtin:smollm2-135m-instruct"
+
+
 def test_several_profiles_of_a_gene_are_an_error_that_lists_them() -> None:
     with pytest.raises(BftembedError) as caught:
         embed_genes(TWO_WRITERS, "tfidf")
@@ -212,6 +220,89 @@ def test_prompt_and_generator_choose(tmp_path: Path, choice: dict[str, str], ids
 def test_unknown_prompt_or_generator_is_refused(choice: dict[str, str]) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean"):
         embed_genes(TWO_WRITERS, "tfidf", **choice)
+
+
+UPGRADED = tuple(
+    replace(profile("TP53", text, salt=salt, generator=SMOL), generator_id=identifier)
+    for text, salt, identifier in [("before", "a", "aaaaaa0000000000"), ("after", "b", "aaaaaab000000000")]
+)
+
+
+def test_one_spec_with_two_fingerprints_is_chosen_by_id(tmp_path: Path) -> None:
+    with pytest.raises(BftembedError) as caught:
+        embed_genes(UPGRADED, "random", generator=SMOL)
+    for part in ("with id aaaaaa0000000000 (1)", "with id aaaaaab000000000 (1)", "--generator with an id (generator=)"):
+        assert part in str(caught.value)
+    assert select_profiles(UPGRADED, generator="aaaaaab").texts == {"TP53": "after"}
+    assert select_profiles(UPGRADED, generator="aaaaaa0000000000").texts == {"TP53": "before"}
+    with pytest.raises(BftembedError, match="Several generator ids in the list begin with 'aaaaaa'"):
+        select_profiles(UPGRADED, generator="aaaaaa")
+    for unknown in ("aaaaa", "bbbbbb"):
+        with pytest.raises(UnknownNameError, match="Known: .*aaaaaab000000000"):
+            select_profiles(UPGRADED, generator=unknown)
+
+
+def test_ids_of_a_store_choose(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    with ProfileStore.writing(folder) as opened:
+        for p in UPGRADED:
+            identifier = opened.add_generator(SMOL, {"made": p.text})
+            opened.add_profiles([p], generator_id=identifier, messages={p.key: []})
+    assert select_profiles(folder, generator=identifier[:8]).texts == {"TP53": "after"}
+
+
+@pytest.mark.parametrize("wanted", ["builtin:smollm2-135m-instruct", "builtin:smollm2-135m-instruct,dtype=fp32"])
+def test_a_generator_is_known_by_the_word_given_to_generate(wanted: str) -> None:
+    made = [profile("TP53", generator=f"{SMOL},dtype=fp32"), profile("EGFR")]
+    assert list(select_profiles(made, generator=wanted).texts) == ["TP53"]
+
+
+def test_keys_choose() -> None:
+    keys = [p.key for p in TWO_WRITERS[1:3]]
+    assert select_profiles(TWO_WRITERS, keys=keys).texts == {"EGFR": "from facts too", "TP53": "from a model"}
+    assert embed_genes(TWO_WRITERS, "random:dim=2", keys=keys[:1]).provenance["counts"]["profiles"] == 1
+    with pytest.raises(UnknownNameError, match="1 of 2 keys have no profile in the list: 'gone'"):
+        select_profiles(TWO_WRITERS, keys=[keys[0], "gone"])
+    with pytest.raises(BftembedError, match="no profiles in the list"):
+        select_profiles(TWO_WRITERS, keys=[])
+
+
+def test_what_generate_profiles_returned_is_embedded(tmp_path: Path) -> None:
+    from bftembed.profiles.runner import generate_profiles
+
+    generate_profiles(["MYC"], generator="facts", out=tmp_path / "s")
+    report = generate_profiles(["TP53", "EGFR"], generator="facts", out=tmp_path / "s")
+    assert embed_genes(report, "random:dim=2").ids == ["EGFR", "TP53"]
+    assert embed_genes(report, "random:dim=2", keys=report.keys[:1]).ids == ["TP53"]
+    assert embed_genes(report.out, "random:dim=2").ids == ["EGFR", "MYC", "TP53"]
+
+
+def test_parquet_keeps_generator_ids_and_old_ones_are_read(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from bftembed.profiles.export import export_profiles, read_exported
+
+    export_profiles(store(tmp_path / "s", profile("TP53")), tmp_path / "p.parquet")
+    assert len(read_exported(tmp_path / "p.parquet")[0].generator_id) == 16
+    pq.write_table(pq.read_table(tmp_path / "p.parquet").drop_columns(["generator_id"]), tmp_path / "old.parquet")
+    assert read_exported(tmp_path / "old.parquet")[0].generator_id == ""
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("marks", None), ("marks", [None]), ("text", None), ("text", 3), ("attempts", None)]
+)
+def test_a_parquet_value_that_does_not_fit_is_named(tmp_path: Path, column: str, value: object) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from bftembed.profiles.export import export_profiles
+
+    file = tmp_path / "p.parquet"
+    export_profiles(store(tmp_path / "s", profile("TP53")), file)
+    rows = pq.read_table(file).to_pylist()
+    pq.write_table(pa.Table.from_pylist([{**rows[0], column: value}]), file)
+    with pytest.raises(BftembedError, match=rf"p\.parquet, row 0: {column} is "):
+        embed_genes(file, "random")
 
 
 def test_same_prompt_and_generator_with_other_settings_is_refused() -> None:

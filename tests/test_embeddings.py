@@ -283,6 +283,16 @@ def test_loading_while_saving_sees_a_whole_file(tmp_path: Path) -> None:
     assert seen
 
 
+def test_provenance_that_hdf5_has_no_type_for_is_json_text(three: GeneEmbeddings, tmp_path: Path) -> None:
+    import anndata
+
+    odd = {"seed": 2**70, "path": "a\0b", "bytes": "\udcff", "seeds": [1, -(2**64)], "texts": ["a", "\0"]}
+    GeneEmbeddings(three.ids, three.matrix, {**odd, "k\0": 2**63 - 1}).to_anndata().write_h5ad(tmp_path / "e.h5ad")
+    stored = anndata.read_h5ad(tmp_path / "e.h5ad").uns["bftembed"]
+    assert {name: json.loads(stored[name]) for name in odd} == odd
+    assert stored["k\\0"] == 2**63 - 1
+
+
 def test_anndata_view_survives_h5ad(three: GeneEmbeddings, tmp_path: Path) -> None:
     import anndata
 

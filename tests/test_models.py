@@ -8,7 +8,7 @@ import os
 import pytest
 
 from bftembed.errors import BftembedError, UnknownNameError
-from bftembed.models import BUILTIN, model_identity, resolve_model, weights_revision
+from bftembed.models import BUILTIN, model_identity, quiet_transformers, resolve_model, weights_revision
 
 
 @pytest.mark.model
@@ -59,15 +59,96 @@ def test_a_revision_follows_the_weights(tmp_path, monkeypatch):
         weights_revision(folder)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "notes.txt").write_text("a")
+    (folder / "notes.md").write_text("a")
     first = weights_revision(folder)
-    (folder / "notes.txt").write_text("b")
+    (folder / "notes.md").write_text("b")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "download.json").write_text("{}")
     assert weights_revision(folder) == first
     (folder / "model.safetensors").write_bytes(b"WEIGHTS")
     os.utime(folder / "model.safetensors", ns=(1, 1))
     assert weights_revision(folder) != first
     notes = list((tmp_path / "cache" / "revisions").iterdir())
     assert {json.loads(n.read_text())["revision"] for n in notes} >= {first}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer_config.json",
+        "generation_config.json",
+        "sentence_bert_config.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "1_Pooling/config.json",
+    ],
+)
+def test_a_revision_follows_template_vocabulary_and_settings(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "model" / name
+    file.parent.mkdir(parents=True)
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    file.write_text("one")
+    first = weights_revision(tmp_path / "model")
+    file.write_text("other")
+    assert weights_revision(tmp_path / "model") != first
+
+
+def test_a_folder_of_notes_is_no_model(tmp_path):
+    (tmp_path / "notes.txt").write_text("a")
+    with pytest.raises(BftembedError, match="holds no model"):
+        weights_revision(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cached", "allow_bin", "asked"),
+    [
+        (["tokenizer.json"], False, True),
+        (["config.json"], False, True),
+        (["config.json", "pytorch_model.bin"], False, True),
+        (["config.json", "pytorch_model.bin"], True, False),
+        (["config.json", "model.safetensors"], False, False),
+    ],
+)
+def test_the_hub_is_asked_when_the_cache_holds_a_part_of_a_model(tmp_path, monkeypatch, cached, allow_bin, asked):
+    hub = pytest.importorskip("huggingface_hub")
+    partial, whole = tmp_path / "partial", tmp_path / "whole"
+    partial.mkdir()
+    for name in cached:
+        (partial / name).write_text("{}")
+    monkeypatch.setattr(
+        hub, "snapshot_download", lambda *_, local_files_only=False, **__: str(partial if local_files_only else whole)
+    )
+    model = resolve_model("encoder", "owner/model", allow_bin=allow_bin)
+    assert model.path == (whole if asked else partial)
+
+
+def test_bars_of_gguf_conversion_are_silenced_and_come_back(capsys):
+    gguf = pytest.importorskip("transformers.modeling_gguf_pytorch_utils")
+    before = gguf.tqdm
+    with pytest.raises(ZeroDivisionError), quiet_transformers():
+        assert list(gguf.tqdm([1, 2], desc="Converting")) == [1, 2]
+        1 / 0  # noqa: B018
+    assert gguf.tqdm is before
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.model
+def test_a_conversion_is_on_disk_before_it_appears(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path))
+    synced: set[int] = set()
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        real(handle)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    model = resolve_model("language-model", "builtin:smollm2-135m-instruct")
+    assert {f.stat().st_ino for f in model.path.iterdir()} <= synced
+    assert capfd.readouterr().err == ""
 
 
 def test_a_file_instead_of_a_folder_is_refused(tmp_path):

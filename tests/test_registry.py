@@ -70,6 +70,30 @@ def test_generators_with_a_wrong_option_or_model_say_so():
         generator_from_spec("transformer:x")
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("scripted:delay=abc", "delay='abc' of the generator 'scripted' must be a number"),
+        ("scripted:batch=2.5", "batch=2.5 .* must be a whole number"),
+        ("scripted:delay=nan", "must be a number"),
+        ("scripted:delay=inf", "must be a number"),
+        ("scripted:fail=true", "must be a number"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_named(spec, message):
+    from bftembed.profiles.generators import generator_from_spec
+
+    with pytest.raises(BftembedError, match=message):
+        generator_from_spec(spec)
+
+
+def test_numbers_may_be_whole_and_names_may_look_like_numbers(tmp_path):
+    from bftembed.profiles.generators import generator_from_spec
+
+    assert generator_from_spec("scripted:delay=1,fail=0").batch_size == 8
+    assert generator_from_spec("scripted:log=5")._log == "5"
+
+
 def test_a_missing_package_names_its_install_line():
     with pytest.raises(MissingExtraError, match=r'pip install "bftembed\[local\]"'):
         require("no_such_package_at_all", "local")

@@ -131,7 +131,8 @@ def aggregate(
     Returns
     -------
     ndarray
-        float32 (n_cells, d). A cell whose vector is zero (nothing covered is expressed) has NaN.
+        float32 (n_cells, d). A cell whose vector is zero (nothing covered is expressed) has NaN in every column, one
+        whose sums are beyond float32 has infinity in every column; all others are finite.
     """
     n_cells = len(totals)
     out = np.zeros((n_cells, matrix.shape[1]), dtype=np.float32)
@@ -170,11 +171,15 @@ def _weights(
 
 
 def _scale(part: np.ndarray, denominator: np.ndarray | int, *, l2: bool) -> None:
-    """Divide rows in place; a zero row becomes NaN, on purpose and without a warning."""
+    """Divide rows in place; a zero row becomes NaN and an overflown one infinity, on purpose and without a warning."""
     wide = part.astype(np.float64)
     norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     divisor = norms if l2 else np.broadcast_to(np.asarray(denominator, dtype=np.float64), norms.shape)
-    part[:] = np.divide(wide, divisor[:, None], out=np.full_like(wide, np.nan), where=(norms > 0)[:, None])
+    usable = (norms > 0) & np.isfinite(norms)
+    with np.errstate(over="ignore"):
+        part[:] = np.divide(wide, divisor[:, None], out=np.full_like(wide, np.nan), where=usable[:, None])
+    # Sums of +inf and -inf are NaN, and so is their norm.
+    part[~np.isfinite(norms) | np.isinf(part).any(axis=1)] = np.inf
 
 
 def _cell_of_value(values: csr_matrix) -> np.ndarray:

@@ -17,6 +17,7 @@ from bftembed.cells.reading import expression_of_anndata, expression_of_file
 from bftembed.cells.writing import check_free, has_key, put, write_copy
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.hdf5 import open_h5ad
+from bftembed.io import refuse_input_as_output
 from bftembed.progress import silent
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def embed_cells(
         return _embed_anndata(data, task, choice, out=out, overwrite=overwrite)
     source = Path(data)
     target = check_destination(source, out)
+    refuse_input_as_output(target, embeddings)
     with open_h5ad(source) as handle:
         check_free(key, has_key(handle, key), overwrite, str(source))
         vectors, empty, report = task.run(expression_of_file(handle, **choice))
@@ -264,6 +266,7 @@ class _Task:
             l2=self.l2,
             progress=self.progress,
         )
+        _refuse_overflow(vectors, expression)
         # Beside uncovered cells those whose gene vectors cancel out: they have no direction.
         empty = np.isnan(vectors[:, 0])
         names = self._refuse_empty(empty, values, expression)
@@ -331,6 +334,17 @@ class _Task:
             **kept,
             "empty_cells": np.array(report.empty_cells, dtype=object),
         }
+
+
+def _refuse_overflow(vectors: np.ndarray, expression: Expression) -> None:
+    rows = np.flatnonzero(np.isinf(vectors[:, 0]))  # `aggregate` marks the whole row.
+    if len(rows):
+        cells = expression.cell_names()
+        raise BftembedError(
+            f"{expression.where}: the vectors of {len(rows)} cells overflow float32: "
+            f"{examples(cells[i] for i in rows)}. Choose normalize='log1p-cp10k' (--normalize log1p-cp10k), or scale "
+            f"the data or the gene embeddings down."
+        )
 
 
 def _refuse_bad_values(values: ValueSummary, expression: Expression) -> None:

@@ -17,6 +17,8 @@ NORMALIZE: tuple[Normalize, ...] = ("auto", "log1p-cp10k", "none")
 
 #: No logarithm of an expression value is larger: log2 of a billion is 29.9, ln of it 20.7.
 LARGEST_LOG = 30.0
+#: Logged expression that reaches less than this anywhere is more likely a share of a total.
+SMALLEST_LOG = 0.5
 #: A logarithm of normalised counts has totals that differ from cell to cell; the normalised counts themselves do not.
 EQUAL_TOTALS = 1e-3
 FEWEST_CELLS_FOR_TOTALS = 10
@@ -93,6 +95,8 @@ def _kind(values: ValueSummary, logged: bool) -> tuple[Literal["counts", "logged
     if values.largest > LARGEST_LOG:
         says = ', though uns["log1p"] says logged' if logged else ""
         return "unclear", f"not whole numbers, and {largest} is more than any logarithm{says}"
+    if not logged and 0 < values.largest < SMALLEST_LOG:
+        return "unclear", f"not whole numbers, and {largest} is less than logged expression has: shares of a total?"
     if logged:
         return "logged", f'uns["log1p"] is there, not whole numbers, {largest}'
     total = _common_total(values.totals)

@@ -32,12 +32,22 @@ def check_declared_size(member: Any, where: str) -> None:
         return
     if not isinstance(member, h5py.Dataset) or member.shape is None:
         return
-    declared = int(np.prod([int(n) for n in member.shape], dtype=object)) * member.dtype.itemsize
-    stored = int(member.id.get_storage_size())
+    check_size(member.shape, member.dtype.itemsize, int(member.id.get_storage_size()), f"{where}: {member.name}")
+
+
+def check_size(shape: tuple[int, ...], itemsize: int, stored: int, what: str) -> None:
+    """Refuse an array of `shape` of which only `stored` bytes are there.
+
+    Raises
+    ------
+    BftembedError
+        With the declared and the stored size.
+    """
+    declared = int(np.prod([int(n) for n in shape], dtype=object)) * itemsize
     if declared > FREE_BYTES and declared > BYTES_PER_STORED_BYTE * stored:
         raise BftembedError(
-            f"{where}: {member.name} declares shape {tuple(member.shape)}, {declared / 2**30:.1f} GiB, but the file "
-            f"stores only {stored} bytes of it. Refused before reading: the file is damaged or made to exhaust memory."
+            f"{what} declares shape {tuple(shape)}, {declared / 2**30:.1f} GiB, but the file stores only {stored} "
+            f"bytes of it. Refused before reading: the file is damaged or made to exhaust memory."
         )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from bftembed.cells.blocks import Compressed, Dense, compressed_format
 from bftembed.cells.preflight import check_declared_size, check_kind
-from bftembed.entities.var_names import read_var_names
-from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.entities.var_names import read_var_names, refuse_numbers
+from bftembed.errors import BftembedError, unknown_name
 from bftembed.hdf5 import strings
 
 if TYPE_CHECKING:
@@ -98,9 +98,6 @@ def expression_of_file(handle: h5py.File, *, layer: str | None, use_raw: bool, g
         matrix = _dense(member, where)
     _check_filled(matrix, where)
     genes = read_var_names(handle, gene_column, use_raw=use_raw)
-    if gene_column is None:
-        var = handle["var" if not use_raw else raw.replace("X", "var")]
-        _refuse_numbers(genes, list(var.dtype.names if isinstance(var, h5py.Dataset) else var), where)
     _check_length(len(genes), matrix.shape[1], "genes", "var", where)
     if "obs" not in handle:
         raise BftembedError(f"{path} has no obs: it is not a complete h5ad file. Write it again with anndata.")
@@ -167,18 +164,9 @@ def _genes_of_anndata(var: Any, gene_column: str | None, where: str) -> list[str
     values = var[gene_column] if gene_column in columns else var.index
     names = ["" if missing else str(value) for value, missing in zip(values, values.isna(), strict=True)]
     if gene_column is None:
-        _refuse_numbers(names, [index, *columns], where)
+        remedy = f"Name the column of .var that holds gene names with gene_column: {', '.join(columns) or '(none)'}."
+        refuse_numbers(names, f"{where}: the var names", index, lambda: remedy)
     return names
-
-
-def _refuse_numbers(names: list[str], columns: list[str], where: str) -> None:
-    # Even a subset of "0", "1", … would resolve, as Entrez identifiers of some other genes.
-    if all(name.isdecimal() for name in names):
-        raise BftembedError(
-            f"{where} has no gene names: its var names are only numbers ({examples(names)}). Name the column of .var "
-            f"that holds them with gene_column (--gene-column): {', '.join(columns)}. If the numbers are Entrez "
-            f"identifiers, name the column of the index itself."
-        )
 
 
 def _chosen(layer: str | None, use_raw: bool, layers: list[str], *, has_raw: bool, has_x: bool, where: str) -> str:

@@ -20,7 +20,9 @@ def embed(
         str, typer.Option("--allow-marks", help="Embed profiles with these marks too: truncated,looping,…")
     ] = "",
     prompt: Annotated[str | None, typer.Option("--prompt", help="Only profiles of this prompt.")] = None,
-    generator: Annotated[str | None, typer.Option("--generator", help="Only profiles of this generator.")] = None,
+    generator: Annotated[
+        str | None, typer.Option("--generator", help="Only profiles of this generator: its spec, or its id.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Encode profiles into one vector per gene. Marked profiles are left out and counted."""
@@ -31,7 +33,7 @@ def embed(
         embeddings = embed_genes(
             profiles,
             encoder,
-            allow_marks=[mark.strip() for mark in allow_marks.split(",") if mark.strip()],
+            allow_marks=allow_marks,
             prompt=prompt,
             generator=generator,
             out=out,

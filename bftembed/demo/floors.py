@@ -42,6 +42,29 @@ def shared_ids(embeddings: list[GeneEmbeddings]) -> list[str]:
     return [entity for entity in embeddings[0].ids if all(entity in other for other in embeddings[1:])]
 
 
+SYMBOLS, RANDOM = "gene symbols alone", "random gene vectors"
+
+
+def reference_name(key: str) -> str:
+    """Return how the table calls the embedding `key` of the file."""
+    return f"{key} of the file"
+
+
+def names(config: DemoConfig) -> list[str]:
+    """Return the names of the rows that are not sets of profiles."""
+    last = config.profiles[-1].name
+    found = [_tfidf(last), SYMBOLS, _shuffled_name(last), RANDOM]
+    return found if config.reference is None else [*found, reference_name(config.reference)]
+
+
+def _tfidf(last: str) -> str:
+    return f"TF-IDF of {last}"
+
+
+def _shuffled_name(last: str) -> str:
+    return f"{last}, shuffled genes"
+
+
 def rows(embeddings: dict[str, GeneEmbeddings], config: DemoConfig, *, texts: dict[str, str]) -> list[Row]:
     """Return the rows of the table: the sets of profiles, then the floors.
 
@@ -65,17 +88,15 @@ def rows(embeddings: dict[str, GeneEmbeddings], config: DemoConfig, *, texts: di
 
     last = config.profiles[-1].name
     by_name = {entity: entity for entity in ids}
-    found.append(
-        _floor(f"TF-IDF of {last}", "the same texts, words counted, no model", embed_genes(texts, encoder="tfidf"))
-    )
+    found.append(_floor(_tfidf(last), "the same texts, words counted, no model", embed_genes(texts, encoder="tfidf")))
     symbols = embed_genes(by_name, encoder=config.encoder)
-    found.append(_floor("gene symbols alone", f"{config.encoder} on the symbol, no profile", symbols))
+    found.append(_floor(SYMBOLS, f"{config.encoder} on the symbol, no profile", symbols))
     dealt = [_shuffled(embeddings[last], seed) for seed in range(config.seeds)]
     about = f"the vectors of {last}, each given to another gene at random; {config.seeds} draws"
-    found.append(_floor(f"{last}, shuffled genes", about, *dealt))
+    found.append(_floor(_shuffled_name(last), about, *dealt))
     drawn = [embed_genes(by_name, encoder=f"random:dim={dim},seed={seed}") for seed in range(config.seeds)]
     about = f"a Gaussian vector per gene, {dim} dimensions; {config.seeds} draws"
-    found.append(_floor("random gene vectors", about, *drawn))
+    found.append(_floor(RANDOM, about, *drawn))
     return found
 
 

@@ -10,16 +10,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bftembed.cells.writing import check_whole_file
 from bftembed.config import DemoConfig, save_config
 from bftembed.datasets import data_path
 from bftembed.demo import floors, record
 from bftembed.demo.run import Run, slug
 from bftembed.embeddings import embed_genes
+from bftembed.encoders.base import REGISTRY as ENCODERS
 from bftembed.errors import BftembedError, unknown_name
+from bftembed.hdf5 import open_h5ad
 from bftembed.io import atomic_path, write_text
+from bftembed.profiles.generators import generator_from_spec
+from bftembed.profiles.prompts import get_prompt
+from bftembed.profiles.records import MARKS
 from bftembed.profiles.runner import generate_profiles
 from bftembed.profiles.store import ProfileStore
 from bftembed.progress import silent
+from bftembed.registry import parse_spec
 from bftembed.results import to_frame, write_results
 from bftembed.runrecord import EmbeddingNote
 
@@ -72,13 +79,17 @@ def start(config: DemoConfig) -> Run:
     Raises
     ------
     BftembedError
-        When the file cannot be read or lacks ``.raw``, the label or the reference embedding.
+        When the file cannot be read or lacks ``.raw``, the label or the reference embedding, or a set of profiles has
+        a name that is taken, or an unknown generator, prompt, mark or encoder.
     """
     import anndata
 
+    _check_sets(config)
     path = Path(data_path(config.cells))
     if not path.exists():
         raise BftembedError(f"No such file: {path} (key 'cells').")
+    with open_h5ad(path) as handle:
+        check_whole_file(handle, path)
     with warnings.catch_warnings():
         # Files of older versions are brought up to date on reading; nothing that a user of the demo can act on.
         warnings.simplefilter("ignore", FutureWarning)
@@ -92,11 +103,31 @@ def start(config: DemoConfig) -> Run:
     return Run(config, cells, floors.genes_of(cells, use_raw=config.use_raw, most_expressed=config.genes))
 
 
+def _check_sets(config: DemoConfig) -> None:
+    """Refuse what would fail only after minutes of generation."""
+    if parse_spec(config.encoder).engine not in ENCODERS.names():
+        raise unknown_name("encoder", parse_spec(config.encoder).engine, ENCODERS.names(), where="key 'encoder'")
+    taken = {slug(name) for name in floors.names(config)}
+    for i, wanted in enumerate(config.profiles):
+        if not slug(wanted.name) or slug(wanted.name) in taken:
+            raise BftembedError(
+                f"profiles.{i}.name {wanted.name!r} is empty or stands for another row: choose another."
+            )
+        taken.add(slug(wanted.name))
+        get_prompt(wanted.prompt, "gene")
+        generator_from_spec(wanted.generator)
+        for mark in wanted.allow_marks:
+            if mark not in MARKS:
+                raise unknown_name("mark", mark, MARKS, where=f"profiles.{i}.allow_marks")
+
+
 def _profiles(run: Run, name: str, show: Bar) -> None:
     wanted = next(p for p in run.config.profiles if p.name == name)
     store, vectors = run.store(name), run.vectors(name)
     source = run.out / "genes.txt"
     call = f'bftembed profiles generate {source} --generator "{wanted.generator}" --out {store} --unknown keep'
+    if wanted.prompt:
+        call += f" --prompt {wanted.prompt}"
     with run.step(f"profiles by {wanted.generator}", call), show(f"profiles ({name})") as progress:
         run.reports[name] = generate_profiles(
             run.genes,
@@ -116,7 +147,12 @@ def _profiles(run: Run, name: str, show: Bar) -> None:
     call = f"bftembed genes embed {store} --encoder {run.config.encoder} --out {vectors}{marks}"
     with run.step(f"gene embeddings of {name}", call), show(f"gene embeddings ({name})") as progress:
         run.embeddings[name] = embed_genes(
-            store, encoder=run.config.encoder, allow_marks=wanted.allow_marks, out=vectors, progress=progress
+            store,
+            encoder=run.config.encoder,
+            allow_marks=wanted.allow_marks,
+            keys=run.reports[name].keys,
+            out=vectors,
+            progress=progress,
         )
 
 
@@ -138,7 +174,7 @@ def _embed_cells(run: Run) -> None:
     first = next(iter(run.embeddings))
     call = (
         f"bftembed cells embed {config.cells} --genes {run.vectors(first)} "
-        f"--out cells.h5ad{' --raw' if config.use_raw else ''} --empty-cells nan"
+        f"--out {run.out}/cells.h5ad{' --raw' if config.use_raw else ''} --empty-cells nan"
     )
     with run.step("cell embeddings", call, f"{len(rows)} kinds of gene vectors, floors included"):
         for row in rows:
@@ -149,16 +185,18 @@ def _embed_cells(run: Run) -> None:
                 embed_cells(run.cells, vectors, key=key, use_raw=config.use_raw, empty_cells="nan", overwrite=True)
                 run.keys[row.note.name].append(key)
     if config.reference is not None:
-        name = f"{config.reference} of the file"
+        name = floors.reference_name(config.reference)
         run.keys[name] = [config.reference]
-        about = "the embedding that the file brings (for pbmc68k_reduced: 50 principal components of scaled expression)"
+        about = "the embedding that the file brings"
+        if config.cells == "builtin:pbmc68k_reduced" and config.reference == "X_pca":
+            about += ": 50 principal components of scaled expression"
         run.notes.append(EmbeddingNote(name=name, kind="reference", description=about))
 
 
 def _texts(run: Run, name: str) -> dict[str, str]:
-    embeddings = run.embeddings[name]
+    embeddings, keys = run.embeddings[name], set(run.reports[name].keys)
     with ProfileStore.open(run.store(name)) as store:
-        texts = {p.entity: p.text for p in store.profiles() if not p.error}
+        texts = {p.entity: p.text for p in store.profiles() if p.key in keys}
     return {entity: texts[entity] for entity in embeddings.ids}
 
 
@@ -167,7 +205,10 @@ def _score(run: Run, show: Bar) -> pd.DataFrame:
 
     config = run.config
     names = {key: name for name, keys in run.keys.items() for key in keys}
-    call = f"bftembed bench clustering {run.out}/cells.h5ad --keys {','.join(names)} --label {config.label}"
+    call = (
+        f"bftembed bench clustering {run.out}/cells.h5ad --keys {','.join(names)} --label {config.label} "
+        f"--seeds {config.seeds} --out {run.out}/results.parquet"
+    )
     with run.step("clustering", call, f"{config.seeds} seeds"), show("clustering") as progress:
         results = clustering.run(
             {key: run.cells.obsm[key] for key in names},

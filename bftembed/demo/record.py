@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 #: Genes that a reader may know something about, shown first among the examples.
 _WELL_KNOWN = ("CD3D", "MS4A1", "LYZ", "NKG7", "CD79A", "HLA-DRA", "CST3", "GNLY", "S100A8", "B2M")
 
+_SMALL_MODEL = (
+    "The language model here has 135 million parameters so that it runs anywhere. It writes fluent and often "
+    "false profiles; the numbers prove that the machinery works, not that the vectors are good."
+)
+
 _PACKAGES = (
     "bftembed",
     "numpy",
@@ -45,6 +50,7 @@ def write(run: Run, show: Bar) -> None:
     with run.step("UMAPs", "bftembed demo"), show("UMAPs") as progress:
         umaps = _maps(run, progress)
     sets = ", ".join(p.generator for p in run.config.profiles)
+    reason = run.cells.uns["bftembed"][next(iter(run.keys.values()))[0]]["reason"]
     RunRecord(
         title="bftembed demo: profiles, embeddings and their floors",
         description=(
@@ -53,8 +59,7 @@ def write(run: Run, show: Bar) -> None:
             "genes' embeddings (GenePT-w, each cell scaled to length 1). K-means clusterings of the cells are "
             f"compared with the labels in {run.config.label!r}.",
             f"Every row uses the same {_shared(run)} genes: those that all sets of profiles cover after screening.",
-            "The language model here has 135 million parameters so that it runs anywhere. It writes fluent and often "
-            "false profiles; the numbers prove that the machinery works, not that the vectors are good.",
+            *([_SMALL_MODEL] if "smollm2-135m" in sets else []),
         ),
         steps=tuple(run.steps),
         coverage=tuple(_coverage(run)),
@@ -64,8 +69,7 @@ def write(run: Run, show: Bar) -> None:
         settings=run.config.model_dump(),
         versions=versions(),
         notes=(
-            "The expression of pbmc68k_reduced is log-normalised already; a decision of each aggregation is in "
-            "uns['bftembed'] of cells.h5ad.",
+            f"Expression: {reason}. What was decided for each embedding is in uns['bftembed'] of cells.h5ad.",
             "Draws of a floor: draw i is clustered with seed i, so its interval spans draws and seeds.",
         ),
     ).save(run.out / "run.json")
@@ -119,7 +123,7 @@ def _examples(run: Run) -> list[ExampleProfile]:
     chosen: list[Profile] = []
     for generation in run.reports.values():
         with ProfileStore.open(generation.out) as store:
-            profiles = {p.entity: p for p in store.profiles()}
+            profiles = {p.entity: p for p in store.profiles() if p.key in set(generation.keys)}
         known = [profiles[e] for e in _WELL_KNOWN if e in profiles]
         rest = [p for e, p in profiles.items() if e not in _WELL_KNOWN]
         shown = [*known, *rest][:3]

@@ -13,6 +13,7 @@ from bftembed.hdf5 import open_h5ad, strings
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
 #: More genes than any assembly has; a larger shape is damage or malice, and reading it would fill the memory.
 _MOST_GENES = 5_000_000
@@ -38,7 +39,8 @@ def read_var_names(
     source
         Path, or a file opened by `bftembed.hdf5.open_h5ad`.
     column
-        Column of var to read instead of the var names.
+        Column of var to read instead of the var names. Named, it may hold only numbers (Entrez identifiers); the index
+        counts as a column.
     use_raw
         Read the var of ``.raw``.
 
@@ -58,6 +60,35 @@ def read_var_names(
         return _read(handle, column, use_raw)
 
 
+def refuse_numbers(names: list[str], what: str, index: str, remedy: Callable[[], str]) -> None:
+    """Raise when names that nobody chose are only numbers; the one rule for h5ad files and AnnData in memory.
+
+    Even a subset of "0", "1", … would resolve, as Entrez identifiers of some other genes.
+
+    Parameters
+    ----------
+    names
+        The var names; blank ones are passed over.
+    what
+        What they are the names of, to begin the message with.
+    index
+        What the index is called as a column, for those who mean the numbers.
+    remedy
+        Gives a sentence on what to choose instead.
+
+    Raises
+    ------
+    BftembedError
+        When there are names, and all are whole numbers.
+    """
+    filled = [name for name in names if name]
+    if filled and all(name.isdecimal() for name in filled):
+        raise BftembedError(
+            f"{what} are only numbers ({examples(filled)}). {remedy()} If the numbers are Entrez identifiers, name the "
+            f"index itself as the column: {index}."
+        )
+
+
 def _read(handle: h5py.File, column: str | None, use_raw: bool) -> list[str]:
     path = Path(handle.filename)
     keys = ("raw/var", "raw.var") if use_raw else ("var",)
@@ -72,9 +103,9 @@ def _read(handle: h5py.File, column: str | None, use_raw: bool) -> list[str]:
         return _texts(handle, var, key, column)
     index = _index(var, columns)
     names = _texts(handle, var, key, index) if index is not None else []
-    if not any(names) or _counts_up(names):
-        what = "are only numbers" if any(names) else "are missing"
-        raise BftembedError(f"{path}: the names of {key} {what}. {_advice(handle, var, key, columns, index)}")
+    if index is None or not any(names):
+        raise BftembedError(f"{path}: the names of {key} are missing. {_advice(handle, var, key, columns, index)}")
+    refuse_numbers(names, f"{path}: the names of {key}", index, lambda: _advice(handle, var, key, columns, index))
     return names
 
 
@@ -128,11 +159,6 @@ def _check_size(member: Any, where: str, depth: int = 2) -> None:
     elif not isinstance(member, h5py.Dataset) or len(member.shape) != 1 or member.shape[0] > _MOST_GENES:
         shape = getattr(member, "shape", None)
         raise BftembedError(f"{where} has the shape {shape}, which no column of gene names has.")
-
-
-def _counts_up(names: list[str]) -> bool:
-    first = names[0]
-    return first in ("0", "1") and all(name == str(i) for i, name in enumerate(names, int(first)))
 
 
 def _advice(handle: h5py.File, var: Any, key: str, columns: list[str], index: str | None) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import os
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(Profile))
+_NUMBERS = ("prompt_tokens", "completion_tokens", "attempts")
+#: Columns that earlier versions did not write.
+_LATER = ("generator_id",)
 
 
 def export_profiles(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def read_exported(path: str | os.PathLike[str]) -> list[Profile]:
     Raises
     ------
     BftembedError
-        When it is missing, not Parquet, or lacks columns.
+        When it is missing, not Parquet, lacks columns, or holds a null or a value of another type (names the row).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -70,11 +73,26 @@ def read_exported(path: str | os.PathLike[str]) -> list[Profile]:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as err:
         raise BftembedError(f"{path} is not a whole Parquet file ({str(err).splitlines()[0]}).") from err
-    missing = [name for name in _FIELDS if name not in table.column_names]
+    missing = [name for name in _FIELDS if name not in table.column_names and name not in _LATER]
     if missing:
         raise BftembedError(f"{path} is no table of profiles: it lacks {', '.join(missing)}.")
-    rows = table.select(list(_FIELDS)).to_pylist()
-    return [Profile(**{**row, "marks": tuple(row["marks"])}) for row in rows]
+    rows = table.select([name for name in _FIELDS if name in table.column_names]).to_pylist()
+    return [_profile(row, f"{path}, row {i}") for i, row in enumerate(rows)]
+
+
+def _profile(row: dict[str, Any], where: str) -> Profile:
+    for name, value in row.items():
+        if name == "marks":
+            fits, expected = isinstance(value, list) and all(isinstance(m, str) for m in value), "a list of strings"
+        elif name in _NUMBERS:
+            fits, expected = isinstance(value, int), "a whole number"
+        else:
+            fits, expected = isinstance(value, str), "a string"
+        if not fits:
+            raise BftembedError(
+                f"{where}: {name} is {value!r}, expected {expected}. Mend the table, or export it again."
+            )
+    return Profile(**{**row, "marks": tuple(row["marks"])})
 
 
 def mark_counts(profiles: list[Profile]) -> dict[str, int]:

@@ -92,6 +92,8 @@ class Profile:
         How often it was tried.
     raw_text
         The text as generated, where it differs from `text`, else ``""``.
+    generator_id
+        Id of the generator's fingerprint in the store: the same spec has another id after an upgrade of its engine.
     """
 
     key: str
@@ -107,6 +109,7 @@ class Profile:
     error: str = ""
     attempts: int = 1
     raw_text: str = ""
+    generator_id: str = ""
 
 
 class Generator(Protocol):

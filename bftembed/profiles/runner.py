@@ -62,6 +62,8 @@ class GenerationReport:
         Mark → count over the entities of this run; ``"ok"`` counts those without a mark.
     tokens, seconds
         Generated tokens and wall time of this run.
+    keys
+        Keys of the profiles of this run's entities, stored now or earlier.
     """
 
     out: str
@@ -78,10 +80,11 @@ class GenerationReport:
     marks: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     seconds: float = 0.0
+    keys: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return asdict(self)
+        """Return the report as JSON values, without the keys."""
+        return {name: value for name, value in asdict(self).items() if name != "keys"}
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,10 @@ def generate_profiles(
         raise BftembedError(f"kind is one of {KINDS} and unknown one of {UNKNOWN}; got {kind!r} and {unknown!r}.")
     template = get_prompt(prompt, kind)
     spec = generator_spec(generator, max_new_tokens=max_new_tokens)
-    engine = generator_from_spec(spec)
     names = read_names(genes, column=column)
     listed = _listed(names.names, kind)
     subjects, skipped = _subjects(listed, kind, unknown)
+    engine = generator_from_spec(spec)
     fingerprint = engine.fingerprint()
 
     with ProfileStore.writing(out) as store:
@@ -164,7 +167,7 @@ def generate_profiles(
         run.generate(retry_failed=retry_failed, progress=progress)
         stored = {p.key: p for p in store.profiles(kind=kind)}
 
-    mine = [stored[key] for key in requests if key in stored]
+    mine = [stored[key] for key in requests]
     marks = Counter(mark for p in mine for mark in p.marks)
     marks["ok"] = sum(not p.marks for p in mine)
     return GenerationReport(
@@ -182,6 +185,7 @@ def generate_profiles(
         marks=dict(marks),
         tokens=run.tokens,
         seconds=run.seconds,
+        keys=tuple(requests),
     )
 
 
@@ -305,6 +309,7 @@ class _Run:
             marks=marks,
             prompt=self.prompt,
             generator=self.spec,
+            generator_id=self.generator_id,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
             error=valid_text(completion.error),

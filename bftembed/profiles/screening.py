@@ -125,5 +125,17 @@ def mentions(text: str, names: Iterable[str]) -> bool:
     known = [n for n in names if n]
     if not known:
         return True
-    pattern = "|".join(re.escape(n) for n in known)
-    return re.search(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])", text, re.IGNORECASE) is not None
+    lower = text.lower()
+    return any(_has_word(lower, name.lower()) for name in known)
+
+
+def _has_word(text: str, word: str) -> bool:
+    # A pattern compiled per gene would take longer than all the rest of a run without a model.
+    at = text.find(word)
+    while at >= 0:
+        end = at + len(word)
+        before, after = text[at - 1 : at], text[end : end + 1]
+        if not (before.isascii() and before.isalnum()) and not (after.isascii() and after.isalnum()):
+            return True
+        at = text.find(word, at + 1)
+    return False

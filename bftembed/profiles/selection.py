@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.errors import BftembedError, UnknownNameError, examples, unknown_name
+from bftembed.profiles.generators import generator_spec
 from bftembed.profiles.records import MARKS, Profile
 
 if TYPE_CHECKING:
     import os
+
+    from bftembed.profiles.runner import GenerationReport
 
 #: Marks of profiles that have no text.
 _TEXTLESS = ("empty", "failed")
@@ -45,11 +50,12 @@ class Selection:
 
 
 def select_profiles(
-    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile],
+    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile] | GenerationReport,
     *,
     allow_marks: Sequence[str] = (),
     prompt: str | None = None,
     generator: str | None = None,
+    keys: Sequence[str] | None = None,
 ) -> Selection:
     """Choose one profile per entity; the parameters are those of `bftembed.embeddings.embed_genes`.
 
@@ -58,17 +64,24 @@ def select_profiles(
     BftembedError
         When there are no profiles, nothing is left, or an entity has several profiles.
     UnknownNameError
-        For a mark, prompt or generator that does not exist.
+        For a mark, prompt, generator or key that does not exist.
     """
-    allowed = tuple(allow_marks.split(",")) if isinstance(allow_marks, str) else tuple(allow_marks)
+    if isinstance(allow_marks, str):
+        allow_marks = [mark.strip() for mark in allow_marks.split(",") if mark.strip()]
+    allowed = tuple(allow_marks)
     for mark in allowed:
         if mark not in MARKS or mark in _TEXTLESS:
             raise unknown_name("mark to allow", mark, [m for m in MARKS if m not in _TEXTLESS])
+    if not isinstance(profiles, Mapping | Sequence) and hasattr(profiles, "out"):
+        keys = getattr(profiles, "keys", None) if keys is None else keys
+        profiles = profiles.out
     where, found = _read(profiles)
+    if keys is not None:
+        found = _with_keys(keys, found, where)
     if not found:
         raise BftembedError(f"There are no profiles in {where}. Make some: bftembed profiles generate GENES --out DIR")
-    found = _only("prompt", prompt, found, where)
-    found = _only("generator", generator, found, where)
+    found = _of_prompt(prompt, found, where)
+    found = _of_generator(generator, found, where)
     _refuse_several(found, where)
     texts: dict[str, str] = {}
     left_out: dict[str, list[str]] = defaultdict(list)
@@ -127,13 +140,43 @@ def _all_marks(profile: Profile) -> tuple[str, ...]:
     return tuple(marks)
 
 
-def _only(what: str, wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
+def _with_keys(keys: Sequence[str], profiles: list[Profile], where: str) -> list[Profile]:
+    wanted = {keys} if isinstance(keys, str) else set(keys)
+    absent = wanted - {p.key for p in profiles}
+    if absent:
+        raise UnknownNameError(
+            f"{len(absent)} of {len(wanted)} keys have no profile in {where}: {examples(sorted(absent))}. "
+            "Give the keys of stored profiles, or None for all."
+        )
+    return [p for p in profiles if p.key in wanted]
+
+
+def _of_prompt(wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
     if wanted is None:
         return profiles
-    chosen = [p for p in profiles if _is_or_begins(getattr(p, what), wanted)]
+    chosen = [p for p in profiles if _is_or_begins(p.prompt, wanted)]
     if not chosen:
-        raise unknown_name(what, wanted, sorted({getattr(p, what) for p in profiles}), where=where)
+        raise unknown_name("prompt", wanted, sorted({p.prompt for p in profiles}), where=where)
     return chosen
+
+
+def _of_generator(wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
+    if wanted is None:
+        return profiles
+    names = {wanted}
+    with contextlib.suppress(BftembedError):
+        # The store holds a spec as `generator_spec` writes it, with "builtin:" spelled out.
+        names.add(str(generator_spec(wanted)))
+    chosen = [p for p in profiles if any(_is_or_begins(p.generator, name) for name in names)]
+    if chosen:
+        return chosen
+    ids = sorted({p.generator_id for p in profiles} - {""})
+    begun = [name for name in ids if name.startswith(wanted)] if re.fullmatch("[0-9a-f]{6,16}", wanted) else []
+    if len(begun) > 1:
+        raise BftembedError(f"Several generator ids in {where} begin with {wanted!r}: {', '.join(begun)}. Give more.")
+    if not begun:
+        raise unknown_name("generator", wanted, [*sorted({p.generator for p in profiles}), *ids], where=where)
+    return [p for p in profiles if p.generator_id == begun[0]]
 
 
 def _is_or_begins(value: str, wanted: str) -> bool:
@@ -147,11 +190,18 @@ def _refuse_several(profiles: list[Profile], where: str) -> None:
     several = {entity: found for entity, found in of.items() if len(found) > 1}
     if not several:
         return
-    origins = Counter((p.prompt, p.generator) for found in several.values() for p in found)
-    listed = "; ".join(f"prompt {p!r}, generator {g!r} ({n})" for (p, g), n in sorted(origins.items()))
-    by = [what for what in ("prompt", "generator") if len({getattr(p, what) for f in several.values() for p in f}) > 1]
+    origins = Counter((p.prompt, p.generator, p.generator_id) for found in several.values() for p in found)
+    listed = "; ".join(
+        f"prompt {p!r}, generator {g!r}{f' with id {i}' if i else ''} ({n})" for (p, g, i), n in sorted(origins.items())
+    )
+    prompts, generators, ids = (set(column) for column in zip(*origins, strict=True))
+    by = ["--prompt (prompt=)"] if len(prompts) > 1 else []
+    if len(ids) > len(generators):
+        by.append("--generator with an id (generator=): one spec stands there with several versions or settings")
+    elif len(generators) > 1:
+        by.append("--generator (generator=)")
     remedy = (
-        f"Choose with {' or '.join(f'--{what} ({what}=)' for what in by)}."
+        f"Choose with {' or '.join(by)}."
         if by
         else "They were made with different settings: generate each into a folder of its own."
     )

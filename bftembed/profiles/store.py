@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +97,12 @@ class ProfileStore:
             raise BftembedError(
                 f"No profile store in {folder} (expected {path}). Make one: bftembed profiles generate … --out {folder}"
             )
-        store = cls(Path(folder), _connect(path))
-        store._check_schema()
+        store = cls(Path(folder), _connect_reading(path))
+        try:
+            store._check_schema()
+        except BftembedError:
+            store.close()
+            raise
         return store
 
     @classmethod
@@ -216,9 +221,23 @@ class ProfileStore:
         wanted = None if entities is None else set(entities)
         found = []
         for row in rows:
-            (key, entity, of_kind, prompt, _, _, text, raw, reason, marks, n_prompt, n_text, error, attempts, spec) = (
-                row
-            )
+            (
+                key,
+                entity,
+                of_kind,
+                prompt,
+                identity,
+                _,
+                text,
+                raw,
+                reason,
+                marks,
+                n_prompt,
+                n_text,
+                error,
+                attempts,
+                spec,
+            ) = row
             if (wanted is not None and entity not in wanted) or (kind is not None and of_kind != kind):
                 continue
             found.append(
@@ -228,7 +247,7 @@ class ProfileStore:
                     kind=of_kind,
                     text=text,
                     finish_reason=reason,
-                    marks=tuple(json.loads(marks)),
+                    marks=self._marks(key, marks),
                     prompt=prompt,
                     generator=spec,
                     prompt_tokens=n_prompt,
@@ -236,9 +255,16 @@ class ProfileStore:
                     error=error,
                     attempts=attempts,
                     raw_text=raw,
+                    generator_id=identity,
                 )
             )
         return found
+
+    def _marks(self, key: str, text: str) -> tuple[str, ...]:
+        try:
+            return tuple(json.loads(text))
+        except (ValueError, TypeError) as err:
+            raise BftembedError(f"{self.folder / STORE_FILE} is damaged: the marks of {key} are {text!r}.") from err
 
     def entities(self) -> list[ListedEntity]:
         """Return the names that runs were asked for, sorted by kind and name."""
@@ -288,7 +314,13 @@ class ProfileStore:
                 "anything. Run bftembed profiles generate again."
             )
         rows = self._select("SELECT value FROM meta WHERE name = 'schema'")
-        version = int(rows[0][0]) if rows else 0
+        version = int(rows[0][0]) if rows and rows[0][0].isdecimal() else 0
+        if version < 1:
+            raise BftembedError(
+                f"{self.folder / STORE_FILE} is damaged: its schema version is {rows[0][0]!r}."
+                if rows
+                else f"{self.folder / STORE_FILE} is damaged: it has no schema version."
+            )
         if version > SCHEMA_VERSION:
             raise BftembedError(
                 f"{self.folder / STORE_FILE} has schema {version}, this bftembed reads up to {SCHEMA_VERSION}. "
@@ -301,6 +333,23 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, timeout=10)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+    except sqlite3.Error as err:
+        raise BftembedError(_complaint(path, err)) from err
+
+
+def _connect_reading(path: Path) -> sqlite3.Connection:
+    """Connect without changing a byte; also where the folder cannot be written."""
+    address = f"file:{urllib.parse.quote(str(path.resolve()))}"
+    try:
+        # Not mode=ro: a read-only reader of a WAL file leaves its helper files behind when it closes.
+        connection = sqlite3.connect(f"{address}?mode=rw", uri=True, isolation_level=None, timeout=10)
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        except sqlite3.OperationalError:
+            # A WAL file needs a shared-memory file beside it, unless nothing can write there anyway.
+            connection.close()
+            connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, isolation_level=None)
         return connection
     except sqlite3.Error as err:
         raise BftembedError(_complaint(path, err)) from err

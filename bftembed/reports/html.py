@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
-from bftembed.io import write_text
+from bftembed.io import refuse_input_as_output, write_text
 from bftembed.reports import figures, tables
-from bftembed.results import paths_of, read_results
+from bftembed.results import _ordered, paths_of, read_results
 from bftembed.runrecord import FILE_NAME, RunRecord, read_points
 
 if TYPE_CHECKING:
@@ -53,8 +53,14 @@ def write_report(
     BftembedError
         When a results file or a run record cannot be read, or `out` cannot be written (an older report is kept).
     """
+    import pandas as pd
+
     paths = paths_of(results_paths)
-    frame = read_results(paths)
+    refuse_input_as_output(out, *paths, *(p.parent / FILE_NAME for p in paths))
+    if not paths:
+        raise BftembedError("No results file was given.")
+    parts = {p: read_results([p]) for p in paths}
+    frame = _ordered(pd.concat(parts.values(), ignore_index=True), ", ".join(map(str, paths)))
     folders = list(dict.fromkeys(p.parent for p in paths))
     records = {f: RunRecord.load(f) for f in folders if (f / FILE_NAME).is_file()}
     # A name means what the record beside its own results says: two runs may call different things "X_bft".
@@ -62,7 +68,7 @@ def write_report(
         (run, note.name): note
         for path in paths
         if path.parent in records
-        for run in read_results([path])["run"].unique()
+        for run in parts[path]["run"].unique()
         for note in records[path.parent].embeddings
     }
     summary = tables.summarise(frame)
@@ -99,10 +105,11 @@ def _block(
     here = summary[(summary["run"] == run) & (summary["task"] == task)]
     permuted = here[here["protocol"] == tables.PERMUTED]
     real = here[here["protocol"] != tables.PERMUTED]
-    scored = real[real["mean"].notna()]
+    told = real if len(real) else permuted  # chance alone, where nothing else was scored
+    scored = told[told["mean"].notna()]
     notes = {e: described.get((run, e)) for e in real["embedding"]}
     kinds = {e: n.kind if n else "" for e, n in notes.items()}
-    metrics = tables.metric_order(real)
+    metrics = tables.metric_order(told)
     order = sorted(kinds, key=lambda e: (_RANK[kinds[e]], list(notes).index(e)))
     rows, failures = [], frame[(frame["run"] == run) & (frame["task"] == task) & frame["value"].isna()]
     several = real.groupby("embedding")["protocol"].nunique().max() > 1
@@ -115,7 +122,7 @@ def _block(
             name = f"{embedding} ({protocol})" if several else embedding
             rows.append(_Row(name, kinds[embedding], getattr(notes[embedding], "description", ""), cells))
     plots = []
-    for j, metric in enumerate(metrics):
+    for j, metric in enumerate(tables.metric_order(real)):
         drawn = real[real["metric"] == metric].drop_duplicates("embedding").set_index("embedding")
         drawn = drawn.loc[[e for e in order if e in drawn.index]].reset_index()
         plots.append(figures.intervals(drawn, kinds, tables.METRIC_NAMES.get(metric, metric), f"r{number}m{j}"))
@@ -130,10 +137,10 @@ def _block(
         "plots": plots,
         "legend": figures.kind_legend(kinds),
         "verdicts": tables.verdicts(real, kinds),
-        "undescribed": not any(kinds.values()),
+        "undescribed": bool(kinds) and not any(kinds.values()),
         "over_seeds": [tables.METRIC_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_SEEDS)],
         "over_cells": [tables.METRIC_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_CELLS)],
-        "n_seeds": int(real["n"].max()),
+        "n_seeds": int(told["n"].max()),
         "n_used": sorted(set(scored["n_used"])) or [0],
         "left_out": sorted({n for n in scored.loc[scored["n_failed"] == 0, "note"] if n}),
         "failures": _failures(failures),

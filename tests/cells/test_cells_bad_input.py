@@ -431,6 +431,29 @@ def test_cell_whose_genes_cancel_out_has_no_direction_and_counts_as_empty():
     assert np.isnan(data.obsm["X_bft"]).all(axis=1).tolist() == [True, False]
 
 
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        [[1, 30], [1, 1]],  # one column overflows, and the first is fine
+        [[30, 30], [1, 1]],  # all do
+        [[1, 30], [1, -30]],  # one to both sides: inf - inf
+    ],
+)
+@pytest.mark.parametrize("l2", [True, False])
+@pytest.mark.parametrize("policy", ["error", "nan", "drop"])
+def test_cell_whose_vector_overflows_is_an_error_that_names_it(vectors, l2, policy):
+    values = np.array([[1, 2], [3e37, 3e37], [0, 1]], dtype=np.float32)
+    data = anndata.AnnData(values)
+    data.var_names = ["LYZ", "CD3D"]
+    data.obs_names = ["a", "huge", "c"]
+    two = GeneEmbeddings(["LYZ", "CD3D"], np.array(vectors))
+    with pytest.raises(BftembedError, match=r"1 cells overflow float32: '?huge.*log1p-cp10k"):
+        embed_cells(data, two, normalize="none", l2=l2, empty_cells=policy)
+    assert "X_bft" not in data.obsm
+    embed_cells(data, two, normalize="log1p-cp10k", l2=l2, empty_cells=policy)
+    assert not np.isinf(data.obsm["X_bft"]).any()
+
+
 # Options.
 
 

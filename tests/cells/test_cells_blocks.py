@@ -186,7 +186,6 @@ def test_memory_is_a_few_blocks_and_not_the_file(form, tmp_path):
     embed_cells(tmp_path / "in.h5ad", EMBEDDINGS, out=tmp_path / "out.h5ad", block_rows=500)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    print("PEAK", form, peak)
     assert peak < 12e6
 
 

@@ -197,20 +197,30 @@ def test_killed_while_writing_leaves_the_old_output(large, tmp_path, moment):
     final = (folder / "whole.h5ad").stat().st_size
     child = os.fork()
     if child == 0:
+        code = 1
         try:
             embed_cells(folder / "cells.h5ad", embeddings, out=out)
+            code = 0
         finally:
-            os._exit(0)
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
+            os._exit(code)
+    ended = (0, 0)
+    while ended == (0, 0):
         with contextlib.suppress(FileNotFoundError):
             if any(p.stat().st_size >= moment * final for p in tmp_path.glob(".out.h5ad.*")):
                 os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+                ended = os.waitpid(child, 0)
                 break
-    # Killed after the replacement the new one is there, and whole.
-    assert sha256_file(out) in {sha256_file(folder / "old.h5ad"), sha256_file(folder / "whole.h5ad")}
+        ended = os.waitpid(child, os.WNOHANG)
+    code = os.waitstatus_to_exitcode(ended[1])
+    old, new = (sha256_file(folder / name) for name in ("old.h5ad", "whole.h5ad"))
     if moment < 0.5:
-        assert sha256_file(out) == sha256_file(folder / "old.h5ad")
+        assert (code, sha256_file(out)) == (-signal.SIGKILL, old)
+    elif code == 0:
+        assert sha256_file(out) == new
+    else:
+        # Killed after the replacement the new one is there, and whole.
+        assert code == -signal.SIGKILL
+        assert sha256_file(out) in {old, new}
     assert anndata.read_h5ad(out).n_obs == 6000
 
 

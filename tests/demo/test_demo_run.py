@@ -146,10 +146,45 @@ def test_a_wrong_setting_is_named_before_anything_is_written(tmp_path, change, e
     assert not (tmp_path / "out").exists()
 
 
+def test_a_smaller_run_in_the_same_folder_takes_its_own_genes_alone(tmp_path):
+    sets = [ProfileSet(name="a", generator="scripted"), ProfileSet(name="b", generator="scripted:seed=1")]
+    base = {"profiles": sets, "encoder": "tfidf", "seeds": 2}
+    run_demo(DemoConfig(genes=30, out=str(tmp_path / "one"), **base))
+    run_demo(DemoConfig(genes=12, out=str(tmp_path / "one"), **base))
+    run_demo(DemoConfig(genes=12, out=str(tmp_path / "two"), **base))
+    assert (tmp_path / "one" / "results.parquet").read_bytes() == (tmp_path / "two" / "results.parquet").read_bytes()
+    assert "135 million" not in (tmp_path / "one" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ([("a", "facts", []), ("A", "scripted", [])], "profiles.1.name 'A' is empty or stands for another row"),
+        ([("random gene vectors", "facts", [])], "stands for another row"),
+        ([("!", "facts", [])], "is empty or stands"),
+        ([("a", "fact", [])], "Did you mean 'facts'"),
+        ([("a", "facts", ["truncatd"])], "Did you mean 'truncated'"),
+    ],
+)
+def test_sets_that_would_fail_later_are_refused_at_once(tmp_path, sets, message):
+    given = [ProfileSet(name=n, generator=g, allow_marks=m) for n, g, m in sets]
+    with pytest.raises(BftembedError, match=message):
+        run_demo(DemoConfig(genes=5, out=str(tmp_path / "out"), profiles=given))
+    with pytest.raises(UnknownNameError, match="Did you mean 'tfidf'"):
+        run_demo(DemoConfig(genes=5, out=str(tmp_path / "out"), encoder="tfidff"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_that_are_no_h5ad_are_named(tmp_path):
+    (tmp_path / "junk.h5ad").write_text("junk")
+    with pytest.raises(BftembedError, match="junk.h5ad is not a HDF5 file"):
+        run_demo(DemoConfig(cells=str(tmp_path / "junk.h5ad"), out=str(tmp_path / "out")))
+
+
 def test_sets_without_genes_in_common_are_an_error(tmp_path):
     sets = [
-        ProfileSet(name="a", generator="scripted"),
-        ProfileSet(name="b", generator="scripted:refuse=1"),
+        ProfileSet(name="a", generator="scripted:refuse=0.5"),
+        ProfileSet(name="b", generator="scripted:empty=0.5,fail=0.5"),
     ]
-    with pytest.raises(BftembedError):
+    with pytest.raises(BftembedError, match="have [01] genes in common|None of the 5 profiles"):
         run_demo(DemoConfig(genes=5, out=str(tmp_path), profiles=sets, encoder="tfidf"))

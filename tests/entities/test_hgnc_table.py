@@ -53,9 +53,12 @@ def test_the_packaged_table_is_the_shared_one(shared_data):
 
 
 def test_index_is_built_once_and_within_a_second():
-    started = time.perf_counter()
-    GeneIndex(hgnc_rows())
-    assert time.perf_counter() - started < 1.0  # 0.25 s on an idle core
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        GeneIndex(hgnc_rows())
+        times.append(time.perf_counter() - started)
+    assert min(times) < 1.0  # 0.25 s on an idle core
     assert GeneIndex.default() is GeneIndex.default()
 
 

@@ -91,8 +91,19 @@ def test_numbers_instead_of_names_and_no_other_column(h5ad):
         read_names(h5ad(["0", "1"], n_cells=[1, 2]))
 
 
-def test_entrez_ids_are_names(h5ad):
-    assert read_var_names(h5ad(["7157", "1956"])) == ["7157", "1956"]
+def test_entrez_ids_are_names_only_where_their_column_is_named(h5ad):
+    path = h5ad(["7157", "1956"], entrez=["7157", "1956"])
+    for read in (read_var_names, read_names):
+        with pytest.raises(BftembedError, match=r"only numbers.*name the index itself as the column: _index\."):
+            read(path)
+    assert read_var_names(path, "_index") == read_var_names(path, "entrez") == ["7157", "1956"]
+    assert read_names(path, column="_index").names == ("7157", "1956")
+
+
+def test_one_name_among_numbers_is_enough_and_blanks_do_not_count(h5ad):
+    assert read_var_names(h5ad(["7157", "EGFR"])) == ["7157", "EGFR"]
+    with pytest.raises(BftembedError, match="only numbers"):
+        read_var_names(h5ad(["7157", "", "5"]))
 
 
 def rewrite(path, change):

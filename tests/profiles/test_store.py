@@ -9,11 +9,13 @@ import sqlite3
 import pytest
 
 from bftembed.errors import BftembedError
+from bftembed.io import sha256_text
 from bftembed.profiles.records import Profile
 from bftembed.profiles.store import STORE_FILE, ListedEntity, ProfileStore
 
 
 def profile(entity, text="a text", **fields):
+    fields.setdefault("generator_id", sha256_text('{"engine":"scripted"}')[:16])
     values = {"key": f"{entity}-key", "entity": entity, "kind": "gene", "text": text, "finish_reason": "stop"}
     values |= {"marks": (), "prompt": "bft-gene@1", "generator": "scripted", **fields}
     return Profile(**values)
@@ -66,9 +68,55 @@ def test_a_newer_schema_is_refused_untouched(tmp_path):
     with sqlite3.connect(tmp_path / STORE_FILE) as connection:
         connection.execute("UPDATE meta SET value = '99' WHERE name = 'schema'")
     connection.close()
+    before = (tmp_path / STORE_FILE).read_bytes()
     for attempt in (lambda: ProfileStore.open(tmp_path), lambda: ProfileStore.writing(tmp_path).__enter__()):
         with pytest.raises(BftembedError, match="schema 99, this bftembed reads up to 1. Upgrade bftembed"):
             attempt()
+    assert (tmp_path / STORE_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE meta SET value = 'x'", "its schema version is 'x'"),
+        ("DELETE FROM meta", "it has no schema version"),
+        ("UPDATE profiles SET marks = 'oops'", "the marks of A-key are 'oops'"),
+    ],
+)
+def test_damaged_values_are_named(tmp_path, statement, message):
+    with ProfileStore.writing(tmp_path) as store:
+        add(store, profile("A"))
+    with sqlite3.connect(tmp_path / STORE_FILE) as connection:
+        connection.execute(statement)
+    connection.close()
+    with pytest.raises(BftembedError, match=message):
+        ProfileStore.open(tmp_path).profiles()
+
+
+def test_reading_changes_no_byte_and_works_where_nothing_can_be_written(tmp_path, monkeypatch):
+    with ProfileStore.writing(tmp_path) as store:
+        add(store, profile("A"))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with ProfileStore.open(tmp_path) as store:
+        assert len(store.profiles()) == 1
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    real = sqlite3.connect
+
+    def connect(address, **options):
+        if "immutable" not in address:
+            return _Refusing()
+        return real(address, **options)
+
+    class _Refusing:
+        def execute(self, statement):
+            raise sqlite3.OperationalError("unable to open database file")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with ProfileStore.open(tmp_path) as store:
+        assert len(store.profiles()) == 1
 
 
 @pytest.mark.parametrize("content", [b"this is text", b"SQLite format 3\0" + b"x" * 4096])

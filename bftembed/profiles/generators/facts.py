@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bftembed.profiles.records import Request
 
 #: Wording of the sentences below; part of the fingerprint.
-_TEMPLATE_VERSION = 1
+_TEMPLATE_VERSION = 2
 
 
 class FactsGenerator:
@@ -37,7 +37,7 @@ class FactsGenerator:
         for request in requests:
             records = self._records(request)
             if records:
-                yield Completion(request.key, " ".join(_sentences(r) for r in records))
+                yield Completion(request.key, _profile(request, records))
             else:
                 error = f"no HGNC record for {request.entity!r}"
                 yield Completion(request.key, "", finish_reason="error", error=error)
@@ -49,6 +49,16 @@ class FactsGenerator:
             symbols = ProteinIndex.default().resolve([request.entity])[0].genes
         found = (index.get(s) for s in symbols)
         return [record for record in found if record is not None]
+
+
+def _profile(request: Request, records: list[GeneRecord]) -> str:
+    sentences = " ".join(_sentences(r) for r in records)
+    if request.kind != "protein":
+        return sentences
+    # The protein is named, since it may share its genes with others (CD45RA and CD45RO); and the same sentence about
+    # the locus for each of its genes would be a loop.
+    opening = f"{request.entity} is a protein encoded by {_listed([r.symbol for r in records])}."
+    return f"{opening} {sentences.replace(' Locus type: gene with protein product.', '')}"
 
 
 def _sentences(record: GeneRecord) -> str:

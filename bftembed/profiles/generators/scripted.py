@@ -59,8 +59,8 @@ class ScriptedGenerator:
                 raise BftembedError(f"scripted: {name}={share} is not a share between 0 and 1.")
         if sum(shares.values()) > 1:
             raise BftembedError(f"scripted: the shares add up to {sum(shares.values()):.2f}, more than 1.")
-        if batch < 1:
-            raise BftembedError(f"scripted: batch={batch} must be at least 1.")
+        if batch < 1 or delay < 0:
+            raise BftembedError(f"scripted: batch={batch} must be at least 1, and delay={delay} not negative.")
         self.batch_size = batch
         self._shares = shares
         self._delay, self._seed, self._log = delay, seed, log

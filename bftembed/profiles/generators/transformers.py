@@ -61,8 +61,11 @@ class TransformersGenerator:
     ) -> None:
         if dtype not in _DTYPES:
             raise BftembedError(f"transformers: dtype={dtype!r} is not one of {', '.join(_DTYPES)}.")
-        if max_new_tokens < 1:
-            raise BftembedError(f"transformers: max_new_tokens={max_new_tokens} must be at least 1.")
+        if max_new_tokens < 1 or batch_size < 0 or threads < 0:
+            raise BftembedError(
+                f"transformers: max_new_tokens={max_new_tokens} must be at least 1; batch_size={batch_size} and "
+                f"threads={threads} at least 0 (0 chooses)."
+            )
         if temperature < 0 or not 0 < top_p <= 1:
             raise BftembedError("transformers: temperature must be at least 0, and top_p in (0, 1].")
         require("transformers", "local")
@@ -78,6 +81,10 @@ class TransformersGenerator:
     def _choose_device(self, device: str) -> str:
         if device == "auto":
             return "cuda" if self._torch.cuda.is_available() else "cpu"
+        try:
+            self._torch.device(device)
+        except RuntimeError as err:
+            raise BftembedError(f"transformers: device={device!r} is none that torch knows (cpu, cuda, …).") from err
         if device.startswith("cuda") and not self._torch.cuda.is_available():
             raise BftembedError(f"transformers: device={device!r}, but torch sees no CUDA device here.")
         return device
