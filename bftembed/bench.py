@@ -158,7 +158,10 @@ def _read_column(handle: Any, label: str, file: Path) -> NDArray[Any]:
     else:
         import pandas as pd
 
-        return pd.Series(_read_group(obs[label], what)).to_numpy(dtype=object, na_value=None)
+        whole = _read_group(obs[label], what)
+        if getattr(whole, "ndim", 0) != 1:
+            raise BftembedError(f"{what} is a {type(whole).__name__}, not a column of labels. Choose another column.")
+        return pd.Series(whole).to_numpy(dtype=object, na_value=None)
     texts: list[Any] = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values.tolist()]
     if categories is None:
         return np.array(texts, dtype=object)
@@ -200,7 +203,7 @@ def _read_group(group: Any, what: str) -> Any:
 
 
 def _refuse_kind(name: str, member: Any, what: str) -> None:
-    kind = member.attrs.get("encoding-type", "")
+    kind = str(member.attrs.get("encoding-type", ""))
     if not hasattr(member, "dtype") and ("h5sparse_format" in member.attrs or kind not in _READ_BY_ANNDATA):
         raise BftembedError(f"{what} holds {name or 'values'} of the kind {kind!r}, which is not supported here.")
 

@@ -77,6 +77,40 @@ def test_links_and_storage_out_of_the_file_are_refused(tmp_path):
             opened(make(tmp_path / f"{i}.h5ad", fill))
 
 
+def test_damage_that_shows_while_reading_is_named(tmp_path):
+    values = np.random.default_rng(0).random(10_000)
+    path = make(tmp_path / "a.h5ad", lambda f: f.create_dataset("X", data=values, chunks=(1000,), compression="gzip"))
+    with h5py.File(path) as handle:
+        start = handle["X"].id.get_chunk_info(5).byte_offset
+    raw = bytearray(path.read_bytes())
+    raw[start : start + 500] = b"\xff" * 500
+    path.write_bytes(raw)
+    for read in (lambda x: x[:], np.asarray):
+        with (
+            pytest.raises(BftembedError, match=r"a\.h5ad cannot be read: it is truncated or damaged"),
+            open_h5ad(path) as f,
+        ):
+            read(f["X"])
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("mine"), BftembedError("mine"), BrokenPipeError()]
+)
+def test_an_error_of_the_caller_is_not_taken_for_damage(tmp_path, error):
+    def tell(name=None, member=None):
+        raise error
+
+    path = make(tmp_path / "a.h5ad", lambda f: f.create_dataset("X", data=[1.0]))
+    with pytest.raises(type(error)) as caught, open_h5ad(path):
+        tell()
+    assert caught.value is error
+    with pytest.raises(type(error)) as caught, open_h5ad(path) as handle:
+        handle.visititems(tell)  # raised through h5py, but not by it
+    assert caught.value is error
+    with pytest.raises(FileNotFoundError), open_h5ad(path):
+        (tmp_path / "gone").read_bytes()
+
+
 def test_hard_links_in_a_circle_do_not_hang(tmp_path):
     def circle(f):
         inner = f.create_group("a").create_group("b")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from bftembed.errors import BftembedError
+from bftembed.reports import html
 from bftembed.reports.html import write_report
 from bftembed.results import write_results
 from bftembed.runrecord import Coverage, EmbeddingNote, ExampleProfile, RunRecord, Step, Umap, write_points
@@ -177,6 +179,34 @@ def test_only_failures_make_a_report_too(tmp_path):
     page = Page(write_report(tmp_path / "a.parquet", tmp_path / "r.html").read_text())
     assert "no cell has both" in page.text
     assert math.isnan(results[0].value)
+
+
+def test_only_permuted_labels_make_a_report_too(tmp_path):
+    rows = [r for r in scores() if r.protocol == "permuted-labels"]
+    assert rows
+    write_results(rows, tmp_path / "a.parquet")
+    page = Page(write_report(tmp_path / "a.parquet", tmp_path / "r.html").read_text())
+    assert "hold permuted labels only" in page.text
+    assert "permuted labels chance" in page.text
+    assert "ARI AMI" in page.text
+    assert "Scored: 60 items" in page.text
+    assert "No run record" not in page.text
+    assert "figure" not in page.tags
+
+
+def test_every_results_file_is_read_once_and_contradictions_are_refused(full, tmp_path, monkeypatch):
+    told = []
+    read = html.read_results
+    monkeypatch.setattr(html, "read_results", lambda paths: told.extend(paths) or read(paths))
+    paths = [full / "results.parquet", tmp_path / "other" / "results.parquet"]
+    write_results(scores(), paths[1])
+    write_report(paths, full / "report.html")
+    assert told == paths
+    write_results([replace(r, value=0.5) for r in scores()], paths[1])
+    with pytest.raises(BftembedError, match="occurs with different content"):
+        write_report(paths, full / "report.html")
+    with pytest.raises(BftembedError, match="No results file"):
+        write_report([], full / "report.html")
 
 
 def test_two_runs_in_two_folders_keep_their_own_records(full, tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bftembed.errors import BftembedError
@@ -59,9 +60,13 @@ def test_points_survive_the_file_and_points_without_a_place_are_dropped(tmp_path
 
 def test_points_that_cannot_be_read_are_said_so(tmp_path):
     (tmp_path / "bad.parquet").write_text("no")
+    pd.DataFrame({"x": ["1", "a"], "y": [1.0, 2.0], "label": ["", ""]}).to_parquet(tmp_path / "text.parquet")
+    pd.DataFrame({"x": [[1.0]], "y": [1.0], "label": [""]}).to_parquet(tmp_path / "lists.parquet")
     for umap, reason in [
         (Umap(title="t", path="gone.parquet"), "gone.parquet is not in the folder"),
         (Umap(title="t", path="bad.parquet"), "bad.parquet is damaged"),
+        (Umap(title="t", path="text.parquet"), r"text.parquet is damaged.*x and y \(numbers\)"),
+        (Umap(title="t", path="lists.parquet"), "lists.parquet is damaged"),
         (Umap(title="t", x=(1,), y=()), "1 x, 0 y"),
     ]:
         with pytest.raises(BftembedError, match=reason):

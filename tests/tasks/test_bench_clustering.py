@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import anndata
 import h5py
 import numpy as np
@@ -155,6 +158,36 @@ def damage(path, kind):
         with h5py.File(path, "r+") as handle:
             del handle["obsm/X_b"]
             handle["obsm"].create_dataset("X_b", shape=(40, 2**40), dtype="f8", chunks=(1, 1024))
+    elif kind == "small shape bomb":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm/X_b"]
+            handle["obsm"].create_dataset("X_b", shape=(40, 2**22), dtype="f8", chunks=(1, 1024))[0, :2] = 1
+    elif kind in ("old category bomb", "oldest category bomb"):
+        with h5py.File(path, "r+") as handle:
+            bomb = handle.create_dataset("uns/cell_type_categories", shape=(2**42,), dtype="S4", chunks=(1024,))
+            codes = handle["obs/cell_type/codes"][:]
+            del handle["obs/cell_type"]
+            if kind == "old category bomb":
+                handle["obs/cell_type"] = codes
+                handle["obs/cell_type"].attrs["categories"] = bomb.ref
+            else:
+                del handle["obs"]
+                handle["obs"] = np.array([(c,) for c in codes], dtype=[("cell_type", "i1")])
+    elif kind == "sparse label":
+        with h5py.File(path, "r+") as handle:
+            del handle["obs/cell_type"]
+            anndata.io.write_elem(handle, "obs/cell_type", scipy.sparse.eye(40, format="csr"))
+    elif kind == "sparse column":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm/X_b"]
+            anndata.io.write_elem(handle, "obsm/X_b", pd.DataFrame({"a": np.ones(40)}))
+            del handle["obsm/X_b/a"]
+            anndata.io.write_elem(handle, "obsm/X_b/a", scipy.sparse.eye(40, format="csr"))
+    elif kind == "two sparse kinds":
+        with h5py.File(path, "r+") as handle:
+            del handle["obsm/X_b"]
+            anndata.io.write_elem(handle, "obsm/X_b", scipy.sparse.eye(40, format="csr"))
+            handle["obsm/X_b"].attrs["h5sparse_format"] = "neither"
     elif kind == "sparse bomb":
         with h5py.File(path, "r+") as handle:
             del handle["obsm/X_b"]
@@ -184,7 +217,13 @@ def damage(path, kind):
         ("flat obsm", r"obsm\['X_b'\].*\(40,\)"),
         ("short obsm", r"obsm\['X_b'\].*39 rows for 40 cells"),
         ("shape bomb", r"obsm\['X_b'\].*Refused before reading"),
+        ("small shape bomb", r"obsm\['X_b'\].*1.2 GiB.*Refused before reading"),
         ("sparse bomb", r"obsm\['X_b'\].*Refused before reading"),
+        ("old category bomb", r"obs\['cell_type'\].*Refused before reading"),
+        ("oldest category bomb", r"obs\['cell_type'\].*Refused before reading"),
+        ("sparse label", r"obs\['cell_type'\] is a ndarray, not a column of labels"),
+        ("sparse column", r"obsm\['X_b'\] holds a of the kind 'csr_matrix'"),
+        ("two sparse kinds", r"obsm\['X_b'\] holds values of the kind 'csr_matrix'"),
         ("broken category", r"obs\['cell_type'\]"),
         ("no obsm", "no /obsm"),
         ("external link", "link to another file"),
@@ -198,6 +237,43 @@ def test_a_damaged_or_hostile_file_is_refused_by_name(h5ad, tmp_path, kind, reas
     with pytest.raises(BftembedError, match=f"cells.h5ad.*{reason}|{reason}.*cells.h5ad"):
         bench.clustering(h5ad, ["X_a", "X_b"], "cell_type", out=tmp_path / "r.parquet")
     assert not (tmp_path / "r.parquet").exists()
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc"])
+@pytest.mark.parametrize(("part", "value"), [("indices", 2_000_000_000), ("indices", -1), ("indptr", 2_000_000_000)])
+def test_a_damaged_sparse_embedding_does_not_crash_the_interpreter(tmp_path, kind, part, value):
+    adata = cells()
+    adata.obsm["S"] = scipy.sparse.csr_matrix(adata.obsm["X_a"]).asformat(kind)
+    path = tmp_path / "c.h5ad"
+    adata.write_h5ad(path)
+    with h5py.File(path, "r+") as handle:
+        handle[f"obsm/S/{part}"][1] = value
+    code = (
+        "import sys, anndata; from bftembed import bench\n"
+        "for data in (sys.argv[1], anndata.read_h5ad(sys.argv[1])):\n"
+        "    try: bench.clustering(data, 'S', 'cell_type', seeds=1)\n"
+        "    except bench.BftembedError as err: print(err)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    if part == "indptr":  # SciPy itself refuses to build this one
+        assert done.returncode in (0, 1), done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 2
+        assert "the AnnData: obsm['S']" in done.stdout
+    assert f"{path}: obsm['S']" in done.stdout
+
+
+def test_sparse_embeddings_of_every_kind_are_read(tmp_path):
+    adata = cells()
+    dense = np.round(adata.obsm["X_a"])
+    expected = bench.clustering(anndata.AnnData(obs=adata.obs, obsm={"S": dense}), "S", "cell_type", seeds=1)
+    for kind in ("csr", "csc"):
+        for dtype in (np.float32, np.float64, np.int64):
+            adata.obsm["S"] = scipy.sparse.csr_matrix(dense.astype(dtype)).asformat(kind)
+            adata.write_h5ad(tmp_path / "c.h5ad")
+            for data in (adata, tmp_path / "c.h5ad"):
+                assert np.allclose(bench.clustering(data, "S", "cell_type", seeds=1)["value"], expected["value"])
 
 
 def test_embeddings_that_are_not_numbers_are_refused_from_memory():
@@ -216,3 +292,24 @@ def test_progress_is_told_once_per_embedding():
     told = []
     bench.clustering(cells(), ["X_a", "X_b", "X_a"], "cell_type", seeds=1, progress=lambda *x: told.append(x))
     assert told == [(1, 2, "X_a"), (2, 2, "X_b")]
+
+
+def test_an_index_out_of_range_is_an_error_and_not_a_crash(tmp_path):
+    """SciPy dies by a signal on such a matrix, so this runs in a process of its own."""
+    import subprocess
+    import sys
+
+    import anndata
+    import h5py
+    import scipy.sparse
+
+    adata = anndata.AnnData(np.ones((6, 3), dtype=np.float32))
+    adata.obs["l"] = list("aabbab")
+    adata.obsm["S"] = scipy.sparse.random(6, 5, 0.5, format="csr", dtype=np.float32, random_state=0)
+    adata.write_h5ad(tmp_path / "s.h5ad")
+    with h5py.File(tmp_path / "s.h5ad", "r+") as handle:
+        handle["obsm/S/indices"][0] = 2_000_000_000
+    code = "import sys; from bftembed import bench; bench.clustering(sys.argv[1], 'S', 'l')"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.h5ad")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "indices are out of range" in done.stderr
