@@ -91,7 +91,7 @@ def to_frame(results: Iterable[Result]) -> pd.DataFrame:
     import pandas as pd
 
     rows = [dataclasses.astuple(r) for r in results]
-    return _ordered(pd.DataFrame(rows, columns=list(COLUMNS)), "the results")
+    return ordered(pd.DataFrame(rows, columns=list(COLUMNS)), "the results")
 
 
 def write_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathLike[str]) -> None:
@@ -106,7 +106,7 @@ def write_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathL
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    frame = _ordered(results, "the results") if isinstance(results, pd.DataFrame) else to_frame(results)
+    frame = ordered(results, "the results") if isinstance(results, pd.DataFrame) else to_frame(results)
     schema = _schema()
     # NaN is a value here (a failure), null is not: so no from_pandas conversion of the scores.
     arrays = [
@@ -132,7 +132,7 @@ def append_results(results: Iterable[Result] | pd.DataFrame, path: str | os.Path
     with exclusive_lock(file.with_name(f".{file.name}.lock"), holder=str(file)):
         new = results if isinstance(results, pd.DataFrame) else to_frame(results)
         parts = [read_results([file]), new] if file.exists() else [new]
-        merged = _ordered(pd.concat(parts, ignore_index=True), f"{file} and the new rows")
+        merged = ordered(pd.concat(parts, ignore_index=True), f"{file} and the new rows")
         write_results(merged, file)
     return merged
 
@@ -160,7 +160,7 @@ def read_results(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
     files = paths_of(paths)
     if not files:
         raise BftembedError("No results file was given.")
-    return _ordered(pd.concat([_read_one(f) for f in files], ignore_index=True), ", ".join(map(str, files)))
+    return ordered(pd.concat([_read_one(f) for f in files], ignore_index=True), ", ".join(map(str, files)))
 
 
 def paths_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -204,7 +204,16 @@ def _read_one(file: Path) -> pd.DataFrame:
     return frame.fillna({"note": "", "n_used": 0, "n_missing": 0})
 
 
-def _ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return a results table in its one form: columns typed, rows sorted, repeats dropped, contradictions refused.
+
+    Parameters
+    ----------
+    frame
+        Rows of one or several tables.
+    where
+        Where they come from, for messages.
+    """
     lacking = [c for c in COLUMNS if c not in frame.columns]
     if lacking:
         raise BftembedError(f"{where}: the columns {examples(lacking, 11)} are missing from the results table.")

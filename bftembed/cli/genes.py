@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,13 +19,6 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Resolve nam
 _SHOWN_ROWS = 40
 
 
-class Kind(StrEnum):
-    """What the names are names of."""
-
-    gene = "gene"
-    protein = "protein"
-
-
 @app.command("resolve")
 def resolve(
     genes: Annotated[
@@ -34,7 +26,7 @@ def resolve(
         typer.Argument(metavar="GENES", help="Names: text, CSV/TSV, h5ad (its var names), builtin:NAME, or TP53,EGFR."),
     ],
     column: Annotated[str | None, typer.Option("--column", help="Column of the table or of the h5ad's var.")] = None,
-    kind: Annotated[Kind, typer.Option("--kind", help="What the names name.")] = Kind.gene,
+    kind: Annotated[Literal["gene", "protein"], typer.Option("--kind", help="What the names name.")] = "gene",
     out: Annotated[Path | None, typer.Option("--out", help="Write every row: .tsv, .csv or .parquet.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +40,7 @@ def resolve(
     from bftembed.errors import BftembedError
 
     listed = read_names(data_path(genes), column=column)
-    index = GeneIndex.default() if kind is Kind.gene else ProteinIndex.default()
+    index = GeneIndex.default() if kind == "gene" else ProteinIndex.default()
     resolutions = index.resolve(listed.names)
     counts, table = coverage(resolutions), rows(resolutions)
     if out is not None:

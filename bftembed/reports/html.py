@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output, write_text
 from bftembed.reports import figures, tables
-from bftembed.results import _ordered, paths_of, read_results
+from bftembed.results import ordered, paths_of, read_results
 from bftembed.runrecord import FILE_NAME, RunRecord, read_points
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def write_report(
     if not paths:
         raise BftembedError("No results file was given.")
     parts = {p: read_results([p]) for p in paths}
-    frame = _ordered(pd.concat(parts.values(), ignore_index=True), ", ".join(map(str, paths)))
+    frame = ordered(pd.concat(parts.values(), ignore_index=True), ", ".join(map(str, paths)))
     folders = list(dict.fromkeys(p.parent for p in paths))
     records = {f: RunRecord.load(f) for f in folders if (f / FILE_NAME).is_file()}
     # A name means what the record beside its own results says: two runs may call different things "X_bft".

@@ -4,20 +4,7 @@ import json
 
 import pytest
 
-from bftembed.cli import main
 from bftembed.results import read_results
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["bftembed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        printed = capsys.readouterr()
-        return left.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 def test_bench_clustering_prints_a_table_and_writes_the_rows(run, pbmc_path, tmp_path):

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from bftembed.cli import main
 from bftembed.results import write_results
 from bftembed.tasks import clustering
 
@@ -16,18 +15,6 @@ def results(tmp_path):
         X = np.random.default_rng(seed).normal(size=(20, 3))
         write_results(clustering.run({"X": X}, ["p", "q"] * 10, run=name, seeds=[0]), tmp_path / f"{name}.parquet")
     return tmp_path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["bftembed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        printed = capsys.readouterr()
-        return left.value.code or 0, printed.out, printed.err
-
-    return call
 
 
 def test_report_merges_the_files_and_prints_the_path(run, results):
