@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,39 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder beside `folder`; on success it becomes `folder`, on failure it is removed.
+
+    For files that must appear together. All of them are flushed to disk first. When `folder` is there by then, another
+    process was faster: it stays, and ours is removed.
+
+    Raises
+    ------
+    BftembedError
+        When the disk is full or the place cannot be written.
+    """
+    final = Path(folder)
+    temporary: Path | None = None
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        yield temporary
+        for written in (*temporary.rglob("*"), temporary):
+            _fsync(written)
+        temporary.chmod(0o777 & ~_umask())
+        with contextlib.suppress(OSError):
+            temporary.rename(final)
+        if not final.is_dir():
+            raise OSError(errno.EACCES, "the folder cannot be put in place")
+        _fsync_folder(final.parent)
+    except OSError as err:
+        raise BftembedError(_write_failure(final, err)) from err
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def refuse_input_as_output(out: str | os.PathLike[str], *inputs: object) -> None:
     """Raise when `out` is one of the input files, by any name (relative, symbolic or hard link).
 
@@ -91,6 +125,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -13,14 +13,12 @@ import importlib.util
 import json
 import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, require, unknown_name
-from bftembed.io import canonical_json, sha256_file, sha256_text, write_json
+from bftembed.io import atomic_folder, canonical_json, sha256_file, sha256_text, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,48 +148,61 @@ def _builtin(kind: str, name: str) -> LocalModel:
 
 
 def _convert_gguf(source: Path, folder: Path) -> None:
-    """Dequantise a GGUF file into float32 safetensors at `folder`; whole or absent.
-
-    `bftembed.io.atomic_path` replaces one file. These are several that must appear together, so a folder is
-    filled, flushed to disk and renamed.
-    """
+    """Dequantise a GGUF file into float32 safetensors at `folder`; whole or absent."""
     transformers = require("transformers", "local")
     require("gguf", "local")
     torch = require("torch", "local")
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with atomic_folder(folder) as temporary, quiet_transformers():
+        where = {"gguf_file": source.name, "local_files_only": True}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **where)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **where)
+        # save_pretrained refuses a model that still says it is GGUF-quantised; its weights no longer are.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.is_quantized = False
+        model.hf_quantizer = None
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def load_language_model(name: str, dtype: str, **options: Any) -> tuple[Any, Any, LocalModel]:
+    """Load a causal language model and its tokenizer.
+
+    Parameters
+    ----------
+    name
+        As for `resolve_model`.
+    dtype
+        Name of a torch dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    **options
+        For transformers' ``from_pretrained`` of the model.
+
+    Returns
+    -------
+    tuple
+        The model (in evaluation mode, on the CPU), the tokenizer with a padding token, and where they lie.
+
+    Raises
+    ------
+    BftembedError
+        As `resolve_model`, and for a folder that holds no causal language model.
+    """
+    transformers = require("transformers", "local")
+    torch = require("torch", "local")
+    local = resolve_model("language-model", name)
     try:
         with quiet_transformers():
-            where = {"gguf_file": source.name, "local_files_only": True}
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **where)
-            model = transformers.AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **where)
-            # save_pretrained refuses a model that still says it is GGUF-quantised; its weights no longer are.
-            if hasattr(model.config, "quantization_config"):
-                del model.config.quantization_config
-            model.is_quantized = False
-            model.hf_quantizer = None
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-        for written in (*temporary.rglob("*"), temporary):
-            _fsync(written)
-        # Another process may have finished the same conversion in the meantime: either result is as good.
-        with contextlib.suppress(OSError):
-            temporary.rename(folder)
-        if not (folder / "config.json").exists():
-            raise BftembedError(f"Cannot write the converted model to {folder}. Set BFTEMBED_CACHE to another folder.")
-    except OSError as err:
-        raise BftembedError(f"Cannot convert {source.name} into {folder}: {err}. Is the disk full?") from err
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(local.path, local_files_only=True)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                local.path, dtype=getattr(torch, dtype), local_files_only=True, **options
+            )
+    except (OSError, ValueError, KeyError) as err:
+        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+        raise BftembedError(f"{name} at {local.path} cannot be loaded as a language model: {reason}") from err
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer, local
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bftembed.cli import bench, cells, config, demo, genes, profiles, report
+from bftembed.cli import bench, cells, config, demo, genes, profiles, report, tune
 
 app = typer.Typer(
     name="bftembed",
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.demo)
+app.add_typer(tune.app, name="tune")
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(genes.app, name="genes")
 app.add_typer(cells.app, name="cells")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,10 +16,15 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file.
 
 @app.command("show")
 def show(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Print a config with every default written out; FILE may be the name of a recipe (demo)."""
-    from bftembed.config import RECIPES, dump_config, load_config
+    """Print a config with every default written out; FILE may be the name of a recipe (demo, tune)."""
+    from bftembed.config import RECIPES, TuneConfig, dump_config, load_config
+    from bftembed.config.tune import DataConfig
 
-    config = RECIPES[str(file)]() if str(file) in RECIPES and not file.exists() else load_config(file)
+    config: Any
+    if str(file) == "tune" and not file.exists():
+        config = TuneConfig(data=DataConfig(train="train.jsonl"))
+    else:
+        config = RECIPES[str(file)]() if str(file) in RECIPES and not file.exists() else load_config(file)
     finish(config.model_dump(), [dump_config(config).rstrip()], as_json=as_json)
 
 

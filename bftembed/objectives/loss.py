@@ -28,6 +28,8 @@ class ObjectiveLoss:
         s, detached, (n_samples,): samples in order of their rows, and of their segments within a row.
     local_confidence
         C_loc, detached, in the shape of the NLL; 0 where the mask is.
+    sample_tokens
+        int64 (n_samples,): valid tokens of each sample, in the order of `sample_weight`.
     """
 
     loss_sum: Tensor
@@ -35,6 +37,7 @@ class ObjectiveLoss:
     token_weight: Tensor
     sample_weight: Tensor
     local_confidence: Tensor
+    sample_tokens: Tensor
 
 
 def objective_loss(
@@ -135,6 +138,7 @@ def objective_loss(
         token_weight=_spread(token, where, nll),
         sample_weight=per_sample,
         local_confidence=_spread(known.local.to(dtype), where, nll),
+        sample_tokens=samples.count,
     )
 
 

@@ -43,7 +43,7 @@ def test_a_batch_gives_what_one_prompt_alone_gives(completions):
 def test_the_text_equals_a_plain_greedy_loop(engine, completions):
     import torch
 
-    inner = engine._engine
+    inner = engine._engine or engine._load()
     ids = torch.tensor([inner.token_ids(requests()[0].messages)])
     answer = []
     with torch.inference_mode():
@@ -172,7 +172,7 @@ def test_a_folder_that_is_no_language_model_is_named(tmp_path):
 
 
 def test_a_model_without_a_chat_template_or_system_role_still_gets_both_texts(engine, monkeypatch):
-    inner = engine._engine
+    inner = engine._engine or engine._load()
     monkeypatch.setattr(inner.tokenizer, "chat_template", None)
     plain = inner.tokenizer.decode(inner.token_ids(requests()[0].messages))
     assert "2000 characters" in plain

@@ -6,9 +6,10 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bftembed.chat import prompt_tokens
 from bftembed.errors import BftembedError, require
 from bftembed.machine import cpu_has_bf16, free_cores
-from bftembed.models import model_identity, quiet_transformers, resolve_model
+from bftembed.models import load_language_model, model_identity
 from bftembed.profiles.records import Completion
 
 if TYPE_CHECKING:
@@ -150,23 +151,9 @@ class TransformersGenerator:
             self._torch.set_num_threads(before)
 
     def _load(self) -> _Engine:
-        torch = self._torch
-        import transformers
-
-        local = resolve_model("language-model", self.model)
-        try:
-            with quiet_transformers():
-                tokenizer = transformers.AutoTokenizer.from_pretrained(local.path, local_files_only=True)
-                model = transformers.AutoModelForCausalLM.from_pretrained(
-                    local.path, dtype=getattr(torch, self._dtype), local_files_only=True
-                )
-        except (OSError, ValueError, KeyError) as err:
-            reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
-            raise BftembedError(f"{self.model} at {local.path} cannot be loaded as a language model: {reason}") from err
+        model, tokenizer, _ = load_language_model(self.model, self._dtype)
         tokenizer.padding_side = "left"
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        model.eval().to(self._device)
+        model.to(self._device)
         return _Engine(model, tokenizer, _stop_ids(model, tokenizer), _context(model))
 
     def _batch(self, engine: _Engine, batch: list[tuple[Request, list[int]]]) -> Iterator[Completion]:
@@ -206,21 +193,7 @@ class _Engine:
 
     def token_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the prompt's tokens by the model's chat template; without one, the texts as paragraphs."""
-        if not self.tokenizer.chat_template:
-            text = "\n\n".join(m["content"] for m in messages) + "\n\n"
-            return list(self.tokenizer(text)["input_ids"])
-        try:
-            return self._apply(list(messages))
-        except Exception:
-            # Some templates (Gemma's) refuse a system message; it then opens the user's.
-            if messages[0]["role"] != "system":
-                raise
-            first = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-            return self._apply([{"role": "user", "content": first}, *messages[2:]])
-
-    def _apply(self, messages: list[Message]) -> list[int]:
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
+        return prompt_tokens(self.tokenizer, messages)
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -1,0 +1,177 @@
+"""`bftembed tune diagnose` on a tiny random model: files that agree with one another, and refusals before any work."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pandas as pd
+import pytest
+import typer
+
+from bftembed.cli.tune_diagnose import diagnose
+from bftembed.errors import BftembedError, UnknownNameError
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+TEXTS = [
+    f"The gene TP53 leads to arrest number {i}, because CDK{i % 7 + 1} inhibits growth of cells and of EGFR in mice. "
+    f"Thus the protein is responsible for {'repair and ' * (i % 4)}sleep, due to loss of BRCA{i % 2 + 1} in {i} cases."
+    for i in range(14)
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    core = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=None))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=512, initial_alphabet=alphabet, special_tokens=["<end>"])
+    core.train_from_iterator(TEXTS, trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>")
+    config = transformers.LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    file.write_text("".join(json.dumps({"prompt": "Tell me.", "completion": t}) + "\n" for t in TEXTS))
+    return file
+
+
+def test_the_files_agree_with_one_another(model, pairs, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    diagnose(pairs, out, model=model, window=8, dtype="fp32")
+    assert sorted(p.name for p in out.iterdir()) == [
+        "diagnostic.json",
+        "figure-1a.png",
+        "figure-1b.png",
+        "windows.parquet",
+    ]
+    record = json.loads((out / "diagnostic.json").read_text())
+    windows = pd.read_parquet(out / "windows.parquet")
+    assert record["options"]["window"] == 8
+    assert "this project's choice" in record["about"]
+    assert record["model"]["revision"].startswith("sha256:")
+    assert (record["data"]["file"], record["data"]["rows"], len(record["data"]["sha256"])) == ("pairs.jsonl", 14, 64)
+    assert record["versions"]["causal_connectives"] == "1"
+    assert record["counts"]["windows"] == len(windows)
+    groups = windows.groupby("group")[["low_entity", "low_connective", "low_other"]].sum()
+    shares = groups.div(groups.sum(axis=1), axis=0)
+    for row in record["enrichment"]:
+        assert row["share_sparse"] == pytest.approx(shares.loc["A", f"low_{row['tag']}"])
+        assert row["share_dense"] == pytest.approx(shares.loc["B", f"low_{row['tag']}"])
+    assert set(windows["where"]) == {f"pairs.jsonl:{i}" for i in range(1, 15)}
+    assert record["example"] in set(windows["where"])
+    entity = record["enrichment"][0]
+    assert entity["tag"] == "entity"
+    assert entity["tokens"] > 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split()[0] == "tag"
+    assert printed[-1] == str(out)
+
+
+def test_a_run_is_repeated_to_the_letter(model, pairs, tmp_path):
+    for name in ("a", "b"):
+        diagnose(pairs, tmp_path / name, model=model, window=8, dtype="fp32", responses=9, as_json=True)
+    for file in ("diagnostic.json", "figure-1a.png", "figure-1b.png"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    record = json.loads((tmp_path / "a" / "diagnostic.json").read_text())
+    assert (record["data"]["drawn"], record["counts"]["responses"]) == (9, 9)
+    diagnose(pairs, tmp_path / "c", model=model, window=8, dtype="fp32", responses=9, seed=1, as_json=True)
+    drawn = [set(pd.read_parquet(tmp_path / name / "windows.parquet")["where"]) for name in "abc"]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_json_is_one_object(model, pairs, tmp_path, capsys):
+    diagnose(pairs, tmp_path, model=model, window=8, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["tag"] for row in printed["enrichment"]] == ["entity", "connective", "other"]
+
+
+def test_pubmedqa_and_tables_are_read(model, tmp_path):
+    entries = {str(i): {"QUESTION": "Is it?", "CONTEXTS": ["So."], "LONG_ANSWER": t} for i, t in enumerate(TEXTS)}
+    asked = tmp_path / "q.json.gz"
+    asked.write_bytes(gzip.compress(json.dumps(entries).encode()))
+    table = tmp_path / "g.tsv"
+    table.write_text("gene\ttold\n" + "".join(f"G{i}\t{t}\n" for i, t in enumerate(TEXTS)))
+    diagnose(asked, tmp_path / "q", model=model, window=8)
+    diagnose(table, tmp_path / "g", model=model, window=8, entity="gene", text="told")
+    for name, first in (("q", "q.json.gz:0"), ("g", "g.tsv:2")):
+        assert pd.read_parquet(tmp_path / name / "windows.parquet")["where"][0] == first
+
+
+def test_rows_beyond_the_context_are_left_out_and_counted(model, tmp_path, capsys):
+    file = tmp_path / "p.jsonl"
+    rows = [*TEXTS, "word " * 3000]
+    file.write_text("".join(json.dumps({"prompt": "Tell me.", "completion": t}) + "\n" for t in rows))
+    diagnose(file, tmp_path / "out", model=model, window=8)
+    record = json.loads((tmp_path / "out" / "diagnostic.json").read_text())
+    assert (record["model"]["rows_too_long"], record["counts"]["responses"]) == (1, 14)
+    assert "1 rows are longer" in capsys.readouterr().err
+    file.write_text(json.dumps({"prompt": "Tell me.", "completion": rows[-1]}) + "\n")
+    with pytest.raises(BftembedError, match="None of the 1 rows fits"):
+        diagnose(file, tmp_path / "out", model=model)
+
+
+def test_what_cannot_be_done_is_refused_before_the_model_is_asked(pairs, tmp_path):
+    absent = "./no/such/model"
+    (tmp_path / "file").write_text("x")
+    other = tmp_path / "x.parquet"
+    other.write_text("x")
+    in_the_way = tmp_path / "diagnostic.json"
+    in_the_way.write_text("{}")
+    for words, kind, data, options in (
+        ("dtype 'fp8'", UnknownNameError, pairs, {"dtype": "fp8"}),
+        ("tagger 'proteins'", UnknownNameError, pairs, {"tagger": "proteins"}),
+        ("sparse_quantile", BftembedError, pairs, {"sparse_quantile": 0.9}),
+        ("is a file", BftembedError, pairs, {"out": tmp_path / "file"}),
+        ("expected .jsonl", BftembedError, other, {}),
+        ("No such data file", BftembedError, tmp_path / "none.tsv", {}),
+        ("is the input", BftembedError, in_the_way, {}),
+        ("No such model folder", BftembedError, pairs, {}),
+    ):
+        with pytest.raises(kind, match=words):
+            diagnose(**{"data": data, "out": tmp_path, "model": absent} | options)
+
+
+def test_nothing_is_written_when_the_windows_cannot_be_told_apart(model, pairs, tmp_path):
+    with pytest.raises(BftembedError, match="smaller window"):
+        diagnose(pairs, tmp_path / "out", model=model, window=100_000, sparse_quantile=0.0, dense_quantile=1.0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_takes_its_options_from_the_shell(model, pairs, tmp_path):
+    from typer.testing import CliRunner
+
+    app = typer.Typer()
+    app.command()(diagnose)
+    options = ["--out", str(tmp_path), "--model", model, "--window", "8", "--tau-quantile", "0.4", "--json"]
+    result = CliRunner().invoke(app, [str(pairs), *options])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "diagnostic.json").read_text())["options"]["tau_quantile"] == 0.4
+
+
+@pytest.mark.model
+def test_the_packaged_model_is_diagnosed_on_real_answers(shared_data, tmp_path):
+    diagnose(shared_data("gene_text/refseq_gene_summary_human.tsv.gz"), tmp_path, responses=12, as_json=True)
+    record = json.loads((tmp_path / "diagnostic.json").read_text())
+    assert record["model"]["name"] == "builtin:smollm2-135m-instruct"
+    assert record["counts"]["responses"] == 12
+    assert 0.4 < record["counts"]["low_tokens"] / record["counts"]["tokens"] < 0.51
