@@ -1,0 +1,48 @@
+"""The tuning recipes: all load, and baselines differ from the recipe in the objective alone."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from tests_paths import REPOSITORY
+
+from bftembed.config import load_config
+from bftembed.errors import BftembedError
+
+FOLDER = REPOSITORY / "configs" / "tune"
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda f: f.name)
+def test_every_recipe_loads(file):
+    assert load_config(file).recipe == "tune"
+
+
+@pytest.mark.parametrize("name", ["sft", "dft", "bft_token", "bft_sample"])
+def test_a_baseline_differs_in_the_objective_alone(name):
+    recipe = load_config(FOLDER / "r1_distill_qwen_14b.yaml").model_dump()
+    baseline = load_config(FOLDER / f"r1_distill_qwen_14b_{name}.yaml").model_dump()
+    assert baseline["objective"].pop("name") == name.replace("_", "-")
+    assert recipe["objective"].pop("name") == "bft"
+    assert baseline.pop("out") != recipe.pop("out")
+    assert baseline == recipe
+
+
+def test_launch_files_are_yaml_of_their_kind():
+    kinds = {"fsdp2": "FSDP", "zero3": "DEEPSPEED"}
+    for name, kind in kinds.items():
+        loaded = yaml.safe_load((REPOSITORY / "training" / "launch" / f"{name}.yaml").read_text())
+        assert loaded["distributed_type"] == kind
+
+
+def test_extends_merges_key_by_key_and_a_circle_is_an_error(tmp_path):
+    (tmp_path / "a.yaml").write_text("recipe: tune\ndata: {train: x.jsonl, max_length: 64}\ntraining: {seed: 3}\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\ndata: {max_length: 32}\ntraining: {learning_rate: 1e-4}\n")
+    config = load_config(tmp_path / "b.yaml")
+    assert (config.data.train, config.data.max_length) == ("x.jsonl", 32)
+    assert (config.training.seed, config.training.learning_rate) == (3, 1e-4)
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    with pytest.raises(BftembedError, match="extends itself"):
+        load_config(tmp_path / "b.yaml")
+    (tmp_path / "a.yaml").unlink()
+    with pytest.raises(BftembedError, match="which .*b.yaml extends"):
+        load_config(tmp_path / "b.yaml")
