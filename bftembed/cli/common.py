@@ -32,7 +32,7 @@ def run(app: typer.Typer) -> None:
         sys.exit(ERROR)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:  # the parser's answer to Ctrl-C, without a word
-            say("interrupted. Profiles that were finished are kept; run the same command to go on.")
+            say("interrupted. What was finished is kept; run the same command to go on.")
         raise
 
 

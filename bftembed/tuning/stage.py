@@ -180,10 +180,10 @@ def _hash(path: str) -> str:
 
 def _finished(out: Path, identity: dict[str, Any]) -> TuneReport | None:
     """Return the report of this very run when it is finished; refuse a folder that holds another."""
+    if not any((out / "checkpoints").glob("checkpoint-*")) and not (out / "model").exists():
+        return None  # nothing was trained: an earlier run may have ended at its data, and its config been mended
     if not (out / RECORD).exists():
-        if (out / "checkpoints").exists() or (out / "model").exists():
-            raise BftembedError(f"{out} holds checkpoints or a model of something else. Choose another folder (out).")
-        return None
+        raise BftembedError(f"{out} holds checkpoints or a model of something else. Choose another folder (out).")
     try:
         held = json.loads((out / RECORD).read_text(encoding="utf-8"))
         differing = _differing(held, identity)

@@ -132,8 +132,10 @@ def test_trl_head_and_ours_take_the_same_steps(make_config, tiny_model, tmp_path
     assert losses["own"] == pytest.approx(losses["trl"], rel=1e-4)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(make_config, tmp_path):
-    straight = tune(make_config(out=str(tmp_path / "straight"), training__max_steps=6, training__save_every=2))
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "dropout": 0.1}])
+def test_a_resumed_run_equals_an_uninterrupted_one(lora, make_config, tmp_path):
+    options = {"lora": lora, "training__max_steps": 6, "training__save_every": 2}
+    straight = tune(make_config(out=str(tmp_path / "straight"), **options))
 
     class StopError(Exception):
         pass
@@ -142,7 +144,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_config, tmp_path):
         if done == 3:
             raise StopError
 
-    config = make_config(training__max_steps=6, training__save_every=2)
+    config = make_config(**options)
     with pytest.raises(StopError):
         tune(config, progress=stop_after_three)
     assert last_whole_checkpoint(Path(config.out) / "checkpoints").name == "checkpoint-2"
@@ -254,6 +256,12 @@ def test_what_the_weights_cannot_follow_is_refused(make_config, tiny_model, tmp_
         make_config(training__label_smoothing=0.1)
     with pytest.raises(BftembedError, match="smoothing"):
         ObjectiveTrainer(args=SFTConfig(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, bf16=False))
+
+
+def test_a_config_that_failed_at_its_data_can_be_mended_in_place(make_config):
+    with pytest.raises(BftembedError, match="Raise max_length"):
+        tune(make_config(data__max_length=40))
+    assert tune(make_config(training__max_steps=1)).steps == 1
 
 
 def test_a_folder_of_something_else_is_left_alone(make_config):
