@@ -99,7 +99,7 @@ def test_an_interrupt_keeps_finished_items_and_exits_with_130(tmp_path):
     log = tmp_path / "log"
     code = (
         "import sys; from bftembed.cli import main; sys.argv = ['bftembed', 'profiles', 'generate', "
-        f"'{','.join(GENES)}', '--generator', 'scripted:delay=0.05,batch=8,log={log}', '--out', "
+        f"'{','.join(GENES)}', '--generator', 'scripted:delay=0.25,batch=8,log={log}', '--out', "
         f"'{tmp_path / 's'}']; main()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=os.environ)
