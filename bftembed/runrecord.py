@@ -47,7 +47,10 @@ class Coverage(_Part):
 
 
 class ExampleProfile(_Part):
-    """A profile to show, with the marks of the screening; `text` is shown as it is and trusted by nobody."""
+    """A profile to show, with the marks of the screening; `text` is shown as it is and trusted by nobody.
+
+    Profiles of one entity by several generators (specs, or names of sets) are shown side by side.
+    """
 
     entity: str
     generator: str = ""

@@ -1,12 +1,14 @@
 """Time and peak memory of language-model head + loss, forward and backward, by four ways and two objectives.
 
-Usage: python benchmarks/speed/objectives.py [--tokens 4096] [--repeats 5] [--out benchmarks/results/objectives.json]
+Usage: python benchmarks/speed/objectives.py [--tokens 1024 4096] [--repeats 3] [--out FILE]
 
 Ways: ``full`` = logits of all tokens, then cross entropy (plain SFT) or the objective on its per-token NLL; ``v1`` =
 full logits and the authors' first objective; ``torch`` = ``F.linear_cross_entropy(reduction="none")`` of torch 2.13;
-``ours`` = `bftembed.objectives.linear_nll`. Each runs in a process of its own. Peak memory is resident memory at its
-highest minus that before the first step, less the gradients of the inputs. Times are medians of wall seconds after one
-warm-up; only ratios within one run are meant to be compared. A whole training step of SmolLM2 is timed beside them.
+``ours`` = `bftembed.objectives.linear_nll`. Each runs in a process of its own. Peak memory is resident memory (CUDA:
+allocated memory) at its highest minus that before the first step, less the gradients of the inputs. Times are medians
+of wall seconds after one warm-up; only ratios within one run are meant to be compared. A whole training step of SmolLM2
+is timed beside them. Where there is a CUDA device, the same rows are measured there in bfloat16, with Liger and
+cut-cross-entropy where they are installed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,40 +52,67 @@ class Peak:
         self._thread.join()
 
 
-def measure(way: str, objective: str, tokens: int, vocabulary: int, frozen: bool, repeats: int) -> dict[str, Any]:
+def token_nll(way: str, hidden: Any, weight: Any, labels: Any) -> Any:
+    """Return the NLL of each token by one way; all take and return flat rows."""
+    from torch.nn import functional
+
+    if way == "ours":
+        from bftembed.objectives import linear_nll
+
+        return linear_nll(hidden, weight, labels)
+    if way == "torch":
+        return functional.linear_cross_entropy(hidden, weight, labels, reduction="none")
+    if way == "liger":
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        return LigerFusedLinearCrossEntropyLoss(reduction="none")(weight, hidden, labels)
+    if way == "cce":
+        from cut_cross_entropy import linear_cross_entropy
+
+        return linear_cross_entropy(hidden, weight, labels, reduction="none")
+    return functional.cross_entropy(hidden @ weight.T, labels, reduction="none")
+
+
+def measure(
+    way: str, objective: str, tokens: int, vocabulary: int, frozen: bool, repeats: int, device: str
+) -> dict[str, Any]:
     import torch
     from torch.nn import functional
 
-    from bftembed.objectives import linear_nll, objective_loss
+    from bftembed.objectives import objective_loss
 
     torch.manual_seed(0)
-    width = HEADS[vocabulary]
-    hidden = torch.randn(8, tokens // 8, width, requires_grad=True)
-    weight = (torch.randn(vocabulary, width) * 0.05).requires_grad_(not frozen)
-    labels = torch.randint(vocabulary, (8, tokens // 8))
-    mask = labels != -100
+    width, cuda = HEADS[vocabulary], device == "cuda"
+    like = {"device": device, "dtype": torch.bfloat16 if cuda else torch.float32}
+    hidden = torch.randn(tokens, width, **like).requires_grad_()
+    weight = (torch.randn(vocabulary, width, **like) * 0.05).requires_grad_(not frozen)
+    labels = torch.randint(vocabulary, (tokens,), device=device)
+    mask = torch.ones(8, tokens // 8, dtype=torch.bool, device=device)
 
     def step() -> None:
         hidden.grad = weight.grad = None
-        flat = hidden.reshape(-1, width)
-        if way == "ours":
-            nll = linear_nll(hidden, weight, labels)
-        elif way == "torch":
-            nll = functional.linear_cross_entropy(flat, weight, labels.reshape(-1), reduction="none").reshape(
-                labels.shape
-            )
-        elif objective == "sft":
-            functional.cross_entropy(flat @ weight.T, labels.reshape(-1)).backward()
-            return
+        if (way, objective) == ("full", "sft"):
+            functional.cross_entropy(hidden @ weight.T, labels).backward()
         else:
-            nll = functional.cross_entropy(flat @ weight.T, labels.reshape(-1), reduction="none").reshape(labels.shape)
-        found = objective_loss(nll, mask, objective)
-        (found.loss_sum / found.n_samples).backward()
+            nll = token_nll(way, hidden, weight, labels).reshape(mask.shape)
+            found = objective_loss(nll.float(), mask, objective)
+            (found.loss_sum / found.n_samples).backward()
+        if cuda:
+            torch.cuda.synchronize()
 
-    before = resident()
-    with Peak() as peak:
+    if cuda:
+        step()  # kernels are compiled and work spaces made once
+        hidden.grad = weight.grad = None
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         step()
-    gradients = hidden.numel() * 4 + (0 if frozen else weight.numel() * 4)
+        highest = torch.cuda.max_memory_allocated()
+    else:
+        before = resident()
+        with Peak() as peak:
+            step()
+        highest = peak.highest
+    gradients = hidden.nbytes + (0 if frozen else weight.nbytes)
     wall, cpu = [], []
     for _ in range(repeats):
         started, used = time.monotonic(), time.process_time()
@@ -91,7 +122,7 @@ def measure(way: str, objective: str, tokens: int, vocabulary: int, frozen: bool
     return {
         "seconds": round(statistics.median(wall), 4),
         "cpu_seconds": round(statistics.median(cpu), 4),
-        "peak_mb_beyond_inputs_and_gradients": round((peak.highest - before - gradients) / 2**20, 1),
+        "peak_mb_beyond_inputs_and_gradients": round((highest - before - gradients) / 2**20, 1),
     }
 
 
@@ -150,6 +181,18 @@ def weights_alone(repeats: int) -> dict[str, float]:
     return {"milliseconds_for_8192_tokens": round(1000 * statistics.median(times), 3)}
 
 
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def cuda_ways() -> list[tuple[str, str]]:
+    """Return the ways that run on CUDA alone, where their packages are installed."""
+    packages = {"liger": "liger_kernel", "cce": "cut_cross_entropy"}
+    return [(way, "bft") for way, package in packages.items() if find_spec(package)]
+
+
 def environment() -> dict[str, Any]:
     import torch
 
@@ -160,8 +203,8 @@ def environment() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="multiples of 8")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "results" / "objectives.json")
     parser.add_argument("--vocabularies", type=int, nargs="+", default=list(HEADS), choices=list(HEADS))
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -170,24 +213,23 @@ def main() -> None:
         print(json.dumps(measure(**json.loads(options.one))))
         return
     rows: list[dict[str, Any]] = []
-    for vocabulary in options.vocabularies:
-        for frozen in (False, True):
-            plain: dict[str, Any] = {}
-            for way, objective in WAYS:
-                case = {"way": way, "objective": objective, "tokens": options.tokens, "vocabulary": vocabulary}
-                case |= {"frozen": frozen, "repeats": options.repeats}
-                command = [sys.executable, __file__, "--one", json.dumps(case)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                found = json.loads(done.stdout)
-                plain = plain or found
-                memory = found["peak_mb_beyond_inputs_and_gradients"]
-                found["time_x_plain_sft"] = round(found["seconds"] / plain["seconds"], 3)
-                found["memory_x_plain_sft"] = round(memory / plain["peak_mb_beyond_inputs_and_gradients"], 4)
-                rows.append({**{k: case[k] for k in ("vocabulary", "frozen", "way", "objective")}, **found})
-                print(rows[-1], flush=True)
+    devices = ["cpu", "cuda"] if has_cuda() else ["cpu"]
+    for device, vocabulary, tokens, frozen in product(devices, options.vocabularies, options.tokens, (False, True)):
+        place = {"device": device, "vocabulary": vocabulary, "tokens": tokens, "frozen": frozen}
+        plain: dict[str, Any] = {}
+        for way, objective in WAYS + (cuda_ways() if device == "cuda" else []):
+            case = {"way": way, "objective": objective, **place, "repeats": options.repeats}
+            command = [sys.executable, __file__, "--one", json.dumps(case)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found = json.loads(done.stdout)
+            plain = plain or found
+            memory = found["peak_mb_beyond_inputs_and_gradients"]
+            found["time_x_plain_sft"] = round(found["seconds"] / plain["seconds"], 3)
+            found["memory_x_plain_sft"] = round(memory / plain["peak_mb_beyond_inputs_and_gradients"], 4)
+            rows.append({**place, "way": way, "objective": objective, **found})
+            print(rows[-1], flush=True)
     result = {
         "environment": environment(),
-        "tokens": options.tokens,
         "weights": weights_alone(options.repeats),
         "whole_step": whole_step(options.repeats),
         "rows": rows,

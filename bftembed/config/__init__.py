@@ -1,6 +1,7 @@
 """Models of ``configs/*.yaml``: every key is known, every value has its type, every error names both."""
 
 from bftembed.config.demo import DemoConfig as DemoConfig
+from bftembed.config.demo import DemoTune as DemoTune
 from bftembed.config.demo import ProfileSet as ProfileSet
 from bftembed.config.loading import RECIPES as RECIPES
 from bftembed.config.loading import dump_config as dump_config

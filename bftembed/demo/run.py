@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from bftembed.config import DemoConfig
+    from bftembed.demo.tuning import Tuned
     from bftembed.embeddings import GeneEmbeddings
     from bftembed.profiles.runner import GenerationReport
     from bftembed.progress import Progress
@@ -38,6 +39,8 @@ class Run:
         Names of the genes to profile.
     steps
         What ran, with seconds.
+    tuned
+        What the tuning left, None without one.
     reports, embeddings
         Per set of profiles: the report of its generation, its gene embeddings.
     notes
@@ -50,6 +53,7 @@ class Run:
     cells: AnnData
     genes: list[str]
     steps: list[Step] = field(default_factory=list)
+    tuned: Tuned | None = None
     reports: dict[str, GenerationReport] = field(default_factory=dict)
     embeddings: dict[str, GeneEmbeddings] = field(default_factory=dict)
     notes: list[EmbeddingNote] = field(default_factory=list)

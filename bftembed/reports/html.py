@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from bftembed.runrecord import ExampleProfile
+
 LONGEST_TEXT = 2000
 _RANK = {"profile": 0, "": 1, "reference": 2, "floor": 3}
 
@@ -180,7 +182,17 @@ def _shown(record: RunRecord, folder: Path, number: int) -> dict[str, Any]:
             drawn.append({"title": umap.title, "caption": umap.caption, "plot": plot, "missing": ""})
         except BftembedError as err:
             drawn.append({"title": umap.title, "caption": umap.caption, "plot": None, "missing": str(err)})
-    return {"record": record, "umaps": drawn}
+    return {"record": record, "umaps": drawn, "profiles": _side_by_side(record.profiles)}
+
+
+def _side_by_side(profiles: tuple[ExampleProfile, ...]) -> list[dict[str, Any]]:
+    """Give a row per entity where several generators wrote of one; else all profiles as one row without a heading."""
+    of_entity: dict[str, list[ExampleProfile]] = {}
+    for profile in profiles:
+        of_entity.setdefault(profile.entity, []).append(profile)
+    if len(of_entity) == len(profiles):
+        return [{"entity": "", "profiles": profiles}]
+    return [{"entity": entity, "profiles": written} for entity, written in of_entity.items()]
 
 
 def _own_version() -> str:

