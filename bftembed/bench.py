@@ -215,9 +215,8 @@ def _dense(matrix: Compressed, stored: int, what: str) -> NDArray[Any]:
     kind = np.dtype(np.float32 if matrix.data.dtype == np.float32 else np.float64)
     check_size(matrix.shape, kind.itemsize, stored, what)
     dense = np.zeros(matrix.shape, kind)
-    for block in matrix.blocks(4096):
-        rows, columns = block.values.shape
-        dense[block.cell : block.cell + rows, block.gene : block.gene + columns] = block.values.toarray()
+    for rows in matrix.rows(4096):
+        dense[rows.start : rows.stop] = rows.to_csr(matrix.shape[1]).toarray()
     return dense
 
 

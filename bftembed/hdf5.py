@@ -60,6 +60,21 @@ def open_h5ad(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         handle.close()
 
 
+@contextlib.contextmanager
+def damage_named(where: str) -> Iterator[None]:
+    """Name what could not be read, for reading inside of writing: an OSError there would speak of the output.
+
+    Raises
+    ------
+    BftembedError
+        For every OSError and RuntimeError inside; HDF5's errors come as either.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as err:
+        raise BftembedError(f"{where} cannot be read: it is truncated or damaged ({_first_line(err)}).") from err
+
+
 def _damaged(file: Path, err: BaseException) -> BftembedError:
     return BftembedError(f"{file} cannot be read: it is truncated or damaged ({_first_line(err)}).")
 

@@ -1,9 +1,4 @@
-"""An expression matrix in blocks: CSR, CSC or dense, in memory or in a HDF5 file, read alike and checked on the way.
-
-CSR and dense matrices come by rows (cells). A CSC matrix comes by columns (genes): its rows lie scattered over the
-whole file, so reading it by rows would read all of it for every block. Each run of genes is cut into runs of cells,
-so that no block is taller than `block_rows`.
-"""
+"""An expression matrix in blocks of cells: CSR, CSC or dense, in memory, in HDF5 or in zarr, read alike and checked."""
 
 from __future__ import annotations
 
@@ -13,41 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.cells.preflight import check_indices, check_kind, checked_indptr
+from bftembed.cells.rows import Rows, as_float, as_index
+from bftembed.cells.slices import Slices
 from bftembed.errors import BftembedError
+from bftembed.hdf5 import damage_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from scipy.sparse import csr_matrix
-
-#: Numbers in one dense block: keeps a block of a wide dense matrix near 256 MB.
-DENSE_NUMBERS = 2**25
-
-
-@dataclass(frozen=True)
-class Block:
-    """A tile of the matrix.
-
-    Attributes
-    ----------
-    cell, gene
-        Position of its first row and first column in the whole matrix.
-    values
-        (n_rows, n_columns) CSR, float32 or float64, canonical: indices sorted and in range, duplicates summed. A
-        copy: changing it does not change the source.
-    done
-        Share of the matrix that has been read when this block is worked off, in ]0, 1].
-    """
-
-    cell: int
-    gene: int
-    values: csr_matrix
-    done: float
+#: Numbers in one dense block, and stored values in one sparse block: about 128 MB each.
+DENSE_NUMBERS, BLOCK_VALUES = 2**25, 2**23
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A dense matrix: a NumPy array or a HDF5 data set, (n_cells, n_genes)."""
+    """A dense matrix: a NumPy array, a HDF5 data set or a zarr array, (n_cells, n_genes)."""
 
     values: Any
     where: str
@@ -57,13 +33,23 @@ class Dense:
         """Number of cells and of genes."""
         return int(self.values.shape[0]), int(self.values.shape[1])
 
-    def blocks(self, block_rows: int) -> Iterator[Block]:
-        """Yield runs of at most `block_rows` cells, in order."""
+    def rows(self, block_rows: int, cells: range | None = None, *, scratch: Path | None = None) -> Iterator[Rows]:
+        """Yield runs of at most `block_rows` cells, in order; see `Compressed.rows`."""
+        from bftembed.cells.compiled import compress, count_filled
+
         n_cells, n_genes = self.shape
-        rows = max(1, min(block_rows, DENSE_NUMBERS // max(1, n_genes)))
-        for start in range(0, n_cells, rows):
-            part = np.asarray(self.values[start : start + rows])
-            yield Block(start, 0, _canonical(_as_float(part)), min(1.0, (start + rows) / n_cells))
+        wanted = range(n_cells) if cells is None else cells
+        step = max(1, min(block_rows, DENSE_NUMBERS // max(1, n_genes)))
+        for start in range(wanted.start, wanted.stop, step):
+            with damage_named(self.where):
+                part = np.asarray(self.values[start : min(start + step, wanted.stop)])
+            part = as_float(part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("=")))
+            indptr = np.zeros(len(part) + 1, dtype=np.int64)
+            count_filled(0, len(part), part, indptr[1:])
+            np.cumsum(indptr, out=indptr)
+            indices, values = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=part.dtype)
+            compress(0, len(part), part, indptr, indices, values)
+            yield Rows(start, indptr, indices, values)
 
 
 @dataclass(frozen=True)
@@ -141,33 +127,45 @@ class Compressed:
         n_major = shape[0] if by_cell else shape[1]
         return cls(data, indices, checked_indptr(indptr, n_major, data.shape[0], where), shape, by_cell, where)
 
-    def blocks(self, block_rows: int) -> Iterator[Block]:
-        """Yield the matrix in tiles: runs of cells, within runs of genes for CSC."""
-        from scipy.sparse import csc_matrix, csr_matrix
+    def rows(self, block_rows: int, cells: range | None = None, *, scratch: Path | None = None) -> Iterator[Rows]:
+        """Yield runs of at most `block_rows` cells, in order.
 
-        n_cells, n_genes = self.shape
-        if self.by_cell:
-            for start in range(0, n_cells, block_rows):
-                data, indices, indptr = self._slice(start, min(start + block_rows, n_cells))
-                part = csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, n_genes))
-                yield Block(start, 0, _canonical(part), min(1.0, (start + block_rows) / n_cells))
+        Parameters
+        ----------
+        block_rows
+            Cells of a block.
+        cells
+            Which cells, in steps of 1; all by default.
+        scratch
+            Folder for the scratch file of a large CSC matrix, see `bftembed.cells.transpose`.
+
+        Raises
+        ------
+        BftembedError
+            At the first block with an index out of range, before the block is given.
+        """
+        wanted = range(self.shape[0]) if cells is None else cells
+        data, indices = Slices(self.data), Slices(self.indices)
+
+        def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            with damage_named(self.where):
+                found, values = indices.read(start, stop), data.read(start, stop)
+            check_indices(found, self.n_minor, self.where)
+            return as_index(found), as_float(values)
+
+        if not self.by_cell:
+            from bftembed.cells.transpose import rows_of_columns
+
+            height = max(1, min(block_rows, BLOCK_VALUES * self.shape[0] // max(1, self.n_values)))
+            yield from rows_of_columns(read, self.indptr, wanted, height, scratch=scratch)
             return
-        # As many numbers, zeros included, as a run of block_rows cells would have.
-        genes = max(1, block_rows * n_genes // max(1, n_cells))
-        for first in range(0, n_genes, genes):
-            data, indices, indptr = self._slice(first, min(first + genes, n_genes))
-            part = csc_matrix((data, indices, indptr), shape=(n_cells, len(indptr) - 1)).tocsr()
-            for start in range(0, n_cells, block_rows):
-                done = (first + (len(indptr) - 1) * min(1.0, (start + block_rows) / n_cells)) / n_genes
-                yield Block(start, first, _canonical(part[start : start + block_rows]), done)
-
-    def _slice(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        indptr = self.indptr[start : stop + 1]
-        a, b = int(indptr[0]), int(indptr[-1])
-        indices = np.asarray(self.indices[a:b])
-        check_indices(indices, self.n_minor, self.where)
-        # astype copies: sorting and summing must not reach the caller's arrays.
-        return _as_float(np.asarray(self.data[a:b])), indices.astype(np.int64), indptr - a
+        start = wanted.start
+        while start < wanted.stop:
+            fits = int(np.searchsorted(self.indptr, self.indptr[start] + BLOCK_VALUES, side="right")) - 1
+            stop = min(start + block_rows, max(fits, start + 1), wanted.stop)
+            indptr = self.indptr[start : stop + 1]
+            yield Rows(start, indptr - indptr[0], *read(int(indptr[0]), int(indptr[-1])))
+            start = stop
 
 
 def compressed_format(group: Any) -> str:
@@ -175,17 +173,3 @@ def compressed_format(group: Any) -> str:
     marked = group.attrs.get("h5sparse_format", group.attrs.get("encoding-type", ""))
     name = marked.decode() if isinstance(marked, bytes) else str(marked)
     return name.removesuffix("_matrix") if name in ("csr", "csc", "csr_matrix", "csc_matrix") else ""
-
-
-def _as_float(values: np.ndarray) -> np.ndarray:
-    # SciPy has no float16; float32 holds it and bool exactly. Large integers need float64.
-    small = values.dtype.kind == "b" or (values.dtype.kind == "f" and values.dtype.itemsize <= 4)
-    return values.astype(np.float32 if small else np.float64)
-
-
-def _canonical(part: Any) -> csr_matrix:
-    from scipy.sparse import csr_matrix
-
-    rows = csr_matrix(part)
-    rows.sum_duplicates()
-    return rows

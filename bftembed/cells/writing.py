@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import h5py
 import numpy as np
 
 from bftembed.cells.blocks import Compressed, compressed_format
 from bftembed.cells.preflight import check_declared_size, check_indices
+from bftembed.cells.sinks import Dataset, Memory, writing
 from bftembed.errors import BftembedError
 from bftembed.hdf5 import open_h5ad
 from bftembed.io import atomic_path
@@ -21,8 +24,44 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from bftembed.cells.aggregate import Sink
+
 #: The entry of ``.uns`` that holds one provenance per key of ``.obsm``.
 UNS = "bftembed"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What goes beside the vectors.
+
+    Attributes
+    ----------
+    provenance
+        What goes to ``.uns["bftembed"][key]``: text, numbers, booleans, arrays of text.
+    coverage
+        float64 (n_cells,): share of each cell's expression in genes with an embedding; NaN where it expresses nothing.
+    keep
+        bool (n_cells,): cells to write; None for all.
+    """
+
+    provenance: dict[str, Any]
+    coverage: np.ndarray
+    keep: np.ndarray | None = None
+
+
+class Destination(Protocol):
+    """An output that is being written."""
+
+    def sink(self, shape: tuple[int, int]) -> Sink:
+        """Return where vectors go, float32 (n_cells, d) in all. To be called once, when the input is known to fit."""
+
+    def finish(self, done: Embedded) -> None:
+        """Write the rest, when all vectors are there and the input is closed."""
+
+
+def coverage_column(key: str) -> str:
+    """Return the name of the column of ``.obs`` that goes with ``.obsm[key]``."""
+    return f"{key}_coverage"
 
 
 def check_free(key: str, taken: bool, overwrite: bool, where: str) -> None:
@@ -41,8 +80,8 @@ def has_key(handle: h5py.File, key: str) -> bool:
     return obsm is not None and key in obsm
 
 
-def put(adata: AnnData, key: str, vectors: np.ndarray, provenance: dict[str, Any]) -> None:
-    """Set ``.obsm[key]`` and ``.uns["bftembed"][key]``; other keys are kept. A view becomes a copy of its own.
+def put(adata: AnnData, key: str, vectors: np.ndarray, done: Embedded) -> None:
+    """Set ``.obsm[key]``, ``.obs[key_coverage]`` and ``.uns["bftembed"][key]``. A view becomes a copy of its own.
 
     Raises
     ------
@@ -55,22 +94,17 @@ def put(adata: AnnData, key: str, vectors: np.ndarray, provenance: dict[str, Any
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*view.*")
         adata.obsm[key] = vectors
-        adata.uns[UNS] = {**others, key: provenance}
+        adata.obs[coverage_column(key)] = done.coverage
+        adata.uns[UNS] = {**others, key: done.provenance}
 
 
-def write_copy(
-    source: Path,
-    out: Path,
-    key: str,
-    vectors: np.ndarray,
-    provenance: dict[str, Any],
-    *,
-    keep: np.ndarray | None = None,
-) -> None:
-    """Write a copy of `source` with the embedding in it. `source` is only read; `out` is whole or untouched.
+@contextlib.contextmanager
+def copy_of(source: Path, out: Path, key: str, *, drop: bool) -> Iterator[Destination]:
+    """Write a copy of `source` with an embedding in it. `source` is only read; `out` is whole or untouched.
 
-    The bytes of `source` are copied and two elements added, so memory does not grow with the file. Two cases are
-    read into memory and rewritten as a whole: cells to be left out, and the layout of anndata before 0.7.
+    The bytes of `source` are copied and the vectors written into their place as they come, so memory does not grow
+    with the file. Two cases are read into memory and rewritten as a whole: cells to be left out, and the layout of
+    anndata before 0.7.
 
     Parameters
     ----------
@@ -78,12 +112,13 @@ def write_copy(
         Two different files.
     key
         Key of ``.obsm``, replaced when it is there.
-    vectors
-        float32 (n_cells, d).
-    provenance
-        What goes to ``.uns["bftembed"][key]``: text, numbers, booleans, arrays of text.
-    keep
-        bool (n_cells,): cells to write; None for all.
+    drop
+        Whether cells may be left out.
+
+    Yields
+    ------
+    Destination
+        To be finished inside the block; `out` is replaced at its end.
 
     Raises
     ------
@@ -91,54 +126,97 @@ def write_copy(
         When the disk is full or the folder cannot be written.
     """
     with open_h5ad(source) as handle:
-        slots = [handle.get(name) for name in ("obsm", "uns")]
-        old_layout = any(isinstance(slot, h5py.Dataset) for slot in slots) or isinstance(handle["obs"], h5py.Dataset)
+        slots = [handle.get(name) for name in ("obsm", "uns", "obs")]
+        rewritten = drop or any(isinstance(slot, h5py.Dataset) for slot in slots)
         occupied = handle.get(f"uns/{UNS}")
         if occupied is not None and not isinstance(occupied, h5py.Group):
             raise _occupied("a value", str(source))
-        if keep is not None or old_layout:
+        if rewritten:
             check_whole_file(handle, source)
-    with atomic_path(out) as temporary:
-        try:
-            if keep is not None or old_layout:
-                _rewrite(source, temporary, key, vectors, provenance, keep)
-            else:
-                shutil.copyfile(source, temporary)
-                with h5py.File(temporary, "r+", locking=False) as copy:
-                    _append(copy, key, vectors, provenance)
-        except (RuntimeError, KeyError) as err:
-            # HDF5 reports a failed flush as RuntimeError; for the user it is a failed write.
-            raise OSError(str(err)) from err
+    with atomic_path(out) as temporary, contextlib.ExitStack() as stack:
+        yield (_Rewrite(source, temporary, key) if rewritten else _Copy(source, temporary, key, stack))
 
 
-def _append(copy: h5py.File, key: str, vectors: np.ndarray, provenance: dict[str, Any]) -> None:
+class _Copy:
+    """The bytes of a file with elements added."""
+
+    def __init__(self, source: Path, temporary: Path, key: str, stack: contextlib.ExitStack) -> None:
+        self._source, self._temporary, self._key, self._stack = source, temporary, key, stack
+
+    def sink(self, shape: tuple[int, int]) -> Sink:
+        shutil.copyfile(self._source, self._temporary)
+        self._copy = self._stack.enter_context(written_hdf5(self._temporary, "r+"))
+        with writing():
+            return Dataset(_make_place(self._copy, self._key, shape))
+
+    def finish(self, done: Embedded) -> None:
+        from anndata.io import write_elem
+
+        with writing():
+            write_elem(self._copy[f"uns/{UNS}"], self._key, done.provenance)
+            column, obs = coverage_column(self._key), self._copy["obs"]
+            write_elem(obs, column, done.coverage)
+            order = [x.decode() if isinstance(x, bytes) else str(x) for x in obs.attrs.get("column-order", ())]
+            order = [*(x for x in order if x != column), column]
+            obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
+            self._copy.flush()
+
+
+class _Rewrite:
+    """A file read into memory and written again."""
+
+    def __init__(self, source: Path, temporary: Path, key: str) -> None:
+        self._source, self._temporary, self._key = source, temporary, key
+
+    def sink(self, shape: tuple[int, int]) -> Sink:
+        self._memory = Memory(*shape)
+        return self._memory
+
+    def finish(self, done: Embedded) -> None:
+        import anndata
+
+        vectors = self._memory.vectors
+        with warnings.catch_warnings(), writing():
+            warnings.simplefilter("ignore")  # anndata's remarks on old layouts and duplicate names: not news here
+            adata = anndata.read_h5ad(self._source)
+            if done.keep is not None:
+                adata, vectors = adata[done.keep].copy(), vectors[done.keep]
+                done = Embedded(done.provenance, done.coverage[done.keep])
+            put(adata, self._key, vectors, done)
+            adata.write_h5ad(self._temporary)
+
+
+@contextlib.contextmanager
+def written_hdf5(path: Path, mode: str) -> Iterator[h5py.File]:
+    """Open a HDF5 file for writing. What is raised inside is not hidden by a file that cannot be closed any more."""
+    with writing():
+        file = h5py.File(path, mode, locking=False)
+    try:
+        yield file
+    except BaseException:
+        with contextlib.suppress(Exception):
+            file.close()
+        raise
+    with writing():
+        file.close()
+
+
+def make_vectors(parent: h5py.Group, key: str, shape: tuple[int, int]) -> h5py.Dataset:
+    """Make a float32 data set as anndata does, not filled yet."""
+    vectors = parent.create_dataset(key, shape=shape, dtype=np.float32)
+    vectors.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return vectors
+
+
+def _make_place(copy: h5py.File, key: str, shape: tuple[int, int]) -> h5py.Dataset:
     from anndata.io import write_elem
 
     for name in ("obsm", "uns", f"uns/{UNS}"):
         if name not in copy:
             write_elem(copy, name, {})
-    write_elem(copy["obsm"], key, vectors)
-    write_elem(copy[f"uns/{UNS}"], key, provenance)
-
-
-def _rewrite(
-    source: Path,
-    temporary: Path,
-    key: str,
-    vectors: np.ndarray,
-    provenance: dict[str, Any],
-    keep: np.ndarray | None,
-) -> None:
-    import anndata
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # anndata's remarks on old layouts and duplicate names: not news here
-        adata = anndata.read_h5ad(source)
-        if keep is not None:
-            adata = adata[keep].copy()
-            vectors = vectors[keep]
-        put(adata, key, vectors, provenance)
-        adata.write_h5ad(temporary)
+    if key in copy["obsm"]:
+        del copy["obsm"][key]
+    return make_vectors(copy["obsm"], key, shape)
 
 
 def check_whole_file(handle: h5py.File, path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from bftembed.cli.common import JsonOption, finish, progress_bar
 
 if TYPE_CHECKING:
-    from bftembed.cells.embed import CellEmbeddingReport
+    from bftembed.cells.report import CellEmbeddingReport
 
 app = typer.Typer(
     help="Cell embeddings: expression times gene embeddings.", no_args_is_help=True, rich_markup_mode=None
@@ -50,7 +50,8 @@ def embed(
     as_json: JsonOption = False,
 ) -> None:
     """Embed cells as the expression-weighted mean of gene embeddings (GenePT-w)."""
-    from bftembed.cells.embed import CellEmbeddingReport, embed_cells
+    from bftembed.cells.embed import embed_cells
+    from bftembed.cells.report import CellEmbeddingReport
     from bftembed.datasets import data_path
 
     options: dict[str, Any] = {

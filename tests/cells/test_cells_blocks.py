@@ -15,9 +15,11 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bftembed.cells import transpose
 from bftembed.cells.aggregate import summarize
 from bftembed.cells.blocks import Compressed, Dense
 from bftembed.cells.embed import embed_cells
+from bftembed.cells.transpose import rows_of_columns
 from bftembed.embeddings import GeneEmbeddings
 
 GENES = ["CD3D", "LYZ", "MS4A1", "GNLY", "NKG7", "CD8A", "IL7R"]
@@ -140,25 +142,37 @@ def test_stored_zeros_and_unused_space_change_nothing():
 
 @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
 @pytest.mark.parametrize("block_rows", [1, 3, 8, 100])
-def test_blocks_tile_the_matrix_without_gap_or_overlap(form, block_rows, tmp_path):
+def test_rows_follow_one_another_without_gap_or_overlap(form, block_rows, tmp_path):
     counts = counts_matrix(5, 17, "float64") + 1
-    in_memory = FORMS[form](counts)
-    as_anndata(in_memory).write_h5ad(tmp_path / "x.h5ad")
+    as_anndata(FORMS[form](counts)).write_h5ad(tmp_path / "x.h5ad")
     with h5py.File(tmp_path / "x.h5ad") as handle:
         member = handle["X"]
         matrix = Dense(member, "X") if form == "dense" else Compressed.from_hdf5(member, "X")
-        tiled, times, shares = np.zeros_like(counts), np.zeros_like(counts), []
-        for block in matrix.blocks(block_rows):
-            height, width = block.values.shape
-            assert height <= block_rows
-            place = np.s_[block.cell : block.cell + height, block.gene : block.gene + width]
-            tiled[place] += block.values.toarray()
-            times[place] += 1
-            shares.append(block.done)
-    np.testing.assert_array_equal(tiled, counts)
-    np.testing.assert_array_equal(times, 1)
-    assert shares == sorted(shares)
-    assert shares[-1] == pytest.approx(1)
+        for cells in (range(17), range(2, 12), range(16, 17)):
+            found = list(matrix.rows(block_rows, cells))
+            assert all(len(rows) <= block_rows for rows in found)
+            assert [rows.start for rows in found] == [cells.start, *(rows.stop for rows in found[:-1])]
+            assert found[-1].stop == cells.stop
+            np.testing.assert_array_equal(np.concatenate([r.to_csr(7).toarray() for r in found]), counts[cells])
+
+
+@pytest.mark.parametrize("run", [1, 2, 7, 50, 10**6])
+def test_transposing_by_way_of_a_scratch_file_loses_and_moves_nothing(run, tmp_path):
+    counts = sp.random(90, 40, density=0.2, format="csc", random_state=1)
+
+    def read(start, stop):
+        return counts.indices[start:stop], counts.data[start:stop]
+
+    for cells, block_rows in ((range(90), 11), (range(5, 60), 100)):
+        found = list(
+            rows_of_columns(read, counts.indptr.astype(np.int64), cells, block_rows, scratch=tmp_path, run=run)
+        )
+        assert [len(rows) for rows in found] == [min(block_rows, cells.stop - rows.start) for rows in found]
+        assert all(
+            (np.diff(r.indices) > 0)[np.diff(np.repeat(range(len(r)), np.diff(r.indptr))) == 0].all() for r in found
+        )
+        np.testing.assert_array_equal(sp.vstack([r.to_csr(40) for r in found]).toarray(), counts.toarray()[cells])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
@@ -166,13 +180,14 @@ def test_summary_names_the_first_bad_value_in_any_form(form):
     counts = counts_matrix(1, 12, "float32") + 1
     counts[9, 2], counts[4, 6], counts[7, 0] = np.nan, np.inf, -1
     matrix = Dense(counts, "X") if form == "dense" else Compressed.from_scipy(FORMS[form](counts), "X")
-    values = summarize(matrix.blocks(5), np.arange(7), 12)
+    values = summarize(matrix.rows(5), np.arange(7), range(12))
     assert (values.n_not_finite, values.first_not_finite) == (2, (4, 6))
     assert (values.n_negative, values.first_negative) == (1, (7, 0))
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
-def test_memory_is_a_few_blocks_and_not_the_file(form, tmp_path):
+def test_memory_is_a_few_blocks_and_not_the_file(form, tmp_path, monkeypatch):
+    monkeypatch.setattr(transpose, "RUN", 100_000)
     rng = np.random.default_rng(0)
     values = rng.poisson(3, size=(20_000, 400)) * (rng.random((20_000, 400)) < 0.3) + 0.0
     values[:, 0] = 1
@@ -189,8 +204,17 @@ def test_memory_is_a_few_blocks_and_not_the_file(form, tmp_path):
     assert peak < 12e6
 
 
-def test_progress_counts_cells_up_to_all_of_them_twice():
+def test_progress_counts_cells_up_to_all_of_them_once():
     told = []
     embedded(counts_matrix(0, 20, "float32") + 1, block_rows=6, progress=lambda *args: told.append(args))
-    assert [t[:2] for t in told] == [(6, 20), (12, 20), (18, 20), (20, 20)] * 2
-    assert {t[2] for t in told} == {"checking values", "embedding"}
+    assert told == [(n, 20, "embedding") for n in (6, 12, 18, 20)]
+
+
+def test_a_first_block_that_says_little_or_the_wrong_thing_changes_nothing():
+    counts = counts_matrix(0, 20, "float32") + 1
+    logged = np.log1p(counts)
+    # shares of a total at first (unclear), whole numbers at first (would be counts), then logarithms
+    for first in (0.01, 2.0):
+        values = np.concatenate([np.full((4, len(GENES)), first, dtype=np.float32), logged])
+        whole = embedded(values, block_rows=100, normalize="none")
+        np.testing.assert_allclose(embedded(values, block_rows=4), whole, rtol=1e-6)

@@ -1,0 +1,236 @@
+"""From an expression matrix and gene embeddings to vectors: genes matched, values judged, empty cells told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bftembed.cells.aggregate import Aggregator, Recipe, aggregate
+from bftembed.cells.matching import GeneMatch, match_genes
+from bftembed.cells.normalize import Decision, decide
+from bftembed.cells.report import CellEmbeddingReport
+from bftembed.cells.writing import Embedded
+from bftembed.errors import BftembedError, examples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bftembed.cells.aggregate import Sink, ValueSummary
+    from bftembed.cells.kernels import Choice
+    from bftembed.cells.reading import Expression
+    from bftembed.embeddings import GeneEmbeddings
+    from bftembed.progress import Progress
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Checked options, as asked for."""
+
+    normalize: str
+    denominator: str
+    l2: bool
+    empty_policy: str
+    precision: str
+    kernel: str | None
+    block_rows: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An expression matrix whose genes are matched."""
+
+    expression: Expression
+    match: GeneMatch
+    scratch: Path | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run tells beside its vectors."""
+
+    report: CellEmbeddingReport
+    coverage: np.ndarray
+    empty: np.ndarray
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked for, and the way from an expression matrix to vectors."""
+
+    embeddings: GeneEmbeddings
+    key: str
+    asked: Asked
+    progress: Progress
+
+    def prepare(self, expression: Expression, *, scratch: Path | None = None) -> Ready:
+        """Match the genes; nothing else is read yet."""
+        from bftembed.entities.genes import GeneIndex
+
+        resolve = GeneIndex.default().resolve
+        match = match_genes(expression.genes, self.embeddings.ids, resolve, where=expression.where)
+        return Ready(expression, match, scratch)
+
+    def run(self, ready: Ready, sink: Sink) -> Done:
+        """Give the vectors of all cells to `sink`."""
+        expression, match, asked = ready.expression, ready.match, self.asked
+        where, cells = expression.where, range(expression.n_cells)
+        columns = np.flatnonzero(match.rows >= 0)
+        columns = columns[np.argsort(match.rows[columns], kind="stable")]  # the data's order does not matter
+        target_of = np.full(len(match.rows), -1)
+        target_of[columns] = np.arange(len(columns))
+        aggregator = Aggregator(
+            np.ascontiguousarray(self.embeddings.matrix[match.rows[columns]]),
+            len(cells),
+            Recipe(
+                n_genes=expression.n_genes,
+                matched_denominator=asked.denominator == "matched-expression",
+                l2=asked.l2,
+                precision=asked.precision,
+                kernel=asked.kernel,
+                block_rows=min(asked.block_rows, len(cells)),
+            ),
+        )
+
+        def decision(values: ValueSummary) -> Decision:
+            return decide(asked.normalize, values, logged=expression.logged, where=where, others=expression.others)
+
+        watched = _Watched(sink, np.zeros(len(cells), dtype=bool), np.zeros(len(cells), dtype=bool))
+        values = aggregate(
+            lambda: expression.matrix.rows(aggregator.recipe.block_rows, cells, scratch=ready.scratch),
+            target_of,
+            cells,
+            aggregator,
+            watched,
+            log1p_of=lambda values: decision(values).normalize == "log1p-cp10k",
+            every_cell=asked.empty_policy == "error",
+            progress=self.progress,
+        )
+        _refuse_bad_values(values, expression)
+        _refuse_overflow(watched.infinite, expression)
+        # Beside uncovered cells those whose gene vectors cancel out: they have no direction.
+        empty = watched.empty | (values.covered <= 0)
+        names = self._refuse_empty(empty, values, expression)
+        assert aggregator.choice is not None  # there is at least one cell
+        report = self._report(expression, match, values, decision(values), names, aggregator.choice)
+        with np.errstate(invalid="ignore"):
+            return Done(report, values.covered / values.totals, empty)
+
+    def embedded(self, done: Done, gene_column: str | None) -> Embedded:
+        """Return what is written beside the vectors."""
+        keep = ~done.empty if self.asked.empty_policy == "drop" and done.empty.any() else None
+        return Embedded(self._provenance(done.report, gene_column), done.coverage, keep)
+
+    def _refuse_empty(self, empty: np.ndarray, values: ValueSummary, expression: Expression) -> tuple[str, ...]:
+        if not empty.any():
+            return ()
+        cells = expression.cell_names()
+        names = tuple(cells[i] for i in np.flatnonzero(empty))
+        what = (
+            f"{len(names)} of {expression.n_cells} cells express no gene with an embedding "
+            f"({int((values.totals <= 0).sum())} express nothing at all): {examples(names)}"
+        )
+        if self.asked.empty_policy == "error":
+            raise BftembedError(
+                f"{expression.where}: {what}. They can have no vector. Filter them, or choose empty_cells='drop' to "
+                f"leave them out or 'nan' to keep them with a row of NaN (--empty-cells drop|nan)."
+            )
+        if self.asked.empty_policy == "drop" and empty.all():
+            raise BftembedError(f"{expression.where}: {what}. Dropping them leaves no cell.")
+        return names
+
+    def _report(
+        self,
+        expression: Expression,
+        match: GeneMatch,
+        values: ValueSummary,
+        decision: Decision,
+        names: tuple[str, ...],
+        choice: Choice,
+    ) -> CellEmbeddingReport:
+        total = float(values.totals.sum())
+        return CellEmbeddingReport(
+            key=self.key,
+            dim=self.embeddings.dim,
+            matrix=expression.name,
+            n_cells=expression.n_cells,
+            n_genes=expression.n_genes,
+            n_used=match.n_used,
+            n_mapped=match.n_mapped,
+            n_ambiguous=match.n_ambiguous,
+            n_unresolved=match.n_unresolved,
+            n_no_embedding=match.n_no_embedding,
+            n_duplicates=match.n_duplicates,
+            coverage=float(values.covered.sum()) / total if total else 0.0,
+            normalize=decision.normalize,
+            reason=decision.reason,
+            denominator=self.asked.denominator,
+            l2=self.asked.l2,
+            precision=self.asked.precision,
+            kernel=choice.kernel.name,
+            kernel_reason=choice.reason,
+            empty_cells=names,
+            empty_policy=self.asked.empty_policy,
+        )
+
+    def _provenance(self, report: CellEmbeddingReport, gene_column: str | None) -> dict[str, Any]:
+        """Return what ``.uns["bftembed"][key]`` holds: flat, and the same for the same input at any time."""
+        from bftembed import __version__
+        from bftembed.io import canonical_json
+
+        left_out = ("out", "key", "empty_cells", "kernel_reason")  # times differ from run to run
+        kept = {name: value for name, value in report.as_dict().items() if name not in left_out}
+        return {
+            "version": __version__,
+            "embeddings": canonical_json(self.embeddings.provenance),
+            "embeddings_sha256": self.embeddings.fingerprint(),
+            "gene_column": gene_column or "",
+            **kept,
+            "empty_cells": np.array(report.empty_cells, dtype=object),
+        }
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A sink that notes which cells have no vector, and which one that is not finite."""
+
+    sink: Sink
+    empty: np.ndarray
+    infinite: np.ndarray
+
+    def write(self, start: int, vectors: np.ndarray) -> None:
+        part = slice(start, start + len(vectors))
+        # Whole rows are marked.
+        self.empty[part], self.infinite[part] = np.isnan(vectors[:, 0]), np.isinf(vectors[:, 0])
+        self.sink.write(start, vectors)
+
+
+def _refuse_overflow(infinite: np.ndarray, expression: Expression) -> None:
+    rows = np.flatnonzero(infinite)
+    if len(rows):
+        cells = expression.cell_names()
+        raise BftembedError(
+            f"{expression.where}: the vectors of {len(rows)} cells overflow float32: "
+            f"{examples(cells[i] for i in rows)}. Choose normalize='log1p-cp10k' (--normalize log1p-cp10k), or scale "
+            f"the data or the gene embeddings down."
+        )
+
+
+def _refuse_bad_values(values: ValueSummary, expression: Expression) -> None:
+    for n, first, what, cause in (
+        (values.n_not_finite, values.first_not_finite, "NaN, infinite or beyond float32", "Repair or remove them"),
+        (values.n_negative, values.first_negative, "negative", "Scaled or regressed values cannot be weights"),
+    ):
+        if first is None:
+            continue
+        cell, gene = expression.cell_names()[first[0]], expression.genes[first[1]]
+        remedy = (
+            f"Other matrices here: {'; '.join(expression.others)}."
+            if expression.others
+            else ("There is no other matrix in the data: go back to the counts or the logged values.")
+        )
+        raise BftembedError(
+            f"{expression.where}: {n} values are {what}, the first in cell {cell!r} (row {first[0]}), gene {gene!r} "
+            f"(column {first[1]}). {cause}. {remedy}"
+        )
