@@ -13,6 +13,7 @@ from bftembed.cells.preflight import check_destination, check_key
 from bftembed.cells.reading import expression_of_anndata, expression_of_file
 from bftembed.cells.sinks import Memory
 from bftembed.cells.task import Asked, Task
+from bftembed.cells.weighting import WEIGHTS
 from bftembed.cells.writing import check_free, copy_of, has_key, put
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.hdf5 import open_h5ad
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from bftembed.cells.report import CellEmbeddingReport
+    from bftembed.cells.weighting import Weights
     from bftembed.embeddings import GeneEmbeddings
     from bftembed.progress import Progress
 
@@ -40,6 +42,9 @@ def embed_cells(
     use_raw: bool = False,
     gene_column: str | None = None,
     normalize: Literal["auto", "log1p-cp10k", "none"] = "auto",
+    weights: Weights = "expression",
+    top_k: int | None = None,
+    gene_matrix: str = "raw",
     denominator: Literal["all-genes", "matched-expression"] = "all-genes",
     l2: bool = True,
     empty_cells: Literal["error", "nan", "drop"] = "error",
@@ -75,9 +80,18 @@ def embed_cells(
         ``"log1p-cp10k"``: log1p(10,000 · value / total of the cell over all its genes). ``"none"``: values as they
         are. ``"auto"``: the former for whole numbers, the latter for what is logged already, an error for neither.
         The decision and its reason are in the report. A second logarithm is refused.
+    weights
+        What a gene counts in a cell. ``"expression"``: its normalised value. ``"rank"``: 1 for the highest value of the
+        cell, falling in equal steps to 1 / n. ``"idf"``: value times ``log((1 + n_cells) / (1 + n_cells with the gene))
+        + 1``; a file is then read twice.
+    top_k
+        Take only so many genes with an embedding of each cell, those of the largest weight.
+    gene_matrix
+        What is summed: the embeddings as they are (``"raw"``), less their mean over the genes of the data
+        (``"center"``), or their first K principal components over these genes, scaled to variance 1 (``"whiten:K"``).
     denominator
         ``"all-genes"``: the number of all genes of the matrix, as in the GenePT notebook; ``"matched-expression"``: the
-        cell's sum of w over the genes with an embedding. Without effect after `l2`.
+        cell's sum of weights. Without effect after `l2`.
     l2
         Scale each vector to Euclidean length 1.
     empty_cells
@@ -115,6 +129,7 @@ def embed_cells(
     check_key(key)
     for what, value, known in (
         ("normalize", normalize, NORMALIZE),
+        ("weights", weights, WEIGHTS),
         ("denominator", denominator, DENOMINATORS),
         ("empty_cells", empty_cells, EMPTY_CELLS),
         ("precision", precision, tuple(TOLERANCE)),
@@ -123,7 +138,9 @@ def embed_cells(
             raise unknown_name(what, str(value), known)
     if block_rows < 1:
         raise BftembedError(f"block_rows (--block-rows) is {block_rows}; give 1 or more.")
-    recipe = Asked(normalize, denominator, l2, empty_cells, precision, kernel, block_rows)
+    if top_k is not None and top_k < 1:
+        raise BftembedError(f"top_k (--top-k) is {top_k}; give 1 or more.")
+    recipe = Asked(normalize, weights, top_k, gene_matrix, denominator, l2, empty_cells, precision, kernel, block_rows)
     task = Task(_loaded(embeddings), key, recipe, progress)
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
     if not isinstance(data, str | os.PathLike):
@@ -137,7 +154,7 @@ def embed_cells(
         with open_h5ad(source) as handle:
             expression = expression_of_file(handle, **choice)
             ready = task.prepare(expression, scratch=target.parent)
-            done = task.run(ready, destination.sink((expression.n_cells, task.embeddings.dim)))
+            done = task.run(ready, destination.sink((expression.n_cells, ready.dim)))
         destination.finish(task.embedded(done, gene_column))
     return replace(done.report, out=target)
 
@@ -151,8 +168,9 @@ def _embed_anndata(adata: AnnData, task: Task, choice: dict[str, Any], *, out: A
         )
     check_free(task.key, task.key in adata.obsm, overwrite, "The AnnData")
     expression = expression_of_anndata(adata, **choice)
-    memory = Memory(expression.n_cells, task.embeddings.dim)
-    done = task.run(task.prepare(expression), memory)
+    ready = task.prepare(expression)
+    memory = Memory(expression.n_cells, ready.dim)
+    done = task.run(ready, memory)
     vectors, embedded = memory.vectors, task.embedded(done, choice["gene_column"])
     if embedded.keep is not None:
         adata, vectors = adata[embedded.keep].copy(), vectors[embedded.keep]

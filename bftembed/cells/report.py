@@ -29,8 +29,8 @@ class CellEmbeddingReport:
         Share of the sum of all values that lies in genes with an embedding, in ]0, 1].
     normalize, reason
         What was done to the values, and why, in words.
-    denominator, l2, precision
-        As asked for.
+    weights, top_k, gene_matrix, denominator, l2, precision
+        As asked for; `top_k` is 0 for all genes.
     kernel, kernel_reason
         How blocks were multiplied, see `bftembed.cells.kernels`, and why so.
     empty_cells
@@ -55,6 +55,9 @@ class CellEmbeddingReport:
     coverage: float
     normalize: str
     reason: str
+    weights: str
+    top_k: int
+    gene_matrix: str
     denominator: str
     l2: bool
     precision: str

@@ -11,15 +11,20 @@ from bftembed.cells.aggregate import Aggregator, Recipe, aggregate
 from bftembed.cells.matching import GeneMatch, match_genes
 from bftembed.cells.normalize import Decision, decide
 from bftembed.cells.report import CellEmbeddingReport
+from bftembed.cells.transforms import transformed
+from bftembed.cells.weighting import Weighting, cells_with, inverse_document_frequency
 from bftembed.cells.writing import Embedded
 from bftembed.errors import BftembedError, examples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from bftembed.cells.aggregate import Sink, ValueSummary
     from bftembed.cells.kernels import Choice
     from bftembed.cells.reading import Expression
+    from bftembed.cells.rows import Rows
+    from bftembed.cells.weighting import Weights
     from bftembed.embeddings import GeneEmbeddings
     from bftembed.progress import Progress
 
@@ -29,6 +34,9 @@ class Asked:
     """Checked options, as asked for."""
 
     normalize: str
+    weights: Weights
+    top_k: int | None
+    gene_matrix: str
     denominator: str
     l2: bool
     empty_policy: str
@@ -39,11 +47,30 @@ class Asked:
 
 @dataclass(frozen=True)
 class Ready:
-    """An expression matrix whose genes are matched."""
+    """An expression matrix whose genes are matched.
+
+    Attributes
+    ----------
+    expression, match
+        The matrix, and which of its genes has which embedding.
+    target_of
+        int32 (n_genes,): row of each gene in `vectors`, -1 for none; no two share one.
+    vectors
+        float32 (n_targets, d): what is summed.
+    scratch
+        Folder for a scratch file.
+    """
 
     expression: Expression
     match: GeneMatch
+    target_of: np.ndarray
+    vectors: np.ndarray
     scratch: Path | None
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions of the vectors of cells."""
+        return int(self.vectors.shape[1])
 
 
 @dataclass(frozen=True)
@@ -70,21 +97,26 @@ class Task:
 
         resolve = GeneIndex.default().resolve
         match = match_genes(expression.genes, self.embeddings.ids, resolve, where=expression.where)
-        return Ready(expression, match, scratch)
+        columns = np.flatnonzero(match.rows >= 0)
+        columns = columns[np.argsort(match.rows[columns], kind="stable")]  # the data's order does not matter
+        target_of = np.full(len(match.rows), -1, dtype=np.int32)
+        target_of[columns] = np.arange(len(columns))
+        return Ready(expression, match, target_of, self._gene_matrix(match.rows[columns]), scratch)
 
     def run(self, ready: Ready, sink: Sink) -> Done:
         """Give the vectors of all cells to `sink`."""
         expression, match, asked = ready.expression, ready.match, self.asked
         where, cells = expression.where, range(expression.n_cells)
-        columns = np.flatnonzero(match.rows >= 0)
-        columns = columns[np.argsort(match.rows[columns], kind="stable")]  # the data's order does not matter
-        target_of = np.full(len(match.rows), -1)
-        target_of[columns] = np.arange(len(columns))
+
+        def blocks() -> Iterator[Rows]:
+            return expression.matrix.rows(min(asked.block_rows, len(cells)), cells, scratch=ready.scratch)
+
         aggregator = Aggregator(
-            np.ascontiguousarray(self.embeddings.matrix[match.rows[columns]]),
+            ready.vectors,
             len(cells),
             Recipe(
                 n_genes=expression.n_genes,
+                weigh=self._weighting(blocks, ready, len(cells)),
                 matched_denominator=asked.denominator == "matched-expression",
                 l2=asked.l2,
                 precision=asked.precision,
@@ -98,8 +130,8 @@ class Task:
 
         watched = _Watched(sink, np.zeros(len(cells), dtype=bool), np.zeros(len(cells), dtype=bool))
         values = aggregate(
-            lambda: expression.matrix.rows(aggregator.recipe.block_rows, cells, scratch=ready.scratch),
-            target_of,
+            blocks,
+            ready.target_of,
             cells,
             aggregator,
             watched,
@@ -113,9 +145,26 @@ class Task:
         empty = watched.empty | (values.covered <= 0)
         names = self._refuse_empty(empty, values, expression)
         assert aggregator.choice is not None  # there is at least one cell
-        report = self._report(expression, match, values, decision(values), names, aggregator.choice)
+        report = self._report(expression, match, values, decision(values), names, aggregator.choice, ready.dim)
         with np.errstate(invalid="ignore"):
             return Done(report, values.covered / values.totals, empty)
+
+    def _gene_matrix(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors of the genes of the data, one row per column; transformed with each gene counted once."""
+        if self.asked.gene_matrix == "raw":
+            return np.ascontiguousarray(self.embeddings.matrix[rows])
+        genes, places = np.unique(rows, return_inverse=True)
+        return np.ascontiguousarray(transformed(self.embeddings.matrix[genes], self.asked.gene_matrix)[places])
+
+    def _weighting(self, blocks: Callable[[], Iterator[Rows]], ready: Ready, n_cells: int) -> Weighting | None:
+        weights, top_k = self.asked.weights, self.asked.top_k
+        if weights == "expression" and top_k is None:
+            return None
+        idf = None
+        if weights == "idf":
+            n_with = cells_with(blocks(), ready.target_of, len(ready.vectors), n_cells, self.progress)
+            idf = inverse_document_frequency(n_with, n_cells)
+        return Weighting(weights, top_k, idf)
 
     def embedded(self, done: Done, gene_column: str | None) -> Embedded:
         """Return what is written beside the vectors."""
@@ -148,11 +197,12 @@ class Task:
         decision: Decision,
         names: tuple[str, ...],
         choice: Choice,
+        dim: int,
     ) -> CellEmbeddingReport:
         total = float(values.totals.sum())
         return CellEmbeddingReport(
             key=self.key,
-            dim=self.embeddings.dim,
+            dim=dim,
             matrix=expression.name,
             n_cells=expression.n_cells,
             n_genes=expression.n_genes,
@@ -165,6 +215,9 @@ class Task:
             coverage=float(values.covered.sum()) / total if total else 0.0,
             normalize=decision.normalize,
             reason=decision.reason,
+            weights=self.asked.weights,
+            top_k=self.asked.top_k or 0,
+            gene_matrix=self.asked.gene_matrix,
             denominator=self.asked.denominator,
             l2=self.asked.l2,
             precision=self.asked.precision,

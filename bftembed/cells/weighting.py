@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from bftembed.cells.ahead import ahead
 from bftembed.cells.compiled import by_rows, compiled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bftembed.cells.rows import Rows
+    from bftembed.progress import Progress
 
 Weights = Literal["expression", "rank", "idf"]
 WEIGHTS: tuple[Weights, ...] = ("expression", "rank", "idf")
@@ -58,6 +65,20 @@ def inverse_document_frequency(n_cells_with: np.ndarray, n_cells: int) -> np.nda
         Cells in all.
     """
     return (np.log((1 + n_cells) / (1 + n_cells_with.astype(np.float64))) + 1).astype(np.float32)
+
+
+def cells_with(
+    blocks: Iterable[Rows], target_of: np.ndarray, n_targets: int, n_cells: int, progress: Progress
+) -> np.ndarray:
+    """Return in how many cells each target has a value other than 0, int64 (n_targets,); reads all of the matrix."""
+    counts = np.zeros(n_targets, dtype=np.int64)
+    done = 0
+    for rows in ahead(blocks):
+        filled = target_of[rows.indices[rows.values != 0]]
+        counts += np.bincount(filled[filled >= 0], minlength=n_targets)
+        done += len(rows)
+        progress(done, n_cells, "counting cells of each gene")
+    return counts
 
 
 @compiled

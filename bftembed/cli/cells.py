@@ -38,6 +38,13 @@ def embed(
     normalize: Annotated[
         Literal["auto", "log1p-cp10k", "none"], typer.Option("--normalize", help="auto decides and says why.")
     ] = "auto",
+    weights: Annotated[
+        Literal["expression", "rank", "idf"], typer.Option("--weights", help="What a gene counts in a cell.")
+    ] = "expression",
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Only the top K genes of each cell.")] = None,
+    gene_matrix: Annotated[
+        str, typer.Option("--gene-matrix", help="raw, center or whiten:K: the gene embeddings before the sum.")
+    ] = "raw",
     denominator: Annotated[
         Literal["all-genes", "matched-expression"], typer.Option("--denominator", help="Matters with --no-l2 only.")
     ] = "all-genes",
@@ -46,6 +53,10 @@ def embed(
         Literal["error", "nan", "drop"], typer.Option("--empty-cells", help="What to do with cells without a gene.")
     ] = "error",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace .obsm[KEY] when IN.h5ad has it.")] = False,
+    precision: Annotated[
+        Literal["fast", "exact"], typer.Option("--precision", help="exact: float32 throughout.")
+    ] = "fast",
+    kernel: Annotated[str | None, typer.Option("--kernel", help="Pin the kernel; default: the fastest here.")] = None,
     block_rows: Annotated[int, typer.Option("--block-rows", min=1, help="Cells read at a time.")] = 2048,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,10 +72,15 @@ def embed(
         "use_raw": raw,
         "gene_column": gene_column,
         "normalize": normalize,
+        "weights": weights,
+        "top_k": top_k,
+        "gene_matrix": gene_matrix,
         "denominator": denominator,
         "l2": not no_l2,
         "empty_cells": empty_cells,
         "overwrite": overwrite,
+        "precision": precision,
+        "kernel": kernel,
         "block_rows": block_rows,
     }
     with progress_bar("cells", quiet=as_json) as progress:
@@ -100,5 +116,7 @@ def _lines(report: CellEmbeddingReport) -> list[str]:
         names = examples(report.empty_cells)
         lines.append(f"empty      {report.n_empty} cells express no gene with an embedding, {done}: {names}")
     scaled = "length 1" if report.l2 else f"divided by {report.denominator}"
+    how = [report.weights] + ([f"top {report.top_k} genes"] if report.top_k else [])
+    lines.append(f"weights    {', '.join(how)}; gene matrix {report.gene_matrix}; kernel {report.kernel}")
     lines.append(f"written    {report.out}: .obsm[{report.key!r}] ({scaled})")
     return lines
