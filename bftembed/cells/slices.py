@@ -1,8 +1,8 @@
 """Runs of one stored vector of a HDF5 file, read past the library where that is faster and safe.
 
 HDF5 decompresses on one thread and holds one lock for the whole process. Vectors without compression are read straight
-from their place in the file, and deflated ones chunk by chunk, inflated by several threads; anything else goes through
-HDF5.
+from their place in the file, and deflated ones chunk by chunk, inflated by isa-l on several threads; anything else goes
+through HDF5.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Slices:
         expected = size * self.dtype.itemsize
         try:
             raw = inflate(packed, expected)
-        except Exception as err:  # zlib.error and isal's are no common type
+        except ValueError as err:
             raise BftembedError(
                 f"{self.vector.file.filename}: a chunk of {self.vector.name} cannot be decompressed ({err}). The file "
                 "is damaged; copy or download it again."
@@ -138,9 +138,9 @@ class Slices:
 
 def inflate(packed: bytes, size: int) -> bytes:
     """Return what `packed` (zlib format) holds, at most one byte more than `size`: a chunk may be made to explode."""
+    from isal import igzip_lib, isal_zlib
+
     try:
-        from isal import isal_zlib as library
-    except ImportError:
-        import zlib as library  # type: ignore[no-redef]
-    found: bytes = library.decompressobj().decompress(packed, size + 1)
-    return found
+        return bytes(isal_zlib.decompressobj().decompress(packed, size + 1))
+    except igzip_lib.IsalError as err:  # type: ignore[misc]  # its stub names no class
+        raise ValueError(str(err)) from err
