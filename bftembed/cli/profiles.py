@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,33 +24,51 @@ def generate(
     generator: Annotated[
         str, typer.Option("--generator", help="facts, builtin:NAME, transformers:PATH_OR_HUB_NAME[,option=value…]")
     ] = _DEFAULT_GENERATOR,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="bft-gene or bft-protein.")] = None,
-    kind: Annotated[Literal["gene", "protein"], typer.Option("--kind", help="What the names name.")] = "gene",
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Default: bft- and the kind.")] = None,
+    kind: Annotated[
+        Literal["gene", "protein", "cell-type", "drug"], typer.Option("--kind", help="What the names name.")
+    ] = "gene",
+    context: Annotated[
+        Path | None, typer.Option("--context", help="TSV of name and free text that the prompt passes on.")
+    ] = None,
     column: Annotated[str | None, typer.Option("--column", help="Column of the table or of the h5ad's var.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = None,
     unknown: Annotated[
         Literal["skip", "keep", "error"], typer.Option("--unknown", help="What to do with unresolved names.")
     ] = "skip",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed items again.")] = False,
+    shard: Annotated[str | None, typer.Option("--shard", help="i/n: only the i-th of n parts of the list.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many, the first of the list.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count, and estimate tokens and cost; write nothing.")
+    ] = False,
+    price: Annotated[
+        str | None, typer.Option("--price", help="With --dry-run: US dollars per million tokens, IN,OUT.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a profile for every gene or protein of a list. Exit code 3 when some are missing."""
+    """Write a profile for every gene, protein, cell type or drug of a list. Exit code 3 when some are missing."""
     from bftembed.datasets import data_path
+    from bftembed.profiles.context import read_context
     from bftembed.profiles.runner import generate_profiles
 
+    options: dict[str, Any] = {
+        "generator": generator,
+        "out": out,
+        "prompt": prompt,
+        "kind": kind,
+        "column": column,
+        "context": read_context(context) if context else None,
+        "max_new_tokens": max_new_tokens,
+        "unknown": unknown,
+        "shard": shard,
+        "limit": limit,
+    }
+    if dry_run:
+        _estimate(data_path(genes), options, price, as_json=as_json)
+        return
     with progress_bar("profiles") as progress:
-        report = generate_profiles(
-            data_path(genes),
-            generator=generator,
-            out=out,
-            prompt=prompt,
-            kind=kind,
-            column=column,
-            max_new_tokens=max_new_tokens,
-            unknown=unknown,
-            retry_failed=retry_failed,
-            progress=progress,
-        )
+        report = generate_profiles(data_path(genes), **options, retry_failed=retry_failed, progress=progress)
     resolution = ", ".join(f"{count} {status}" for status, count in report.resolution.items())
     marks = ", ".join(f"{count} {mark}" for mark, count in report.marks.items())
     lines = [
@@ -66,6 +84,60 @@ def generate(
         lines.append(f"failed: {_some(report.failed)} (--retry-failed tries them again)")
     lines.append(f"store: {report.out}")
     finish(report.to_dict(), lines, as_json=as_json, failed=bool(report.skipped or report.failed))
+
+
+def _estimate(genes: str, options: dict[str, Any], price: str | None, *, as_json: bool) -> None:
+    from bftembed.profiles.estimate import estimate_profiles, parse_price
+
+    found = estimate_profiles(genes, **options, price=parse_price(price))
+    most = found.most_completion_tokens
+    lines = [
+        f"profiles: {found.entities} ({found.to_write} to write, {found.already_stored} stored already)",
+        f"tokens: about {found.prompt_tokens:,} of prompts, "
+        + (f"at most {most:,} of answers" if most is not None else "no limit on answers"),
+    ]
+    if found.price is not None and found.most_cost is not None:
+        asked, answered = found.price
+        lines.append(f"cost: at most ${found.most_cost:,.2f} (${asked:g} and ${answered:g} per million tokens)")
+    else:
+        lines.append("cost: no price known for this generator (--price IN,OUT)")
+    finish(found.to_dict(), lines, as_json=as_json)
+
+
+@app.command("merge")
+def merge(
+    parts: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of the shards' stores.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the store to make or add to.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Join the stores of shards into one."""
+    from dataclasses import asdict
+
+    from bftembed.profiles.merge import merge_stores
+
+    report = merge_stores(parts, out)
+    lines = [f"{report.added} profiles added, {report.same} were there already", f"store: {report.out}"]
+    finish(asdict(report), lines, as_json=as_json)
+
+
+@app.command("status")
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the store; a run may be writing to it.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Count what a store holds: names, profiles, marks, tokens. Exit code 3 when entities lack a profile."""
+    from bftembed.profiles.store import ProfileStore
+
+    with ProfileStore.open(folder) as store:
+        found = store.status()
+    lines = [
+        f"names: {sum(found['names'].values())} ({', '.join(f'{n} {s}' for s, n in found['names'].items())})",
+        f"profiles: {found['profiles']} of {found['entities']} entities, {found['failed']} failed, "
+        f"{found['without_profile']} without one",
+        f"tokens: {found['prompt_tokens']:,} of prompts, {found['completion_tokens']:,} of answers",
+        *(f"{origin['prompt']} by {origin['generator']}: {origin['profiles']}" for origin in found["origins"]),
+    ]
+    finish(found, lines, as_json=as_json, failed=bool(found["failed"] or found["without_profile"]))
 
 
 @app.command("export")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 from bftembed.io import canonical_json, sha256_text
 from bftembed.profiles.screening import POSTPROCESSING_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from bftembed.profiles.records import Message
 
@@ -44,3 +45,34 @@ def profile_key(
             }
         )
     )
+
+
+class Keys(Sequence[str]):
+    """Keys of profiles in 32 bytes each: a million of them are 32 MB instead of 120."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._bytes = bytearray()
+        for key in keys:
+            self.append(key)
+
+    def append(self, key: str) -> None:
+        """Add a key of 64 hexadecimal digits."""
+        self._bytes += bytes.fromhex(key)
+
+    def __len__(self) -> int:
+        return len(self._bytes) // 32
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Keys: ...
+    def __getitem__(self, index: int | slice) -> str | Keys:
+        if isinstance(index, slice):
+            return Keys(self[i] for i in range(*index.indices(len(self))))
+        at = range(len(self))[index]
+        return self._bytes[32 * at : 32 * at + 32].hex()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]

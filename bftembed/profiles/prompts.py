@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,11 @@ class Prompt:
     name, version
         Identity; shown as ``name@version``.
     kind
-        The kind of entity it is for: ``"gene"`` or ``"protein"``.
+        The kind of entity it is for, see `bftembed.profiles.kinds`.
     system
         The system message.
     user
-        The user message, with ``{name}`` (and for proteins ``{genes}``) filled in per entity.
+        The user message, with ``{name}`` (for proteins ``{genes}``, for others ``{context}``) filled in per entity.
     source
         Where its idea comes from.
     """
@@ -41,7 +42,7 @@ class Prompt:
         """Return ``name@version``."""
         return f"{self.name}@{self.version}"
 
-    def messages(self, name: str, genes: tuple[str, ...] = ()) -> tuple[Message, ...]:
+    def messages(self, name: str, genes: tuple[str, ...] = (), context: str = "") -> tuple[Message, ...]:
         """Return the chat for one entity.
 
         Parameters
@@ -50,9 +51,19 @@ class Prompt:
             The entity as the prompt should call it. It is data: braces in it are not interpreted.
         genes
             Symbols of the genes that encode a protein.
+        context
+            Free text to pass on. It is data as well.
+
+        Raises
+        ------
+        BftembedError
+            For a context where the prompt has no place for one.
         """
+        if context and "{context}" not in self.user:
+            raise BftembedError(f"The prompt {self.id} has no place for a context ({context[:40]!r}).")
         encoded = f", encoded by {' and '.join(genes)}" if genes and genes != (name,) else ""
-        user = self.user.replace("{genes}", encoded).replace("{name}", name)
+        given = {"{genes}": encoded, "{name}": name, "{context}": f" Context: {context}" if context else ""}
+        user = re.sub("{(?:genes|name|context)}", lambda place: given[place[0]], self.user)
         return ({"role": "system", "content": self.system}, {"role": "user", "content": user})
 
 
@@ -77,6 +88,22 @@ PROMPTS = {
         _ROLE,
         "Tell me about the protein {name}{genes}.",
         "bft-gene, asked of a protein",
+    ),
+    "bft-cell-type": Prompt(
+        "bft-cell-type",
+        1,
+        "cell-type",
+        _ROLE,
+        "Tell me about the cell type {name}.{context}",
+        "bft-gene, asked of a cell type",
+    ),
+    "bft-drug": Prompt(
+        "bft-drug",
+        1,
+        "drug",
+        _ROLE,
+        "Tell me about the drug {name}: its targets, mechanism and effects on cells.{context}",
+        "bft-gene, asked of a drug",
     ),
 }
 

@@ -1,34 +1,35 @@
-"""The verb of this room: write a profile for every gene or protein of a list, resumably."""
+"""The verb of this room: write a profile for every entity of a list, resumably and in constant memory."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bftembed.entities.genes import GeneIndex
-from bftembed.entities.lists import read_names
-from bftembed.entities.proteins import ProteinIndex
-from bftembed.errors import BftembedError, examples
+from bftembed.errors import BftembedError
 from bftembed.profiles.generators import generator_from_spec, generator_spec
-from bftembed.profiles.keys import profile_key
+from bftembed.profiles.keys import Keys
 from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.records import Completion, Profile, Request
+from bftembed.profiles.records import Completion, Profile
 from bftembed.profiles.screening import clean, screen, valid_text
-from bftembed.profiles.store import ListedEntity, ProfileStore
+from bftembed.profiles.shards import Shard
+from bftembed.profiles.store import ProfileStore
+from bftembed.profiles.wanted import Asked, Wanted, asked_of, check_kind
 from bftembed.progress import Progress, silent
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from types import FrameType
 
     from bftembed.profiles.prompts import Prompt
-    from bftembed.profiles.records import Generator
-
-KINDS = ("gene", "protein")
-UNKNOWN = ("skip", "keep", "error")
+    from bftembed.profiles.records import Generator, Request
 
 #: How many batches a generator sees at once, so that it can bucket prompts by length.
 _BATCHES_PER_WINDOW = 16
@@ -80,21 +81,11 @@ class GenerationReport:
     marks: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     seconds: float = 0.0
-    keys: tuple[str, ...] = ()
+    keys: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values, without the keys."""
-        return {name: value for name, value in asdict(self).items() if name != "keys"}
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """An entity to profile: what the prompt calls it and what its text may call it."""
-
-    entity: str
-    called: str
-    genes: tuple[str, ...]
-    names: tuple[str, ...]
+        return {name: value for name, value in asdict(replace(self, keys=())).items() if name != "keys"}
 
 
 def generate_profiles(
@@ -105,15 +96,19 @@ def generate_profiles(
     prompt: str | None = None,
     kind: str = "gene",
     column: str | None = None,
+    context: Mapping[str, str] | None = None,
     max_new_tokens: int | None = None,
     unknown: str = "skip",
     retry_failed: bool = False,
+    shard: str | None = None,
+    limit: int | None = None,
     progress: Progress = silent,
 ) -> GenerationReport:
-    """Write a profile for every gene or protein of a list into the store at `out`.
+    """Write a profile for every gene, protein, cell type or drug of a list into the store at `out`.
 
     A profile that the store holds already is never written again; a run that was killed goes on where it
-    stopped, at most the batch in flight is repeated.
+    stopped, at most the batch in flight is repeated. SIGINT and SIGTERM keep what came out before them. Beside the
+    list of names, memory does not grow with its length.
 
     Parameters
     ----------
@@ -124,11 +119,13 @@ def generate_profiles(
     out
         Folder of the store; made when missing.
     prompt
-        Name of the prompt; default ``bft-gene`` or ``bft-protein``.
+        Name of the prompt; default ``bft-`` and the kind.
     kind
-        ``"gene"`` or ``"protein"``.
+        ``"gene"``, ``"protein"``, ``"cell-type"`` or ``"drug"``.
     column
         Column of a table or of a h5ad's var that holds the names.
+    context
+        Name → free text that the prompt passes on (a tissue, a drug's indication); for prompts with a place for it.
     max_new_tokens
         Overrides the generator's option of that name.
     unknown
@@ -136,6 +133,11 @@ def generate_profiles(
         ``"keep"`` them under the name as given, or ``"error"``.
     retry_failed
         Try failed items again; without it they stay failed.
+    shard
+        ``"i/n"``: only the i-th of n parts of the entities (1 to n), by a hash of their names, so that a longer list
+        moves none of them. Each shard has a store of its own; `bftembed.profiles.merge.merge_stores` joins them.
+    limit
+        Only so many entities, the first of the list (of the shard).
     progress
         Called after every batch.
 
@@ -149,100 +151,37 @@ def generate_profiles(
     BftembedError
         For a bad list, spec, model or option, a store in use, or a full disk. What was committed stays.
     """
-    if kind not in KINDS or unknown not in UNKNOWN:
-        raise BftembedError(f"kind is one of {KINDS} and unknown one of {UNKNOWN}; got {kind!r} and {unknown!r}.")
+    part = Shard.parse(shard)
+    check_kind(kind)
     template = get_prompt(prompt, kind)
     spec = generator_spec(generator, max_new_tokens=max_new_tokens)
-    names = read_names(genes, column=column)
-    listed = _listed(names.names, kind)
-    subjects, skipped = _subjects(listed, kind, unknown)
+    wanted = Wanted.of(genes, kind=kind, column=column, unknown=unknown, shard=part, limit=limit)
     engine = generator_from_spec(spec)
     fingerprint = engine.fingerprint()
-
-    with ProfileStore.writing(out) as store:
-        store.add_entities(listed)
-        generator_id = store.add_generator(str(spec), fingerprint)
-        requests = _requests(subjects, template, fingerprint)
-        run = _Run(store, engine, generator_id, str(spec), template.id, requests)
-        run.generate(retry_failed=retry_failed, progress=progress)
-        stored = {p.key: p for p in store.profiles(kind=kind)}
-
-    mine = [stored[key] for key in requests]
-    marks = Counter(mark for p in mine for mark in p.marks)
-    marks["ok"] = sum(not p.marks for p in mine)
+    with ProfileStore.writing(out) as store, _stopped_by_signals():
+        run = _Run(store, engine, store.add_generator(str(spec), fingerprint), str(spec), template, fingerprint)
+        run.generate(wanted, context or {}, retry_failed=retry_failed, progress=progress)
     return GenerationReport(
         out=str(Path(out)),
         generator=str(spec),
         prompt=template.id,
-        listed=len(names.names),
-        duplicates=sum(names.duplicates.values()) + len(listed) - len(skipped) - len(subjects),
-        resolution=dict(Counter(e.status for e in listed)),
-        skipped=tuple(skipped),
-        entities=len(subjects),
+        listed=wanted.n_names,
+        duplicates=wanted.duplicates,
+        resolution=dict(wanted.statuses),
+        skipped=tuple(wanted.skipped),
+        entities=len(run.keys),
         written=run.written,
-        already_stored=len(mine) - run.written,
-        failed=tuple(sorted(p.entity for p in mine if p.error)),
-        marks=dict(marks),
+        already_stored=len(run.keys) - run.written,
+        failed=tuple(sorted(run.failed)),
+        marks=dict(run.marks) | {"ok": run.marks["ok"]},
         tokens=run.tokens,
         seconds=run.seconds,
-        keys=tuple(requests),
+        keys=run.keys,
     )
 
 
-def _listed(names: Sequence[str], kind: str) -> list[ListedEntity]:
-    if kind == "protein":
-        proteins = ProteinIndex.default().resolve(names)
-        return [ListedEntity(kind, valid_text(p.name), valid_text(p.entity), p.status, p.note) for p in proteins]
-    genes = GeneIndex.default().resolve(names)
-    return [ListedEntity(kind, valid_text(g.name), valid_text(g.entity), g.status, g.note) for g in genes]
-
-
-def _subjects(listed: list[ListedEntity], kind: str, unknown: str) -> tuple[list[_Subject], list[str]]:
-    resolved = [e for e in listed if e.status in ("used", "mapped")]
-    unresolved = [e.name for e in listed if e.status not in ("used", "mapped")]
-    if unresolved and unknown == "error":
-        raise BftembedError(
-            f"{len(unresolved)} of {len(listed)} names cannot be resolved: {examples(unresolved)}. "
-            "Mend them (bftembed genes resolve shows why), or choose to skip or keep them."
-        )
-    wanted = listed if unknown == "keep" else resolved
-    if not wanted:
-        raise BftembedError(
-            f"None of the {len(listed)} names is a known {kind}: {examples(unresolved)}. "
-            "bftembed genes resolve shows why; --unknown keep profiles names as they are."
-        )
-    subjects: dict[str, _Subject] = {}
-    for entry in wanted:
-        subjects.setdefault(entry.entity, _subject(entry, kind))
-    return list(subjects.values()), [] if unknown == "keep" else unresolved
-
-
-def _subject(entry: ListedEntity, kind: str) -> _Subject:
-    index = GeneIndex.default()
-    genes: tuple[str, ...] = (entry.entity,)
-    if kind == "protein":
-        genes = ProteinIndex.default().resolve([entry.entity])[0].genes
-    names = [entry.entity, entry.name]
-    for symbol in genes:
-        record = index.get(symbol)
-        if record is not None:
-            names += [record.symbol, record.name, *record.alias_symbols, *record.prev_symbols]
-    return _Subject(entry.entity, entry.entity, genes if kind == "protein" else (), tuple(dict.fromkeys(names)))
-
-
-def _requests(
-    subjects: list[_Subject], template: Prompt, fingerprint: dict[str, Any]
-) -> dict[str, tuple[Request, _Subject]]:
-    requests = {}
-    for subject in subjects:
-        messages = template.messages(subject.called, subject.genes)
-        key = profile_key(entity=subject.entity, kind=template.kind, messages=messages, fingerprint=fingerprint)
-        requests[key] = (Request(key, messages, subject.entity, template.kind), subject)
-    return requests
-
-
 class _Run:
-    """One pass over the requests that are not stored yet; commits batch by batch."""
+    """One pass over the entities; asks for what is not stored yet, and commits batch by batch."""
 
     def __init__(
         self,
@@ -250,55 +189,68 @@ class _Run:
         engine: Generator,
         generator_id: str,
         spec: str,
-        prompt: str,
-        requests: dict[str, tuple[Request, _Subject]],
+        template: Prompt,
+        fingerprint: dict[str, Any],
     ) -> None:
-        self.store, self.engine, self.generator_id = store, engine, generator_id
-        self.spec, self.prompt, self.requests = spec, prompt, requests
-        self.written = self.tokens = 0
+        self.store, self.engine, self.generator_id, self.spec = store, engine, generator_id, spec
+        self.template, self.fingerprint = template, fingerprint
+        self.keys, self.marks, self.failed = Keys(), Counter[str](), set[str]()
+        self.written = self.tokens = self.done = 0
         self.seconds = 0.0
+        self._batch: list[tuple[Profile, Request]] = []
 
-    def generate(self, *, retry_failed: bool, progress: Progress) -> None:
-        attempts = self.store.attempts()
-        pending = []
-        for key, (request, _) in self.requests.items():
-            tried, failed = attempts.get(key, (0, False))
-            if tried == 0 or (failed and retry_failed):
-                pending.append(Request(key, request.messages, request.entity, request.kind, tried + 1))
-        total, done = len(self.requests), len(self.requests) - len(pending)
+    def generate(self, wanted: Wanted, context: Mapping[str, str], *, retry_failed: bool, progress: Progress) -> None:
         started = time.monotonic()
-        batch: list[Profile] = []
+
+        def tell() -> None:
+            progress(self.done, max(wanted.total, self.done), self._rate(time.monotonic() - started, wanted.total))
+
+        pending = self._pending(wanted, context, retry_failed)
         try:
-            for completion, request in self._completions(pending):
-                batch.append(self._profile(completion, request))
-                self.tokens += completion.completion_tokens
-                if len(batch) >= self.engine.batch_size:
-                    done += self._commit(batch)
-                    progress(done, total, _rate(self.tokens, self.written, time.monotonic() - started))
+            while window := list(islice(pending, _BATCHES_PER_WINDOW * self.engine.batch_size)):
+                for completion, asked in self._completions(window):
+                    self._batch.append((self._profile(completion, asked), asked.request))
+                    if len(self._batch) >= self.engine.batch_size:
+                        self._commit()
+                        tell()
         finally:
             # Also after Ctrl-C or an engine's error: what came out before it is kept.
-            done += self._commit(batch)
+            self._commit()
             self.seconds = time.monotonic() - started
-        progress(done, total, _rate(self.tokens, self.written, self.seconds))
+        tell()
 
-    def _completions(self, pending: list[Request]) -> Iterator[tuple[Completion, Request]]:
-        window = _BATCHES_PER_WINDOW * self.engine.batch_size
-        for start in range(0, len(pending), window):
-            asked = {request.key: request for request in pending[start : start + window]}
-            for completion in self.engine.generate(list(asked.values())):
-                request = asked.pop(completion.key, None)
-                if request is None:
-                    raise BftembedError(f"{self.spec} answered a request that was not made ({completion.key[:12]}…).")
-                yield completion, request
-            for request in asked.values():
-                error = "the generator gave no completion"
-                yield Completion(request.key, "", finish_reason="error", error=error), request
+    def _pending(self, wanted: Wanted, context: Mapping[str, str], retry_failed: bool) -> Iterator[Asked]:
+        """Yield what is to be asked for; what is stored is counted on the way."""
+        for entries, subjects in wanted.parts():
+            self.store.add_entities(entries)
+            asked = asked_of(subjects, self.template, self.fingerprint, context)
+            for key in asked:
+                self.keys.append(key)
+            stored = self.store.outcomes(list(asked))
+            for key, one in asked.items():
+                tried, failed, marks = stored.get(key, (0, False, ()))
+                if tried and not (failed and retry_failed):
+                    self._count(one.request.entity, marks, failed=failed)
+                else:
+                    one.request = replace(one.request, attempt=tried + 1)
+                    yield one
 
-    def _profile(self, completion: Completion, request: Request) -> Profile:
-        text = clean(completion.text)
+    def _completions(self, window: list[Asked]) -> Iterator[tuple[Completion, Asked]]:
+        asked = {one.request.key: one for one in window}
+        for completion in self.engine.generate([one.request for one in window]):
+            one = asked.pop(completion.key, None)
+            if one is None:
+                raise BftembedError(f"{self.spec} answered a request that was not made ({completion.key[:12]}…).")
+            yield completion, one
+        for one in asked.values():
+            error = "the generator gave no completion"
+            yield Completion(one.request.key, "", finish_reason="error", error=error), one
+
+    def _profile(self, completion: Completion, asked: Asked) -> Profile:
+        text, request = clean(completion.text), asked.request
         marks: tuple[str, ...] = ("failed",)
         if not completion.error:
-            marks = screen(text, completion.finish_reason, self.requests[request.key][1].names)
+            marks = screen(text, completion.finish_reason, asked.names)
         raw = valid_text(completion.text)
         return Profile(
             key=request.key,
@@ -307,7 +259,7 @@ class _Run:
             text=text,
             finish_reason=completion.finish_reason,
             marks=marks,
-            prompt=self.prompt,
+            prompt=self.template.id,
             generator=self.spec,
             generator_id=self.generator_id,
             prompt_tokens=completion.prompt_tokens,
@@ -317,17 +269,49 @@ class _Run:
             raw_text=raw if raw != text else "",
         )
 
-    def _commit(self, batch: list[Profile]) -> int:
+    def _commit(self) -> None:
+        batch, self._batch = self._batch, []
         if batch:
-            messages = {p.key: self.requests[p.key][0].messages for p in batch}
-            self.store.add_profiles(batch, generator_id=self.generator_id, messages=messages)
-        n = len(batch)
-        self.written += n
-        batch.clear()
-        return n
+            messages = {profile.key: request.messages for profile, request in batch}
+            self.store.add_profiles([p for p, _ in batch], generator_id=self.generator_id, messages=messages)
+        for profile, _ in batch:
+            self.written += 1
+            self.tokens += profile.completion_tokens
+            self._count(profile.entity, profile.marks, failed=bool(profile.error))
+
+    def _count(self, entity: str, marks: Iterable[str], *, failed: bool) -> None:
+        self.done += 1
+        self.marks.update(tuple(marks) or ("ok",))
+        if failed:
+            self.failed.add(entity)
+
+    def _rate(self, seconds: float, total: int) -> str:
+        if seconds <= 0 or self.written == 0:
+            return ""
+        told = f"{self.tokens / seconds:.0f} tok/s" if self.tokens else f"{self.written / seconds:.0f} items/s"
+        left = (total - self.done) * seconds / self.written
+        told += f", {_duration(left)} left" if left > 1 else ""
+        return told + (f", {len(self.failed)} failed" if self.failed else "")
 
 
-def _rate(tokens: int, items: int, seconds: float) -> str:
-    if seconds <= 0 or items == 0:
-        return ""
-    return f"{tokens / seconds:.0f} tok/s" if tokens else f"{items / seconds:.0f} items/s"
+def _duration(seconds: float) -> str:
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does, with what came out committed; in the main thread only."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

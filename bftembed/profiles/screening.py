@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -31,9 +30,13 @@ _REFUSAL = re.compile(
 )
 _REFUSAL_WITHIN = 240
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 _LOOP_MIN_WORDS = 24
 _LOOP_DISTINCT_SHARE = 0.5
-_LOOP_UNIT = re.compile(r"(.{1,80}?)\1{4,}\s*\S*\Z", re.DOTALL)
+#: Of a text read backwards: a piece cut short, then five copies or more. Forwards every place would be tried.
+_LOOP_UNIT = re.compile(r"\S*?\s*?(.{1,80}?)\1{4,}", re.DOTALL)
 
 
 def clean(text: str) -> str:
@@ -64,10 +67,7 @@ def clean(text: str) -> str:
 
 def valid_text(text: str) -> str:
     """Return `text` without control characters (newline and tab stay) and with lone surrogates as U+FFFD."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in text):
-        text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
-    return re.sub("[\ud800-\udfff]", "�", text)
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
 def screen(text: str, finish_reason: str, names: Iterable[str] = ()) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def loops(text: str) -> bool:
     sentences = Counter(s.strip().lower() for s in re.split(r"(?<=[.!?])\s+|\n+", text) if len(s.split()) >= 3)
     if sentences and max(sentences.values()) >= 3:
         return True
-    unit = _LOOP_UNIT.search(text[-600:])
+    unit = _LOOP_UNIT.match(text[-600:][::-1])
     return unit is not None and any(c.isalnum() for c in unit.group(1)) and len(unit.group(0)) >= 20
 
 

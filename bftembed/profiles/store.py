@@ -196,12 +196,57 @@ class ProfileStore:
         with self._transaction() as cursor:
             cursor.executemany(f"INSERT OR REPLACE INTO profiles ({_COLUMNS}) VALUES ({slots})", rows)
 
+    def differing(self, folder: Path) -> list[str]:
+        """Return the entities of which the store in `folder` holds another text under a key that is here too."""
+        with self._attached(folder):
+            rows = self._select(
+                "SELECT theirs.entity FROM part.profiles theirs JOIN main.profiles ours USING (key) "
+                "WHERE theirs.error = '' AND ours.error = '' AND theirs.text <> ours.text ORDER BY theirs.entity"
+            )
+        return [entity for (entity,) in rows]
+
+    def absorb(self, folder: Path) -> tuple[int, int]:
+        """Copy what the store in `folder` holds and this one lacks, in one transaction.
+
+        Returns
+        -------
+        tuple of int
+            Profiles that were new (or had failed here), and those that were here already.
+        """
+        with self._attached(folder), self._transaction() as cursor:
+            cursor.execute("INSERT OR IGNORE INTO main.generators SELECT * FROM part.generators")
+            cursor.execute("INSERT OR IGNORE INTO main.entities SELECT * FROM part.entities")
+            cursor.execute(
+                f"INSERT OR REPLACE INTO main.profiles ({_COLUMNS}) SELECT {_COLUMNS} FROM part.profiles theirs "
+                "WHERE NOT EXISTS (SELECT 1 FROM main.profiles ours WHERE ours.key = theirs.key "
+                "AND (ours.error = '' OR theirs.error <> ''))"
+            )
+            added = cursor.rowcount
+            (total,) = cursor.execute("SELECT count(*) FROM part.profiles").fetchone()
+        return added, total - added
+
+    @contextlib.contextmanager
+    def _attached(self, folder: Path) -> Iterator[None]:
+        try:
+            self._connection.execute("ATTACH DATABASE ? AS part", (str(folder / STORE_FILE),))
+        except sqlite3.Error as err:
+            raise BftembedError(_complaint(folder / STORE_FILE, err)) from err
+        try:
+            yield
+        finally:
+            self._connection.execute("DETACH DATABASE part")
+
     # -- reading ------------------------------------------------------------------------------------------
 
-    def attempts(self) -> dict[str, tuple[int, bool]]:
-        """Return key → (attempts so far, whether it failed) of every stored profile."""
-        rows = self._select("SELECT key, attempts, error FROM profiles")
-        return {key: (attempts, bool(error)) for key, attempts, error in rows}
+    def outcomes(self, keys: Sequence[str]) -> dict[str, tuple[int, bool, tuple[str, ...]]]:
+        """Return key → (attempts so far, whether it failed, marks) of those of `keys` that are stored."""
+        found: dict[str, tuple[int, bool, tuple[str, ...]]] = {}
+        for start in range(0, len(keys), 500):
+            some = keys[start : start + 500]
+            slots = ", ".join("?" * len(some))
+            rows = self._select(f"SELECT key, attempts, error, marks FROM profiles WHERE key IN ({slots})", some)
+            found |= {key: (tried, bool(error), self._marks(key, marks)) for key, tried, error, marks in rows}
+        return found
 
     def profiles(self, *, entities: Sequence[str] | None = None, kind: str | None = None) -> list[Profile]:
         """Return the stored profiles, sorted by kind, entity and key.
@@ -275,6 +320,32 @@ class ProfileStore:
         rows = self._select("SELECT id, spec, fingerprint FROM generators ORDER BY id")
         return [{"id": i, "spec": spec, "fingerprint": json.loads(text)} for i, spec, text in rows]
 
+    def status(self) -> dict[str, Any]:
+        """Return counts of the whole store: names by status, entities, profiles, marks, tokens, origins."""
+        names = dict(self._select("SELECT status, count(*) FROM entities GROUP BY status ORDER BY status"))
+        (row,) = self._select(
+            "SELECT count(*), sum(error <> ''), "
+            "coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM profiles"
+        )
+        wanted = "SELECT kind, entity FROM entities WHERE status IN ('used', 'mapped')"
+        have = "SELECT kind, entity FROM profiles"
+        ((without,),) = self._select(f"SELECT count(*) FROM ({wanted} EXCEPT {have})")
+        ((entities,),) = self._select(f"SELECT count(*) FROM ({wanted} UNION {have})")
+        origins = self._select(
+            "SELECT p.prompt, g.spec, g.id, count(*) FROM profiles p JOIN generators g ON g.id = p.generator "
+            "GROUP BY p.prompt, g.id ORDER BY p.prompt, g.spec"
+        )
+        return {
+            "names": names,
+            "entities": entities,
+            "profiles": row[0],
+            "failed": row[1] or 0,
+            "without_profile": without,
+            "prompt_tokens": row[2],
+            "completion_tokens": row[3],
+            "origins": [{"prompt": p, "generator": g, "id": i, "profiles": n} for p, g, i, n in origins],
+        }
+
     def digest(self) -> str:
         """Return the sha256 of the store's content: equal stores have equal digests, whatever their history."""
         rows = self._select(f"SELECT {_COLUMNS} FROM profiles ORDER BY key")
@@ -283,9 +354,9 @@ class ProfileStore:
 
     # -- the file -----------------------------------------------------------------------------------------
 
-    def _select(self, query: str) -> list[Any]:
+    def _select(self, query: str, values: Sequence[str] = ()) -> list[Any]:
         try:
-            return self._connection.execute(query).fetchall()
+            return self._connection.execute(query, tuple(values)).fetchall()
         except sqlite3.Error as err:
             raise BftembedError(_complaint(self.folder / STORE_FILE, err)) from err
 

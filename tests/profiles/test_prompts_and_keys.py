@@ -10,11 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bftembed.errors import BftembedError, UnknownNameError
-from bftembed.profiles.keys import profile_key
+from bftembed.io import sha256_text
+from bftembed.profiles.keys import Keys, profile_key
 from bftembed.profiles.prompts import PROMPTS, get_prompt
 
 #: A changed wording needs a new version: then add its hash here, never change one.
-WORDINGS = {"bft-gene@1": "0bc052", "bft-protein@1": "dd067d"}
+WORDINGS = {
+    "bft-gene@1": "0bc052",
+    "bft-protein@1": "dd067d",
+    "bft-cell-type@1": "4197bc",
+    "bft-drug@1": "b35f17",
+}
 
 
 def test_the_wording_of_a_released_version_never_changes():
@@ -76,3 +82,20 @@ def test_a_key_is_stable_across_processes_and_hash_seeds():
         for seed in ("1", "2")
     }
     assert keys == {profile_key(**BASE)}
+
+
+def test_a_context_is_passed_on_where_there_is_a_place_for_it():
+    _, user = get_prompt(None, "drug").messages("imatinib", context="given for {name} CML")
+    assert user["content"].endswith("effects on cells. Context: given for {name} CML")
+    assert get_prompt(None, "cell-type").messages("B cell")[1]["content"] == "Tell me about the cell type B cell."
+    with pytest.raises(BftembedError, match="no place for a context"):
+        get_prompt(None, "gene").messages("TP53", context="in liver")
+
+
+def test_compact_keys_are_a_sequence_of_the_keys():
+    keys = [sha256_text(str(i)) for i in range(5)]
+    compact = Keys(keys)
+    assert (list(compact), len(compact), compact[1:3], compact[-1]) == (keys, 5, keys[1:3], keys[4])
+    assert keys[2] in compact
+    with pytest.raises(IndexError):
+        compact[5]

@@ -39,7 +39,10 @@ def test_profiles_come_back_as_they_went_in(tmp_path):
         assert store.profiles() == sorted(given, key=lambda p: p.entity)
         assert store.profiles(entities=["B"]) == [given[1]]
         assert store.entities() == [ListedEntity("gene", "a", "A", "mapped", "alias")]
-        assert store.attempts() == {"A-key": (1, False), "B-key": (2, True), "../x-key": (1, False)}
+        assert store.outcomes(["A-key", "B-key", "other"]) == {
+            "A-key": (1, False, given[0].marks),
+            "B-key": (2, True, given[1].marks),
+        }
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [".lock", STORE_FILE]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
 
