@@ -117,8 +117,35 @@ class DenseBf16:
         torch.from_numpy(out).copy_(self._product[:n])
 
 
-KERNELS: dict[str, type[Any]] = {kind.name: kind for kind in (DenseBf16, DenseFloat32, Axpy, SciPy)}
-_TRIED = (DenseBf16.name, DenseFloat32.name, Axpy.name)
+class DenseCuda:
+    """Rows made dense in bfloat16 on a CUDA device, then a bfloat16 product there; values travel from pinned memory."""
+
+    name = "dense-cuda"
+
+    def __init__(self, matrix: np.ndarray, block_rows: int, device: str = "cuda") -> None:
+        import torch
+
+        self._device, self._pin = device, device == "cuda"
+        self._matrix = torch.from_numpy(matrix).to(device, torch.bfloat16)
+        self._block = torch.empty((block_rows, len(matrix)), dtype=torch.bfloat16, device=device)
+
+    def __call__(self, indptr: np.ndarray, targets: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
+        """See `Kernel`."""
+        import torch
+
+        n, counts = len(out), targets >= 0
+        rows = np.repeat(np.arange(n), np.diff(indptr))[counts]
+        places = torch.from_numpy(rows * self._block.shape[1] + targets[counts])
+        weights = torch.from_numpy(values[counts]).to(torch.bfloat16)
+        if self._pin:
+            places, weights = places.pin_memory(), weights.pin_memory()
+        block = self._block[:n].zero_()
+        block.view(-1).put_(places.to(self._device, non_blocking=True), weights.to(self._device, non_blocking=True))
+        torch.from_numpy(out).copy_(torch.mm(block, self._matrix))
+
+
+KERNELS: dict[str, type[Any]] = {kind.name: kind for kind in (DenseCuda, DenseBf16, DenseFloat32, Axpy, SciPy)}
+_TRIED = (DenseCuda.name, DenseBf16.name, DenseFloat32.name, Axpy.name)
 
 
 @dataclass(frozen=True)
@@ -177,6 +204,8 @@ def choose(
     if asked is None and len(targets) / max(1, n_rows) * n_cells * matrix.shape[1] < _SMALL:
         return Choice(SciPy(matrix, block_rows), "few values")
     names = [asked] if asked else [name for name in _TRIED if _can_run(name, precision)]
+    if asked == DenseCuda.name and not _can_run(asked, "fast"):
+        raise BftembedError("kernel 'dense-cuda' needs torch and a CUDA device; there is none. Leave the kernel out.")
     out = np.empty((n_rows, matrix.shape[1]), dtype=np.float32)
     times: dict[str, float] = {}
     chosen: Kernel | None = None
@@ -207,9 +236,15 @@ def _lengths(indptr: np.ndarray, rows: int) -> tuple[int, int, int]:
 
 
 def _can_run(name: str, precision: str) -> bool:
+    if name not in (DenseBf16.name, DenseCuda.name):
+        return True
+    if precision != "fast" or find_spec("torch") is None:
+        return False
     if name == DenseBf16.name:
-        return precision == "fast" and cpu_has_bf16() and find_spec("torch") is not None
-    return True
+        return cpu_has_bf16()
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _error(

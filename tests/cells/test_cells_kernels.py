@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
@@ -11,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bftembed.cells.embed import embed_cells
-from bftembed.cells.kernels import KERNELS, TOLERANCE, choose
+from bftembed.cells.kernels import KERNELS as ALL
+from bftembed.cells.kernels import TOLERANCE, DenseCuda, choose
 from bftembed.errors import BftembedError
 from bftembed.machine import cpu_has_bf16
 
-EXACT = [name for name in KERNELS if name != "dense-bf16"]
+#: The one for CUDA does the same by torch on any device.
+KERNELS = {**ALL, "dense-cuda": functools.partial(DenseCuda, device="cpu")}
+ROUNDED = ("dense-bf16", "dense-cuda")
+EXACT = [name for name in KERNELS if name not in ROUNDED]
 
 
 def block(seed: int, n_rows: int, n_targets: int, density: float):
@@ -63,7 +68,7 @@ def test_equals_the_product_in_float64(name, seed, n_rows, n_targets, dim, densi
         out = np.full((n_rows, dim), 9, dtype=np.float32)
         kernel(indptr, targets, values, out)
         expected = product(indptr, targets, values, matrix)
-        if name == "dense-bf16":  # sums of few numbers of any sign may cancel
+        if name in ROUNDED:  # sums of few numbers of any sign may cancel
             np.testing.assert_allclose(out, expected, rtol=2e-2, atol=2e-2 * np.abs(expected).max(initial=0.1))
         else:
             np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max(initial=0.1))
@@ -122,13 +127,19 @@ class TestTheChoice:
             choose(matrix, 10, 10**9, rows, precision="exact", asked="dense-bf16")
         assert choose(matrix, 10, 10**9, rows, precision="exact").kernel.name in EXACT
 
+    def test_cuda_without_a_device_is_refused(self, monkeypatch):
+        torch = pytest.importorskip("torch")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(BftembedError, match="there is none"):
+            choose(self.MATRIX, 60, 60, self.BLOCK, asked="dense-cuda")
+
     @pytest.mark.parametrize(("options", "word"), [({"asked": "dense-bf"}, "dense-bf16"), ({"precision": "f"}, "fast")])
     def test_unknown_names_are_refused_with_the_known(self, options, word):
         with pytest.raises(BftembedError, match=word):
             choose(self.MATRIX, 60, 60, self.BLOCK, **options)
 
 
-@pytest.mark.parametrize("name", list(KERNELS))
+@pytest.mark.parametrize("name", [*EXACT, "dense-bf16"])
 def test_a_pinned_kernel_is_used_and_recorded(cells, embeddings, name):
     exact = embed_cells(cells.copy(), embeddings, kernel="scipy").obsm["X_bft"]
     found = embed_cells(cells, embeddings, kernel=name)
