@@ -40,7 +40,7 @@ def open_h5ad(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
             f"{file} is not a HDF5 file ({file.stat().st_size} bytes). Was the download complete, and is it an .h5ad?"
         )
     try:
-        handle = h5py.File(file, "r", locking=False)
+        handle = _opened(file)
     except OSError as err:
         raise BftembedError(
             f"{file} cannot be opened: it is truncated or damaged ({_first_line(err)}). Copy or download it again."
@@ -58,6 +58,16 @@ def open_h5ad(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
             raise _damaged(file, err) from err
     finally:
         handle.close()
+
+
+def _opened(file: Path) -> h5py.File:
+    try:
+        return h5py.File(file, "r", locking=False)
+    except OSError as err:
+        # This process has it open with locks already, as a backed AnnData does: HDF5 wants both to be opened alike.
+        if "locking flag" not in str(err):
+            raise
+        return h5py.File(file, "r")
 
 
 @contextlib.contextmanager
@@ -118,23 +128,46 @@ def refuse_foreign_storage(group: Any, path: Path, *, seen: set[int] | None = No
             raise BftembedError(f"{path}: {where} keeps its values in another file. Refused: rewrite it with anndata.")
 
 
-def strings(dataset: Any) -> list[str]:
+def is_array(member: Any) -> bool:
+    """Return whether `member` holds values: a HDF5 data set, or an array of a store that answers like HDF5."""
+    return hasattr(member, "shape") and hasattr(member, "dtype")
+
+
+def is_group(member: Any) -> bool:
+    """Return whether `member` holds other members by name: a HDF5 group or file, or one that answers like them."""
+    return hasattr(member, "keys") and not is_array(member)
+
+
+def place(member: Any) -> str:
+    """Return the file of a member and, unless it is the root, its name in it, for messages."""
+    file = str(member.file.filename)
+    return file if member.name == "/" else f"{file}: {member.name.lstrip('/')}"
+
+
+def strings(dataset: Any, rows: slice = slice(None)) -> list[str]:
     """Read a one-dimensional string column as written by anndata (array, categorical or nullable strings).
 
     Parameters
     ----------
     dataset
-        A h5py data set, or the group of a categorical (``categories`` and ``codes``) or of a nullable string
-        array (``values`` and ``mask``).
+        An array, or the group of a categorical (``categories`` and ``codes``) or of a nullable string array
+        (``values`` and ``mask``), of HDF5 or of what answers like it.
+    rows
+        Which part to read, in steps of 1; all by default.
 
     Returns
     -------
     list of str
         Missing values become ``""``; numbers are written as text.
+
+    Raises
+    ------
+    BftembedError
+        When it is no such column, or a code of a categorical has no category.
     """
-    if isinstance(dataset, h5py.Group):
+    if is_group(dataset):
         if "codes" in dataset:
-            categories, codes = strings(dataset["categories"]), dataset["codes"][:]
+            categories, codes = strings(dataset["categories"]), dataset["codes"][rows]
             if codes.size and codes.max() >= len(categories):
                 raise BftembedError(
                     f"{dataset.file.filename}: {dataset.name} has the code {codes.max()}, but {len(categories)} "
@@ -142,9 +175,15 @@ def strings(dataset: Any) -> list[str]:
                 )
             return [categories[c] if c >= 0 else "" for c in codes]
         if "values" in dataset:
-            values = strings(dataset["values"])
-            mask = dataset["mask"][:] if "mask" in dataset else [False] * len(values)
+            values = strings(dataset["values"], rows)
+            mask = dataset["mask"][rows] if "mask" in dataset else [False] * len(values)
             return ["" if m else v for v, m in zip(values, mask, strict=True)]
-        raise BftembedError(f"{dataset.file.filename}: {dataset.name} is not a column of strings.")
-    raw = dataset[:]
-    return [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in raw]
+        raise BftembedError(
+            f"{dataset.file.filename}: {dataset.name} is not a column of strings. Rewrite the file with anndata."
+        )
+    return as_text(dataset[rows])
+
+
+def as_text(values: Any) -> list[str]:
+    """Return the entries of an array as text; bytes are UTF-8, and what is not is replaced."""
+    return [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in values]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bftembed.errors import BftembedError
-from bftembed.hdf5 import open_h5ad, strings
+from bftembed.hdf5 import is_array, is_group, open_h5ad, place, strings
 
 
 def make(path, fill):
@@ -143,7 +143,35 @@ def test_string_columns_of_every_form_are_read(tmp_path):
         assert strings(f["numbers"]) == ["1", "2"]
         assert strings(f["categorical"]) == ["y", "", "x"]
         assert strings(f["nullable"]) == ["x", ""]
+        assert strings(f["plain"], slice(1, 2)) == ["ä"]
+        assert strings(f["categorical"], slice(1, 3)) == ["", "x"]
+        assert strings(f["nullable"], slice(1, 2)) == [""]
+        assert strings(f["nullable"], slice(1, 1)) == []
         with pytest.raises(BftembedError, match="/wrong has the code 7, but 1 categories"):
             strings(f["wrong"])
         with pytest.raises(BftembedError, match="/empty is not a column of strings"):
             strings(f["empty"])
+
+
+def test_a_file_that_this_process_holds_with_locks_opens_too(tmp_path):
+    path = make(tmp_path / "a.h5ad", lambda f: f.create_dataset("X", data=[1.0]))
+    for mode in ("r", "r+"):
+        with h5py.File(path, mode):
+            assert opened(path) == ["X"]
+
+
+def test_members_are_told_apart_and_placed(tmp_path):
+    def fill(f):
+        f.create_group("mod/rna").create_dataset("X", data=[1.0])
+        f["kind"] = np.dtype("f4")
+
+    path = make(tmp_path / "a.h5ad", fill)
+    with open_h5ad(path) as f:
+        assert is_group(f)
+        assert is_group(f["mod"])
+        assert is_array(f["mod/rna/X"])
+        for other in (f["mod/rna/X"], f["kind"], None):
+            assert not is_group(other)
+        for other in (f["mod"], f["kind"], None):
+            assert not is_array(other)
+        assert (place(f), place(f["mod/rna"])) == (str(path), f"{path}: mod/rna")

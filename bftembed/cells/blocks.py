@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.cells.preflight import check_indices, check_kind, checked_indptr
+from bftembed.cells.preflight import check_declared_size, check_indices, check_kind, checked_indptr
 from bftembed.cells.rows import Rows, as_float, as_index
 from bftembed.cells.slices import Slices
 from bftembed.errors import BftembedError
-from bftembed.hdf5 import damage_named
+from bftembed.hdf5 import damage_named, is_array, is_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Compressed:
-    """A CSR or CSC matrix: its three arrays, in memory or in a HDF5 file.
+    """A CSR or CSC matrix: its three arrays, in memory, in HDF5 or in zarr.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Compressed:
 
     @classmethod
     def from_hdf5(cls, group: Any, where: str) -> Compressed:
-        """Open a sparse matrix as anndata writes it (also before 0.7), checking its structure.
+        """Open a sparse matrix as anndata writes it to HDF5 (also before 0.7) or zarr, checking its structure.
 
         Raises
         ------
@@ -102,10 +102,13 @@ class Compressed:
         if np.shape(declared) != (2,) or np.asarray(declared).dtype.kind not in "iu" or absent:
             lacks = ", ".join(absent) or "its shape"
             raise BftembedError(f"{where} is a sparse matrix that lacks {lacks}. The file is damaged; write it again.")
-        shape = (int(declared[0]), int(declared[1]))
-        return cls._checked(
-            group["data"], group["indices"], group["indptr"], shape, compressed_format(group) == "csr", where
-        )
+        shape, by_cell = (int(declared[0]), int(declared[1])), compressed_format(group) == "csr"
+        data, indices, indptr = (group[name] for name in parts)
+        matrix = cls._checked(data, indices, indptr, shape, by_cell, where)
+        refuse_missing_chunks(data)
+        if matrix.n_values >= len(matrix.indptr):  # fewer may all have index 0, which zarr does not write
+            refuse_missing_chunks(indices)
+        return matrix
 
     @classmethod
     def from_scipy(cls, matrix: Any, where: str) -> Compressed:
@@ -169,7 +172,73 @@ class Compressed:
 
 
 def compressed_format(group: Any) -> str:
-    """Return ``"csr"``, ``"csc"``, or ``""`` where a HDF5 group is no sparse matrix."""
+    """Return ``"csr"``, ``"csc"``, or ``""`` where a group is no sparse matrix."""
     marked = group.attrs.get("h5sparse_format", group.attrs.get("encoding-type", ""))
     name = marked.decode() if isinstance(marked, bytes) else str(marked)
     return name.removesuffix("_matrix") if name in ("csr", "csc", "csr_matrix", "csc_matrix") else ""
+
+
+def refuse_missing_chunks(member: Any) -> None:
+    """Refuse an array of a zarr store, or a group with one, of which chunk files lack; HDF5 finds such damage itself.
+
+    Raises
+    ------
+    BftembedError
+        Naming the array.
+    """
+    for part in member.values() if is_group(member) else [member]:
+        if hasattr(part, "check_whole"):
+            part.check_whole()
+
+
+def stored_matrix(member: Any, where: str) -> Compressed | Dense:
+    """Open a matrix of a HDF5 file or a zarr store, as anndata writes it, checking its structure.
+
+    Parameters
+    ----------
+    member
+        An array, or the group of a sparse matrix.
+    where
+        File and matrix, for messages.
+
+    Raises
+    ------
+    BftembedError
+        When it is neither, is no matrix of real numbers, or its parts do not fit together.
+    """
+    check_declared_size(member, where)
+    if is_array(member):
+        return _dense(member, where)
+    if not is_group(member):
+        raise BftembedError(f"{where} is neither values nor a group of them. The file is damaged; write it again.")
+    if not compressed_format(member):
+        kind = member.attrs.get("encoding-type", "unknown")
+        raise BftembedError(f"{where} is of the kind {kind!r}; expected a CSR, CSC or dense matrix.")
+    return Compressed.from_hdf5(member, where)
+
+
+def memory_matrix(values: Any, where: str) -> Compressed | Dense:
+    """Wrap a NumPy array or a SciPy sparse matrix; CSR, CSC and dense ones are not copied.
+
+    Raises
+    ------
+    BftembedError
+        When it is something else, or holds no real numbers.
+    """
+    from scipy.sparse import issparse
+
+    if issparse(values):
+        return Compressed.from_scipy(values if values.format in ("csr", "csc") else values.tocsr(), where)
+    if isinstance(values, np.ndarray):
+        return _dense(np.asarray(values), where)
+    raise BftembedError(
+        f"{where} is a {type(values).__module__}.{type(values).__name__}; expected a NumPy array or a SciPy CSR or "
+        f"CSC matrix. Bring it into memory first, or give the path of the h5ad file."
+    )
+
+
+def _dense(values: Any, where: str) -> Dense:
+    if len(values.shape or ()) != 2:
+        raise BftembedError(f"{where} has shape {values.shape}; expected (cells, genes).")
+    check_kind(values.dtype, where)
+    return Dense(values, where)

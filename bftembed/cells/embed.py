@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from bftembed.cells.budget import as_bytes
 from bftembed.cells.kernels import TOLERANCE
 from bftembed.cells.normalize import NORMALIZE
-from bftembed.cells.preflight import check_destination, check_key
-from bftembed.cells.reading import expression_of_anndata, expression_of_file
+from bftembed.cells.preflight import check_destination, check_key, check_slots
+from bftembed.cells.reading import backed_path, expression_in, expression_of_anndata
 from bftembed.cells.sinks import Memory
+from bftembed.cells.stream import Shard, embed_to_sidecar
 from bftembed.cells.task import Asked, Task
 from bftembed.cells.weighting import WEIGHTS
-from bftembed.cells.writing import check_free, copy_of, has_key, put
+from bftembed.cells.writing import check_free, copy_of, put
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.hdf5 import open_h5ad
 from bftembed.io import refuse_input_as_output
 from bftembed.progress import silent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
+    from bftembed.cells.normalize import Normalize
     from bftembed.cells.report import CellEmbeddingReport
     from bftembed.cells.weighting import Weights
     from bftembed.embeddings import GeneEmbeddings
@@ -33,15 +39,21 @@ EMPTY_CELLS = ("error", "nan", "drop")
 
 
 def embed_cells(
-    data: AnnData | str | os.PathLike[str],
+    data: AnnData | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     embeddings: GeneEmbeddings | str | os.PathLike[str],
     *,
     key: str = "X_bft",
     out: str | os.PathLike[str] | None = None,
+    sidecar: str | os.PathLike[str] | None = None,
+    shard: str | None = None,
     layer: str | None = None,
     use_raw: bool = False,
+    modality: str | None = None,
+    obsm: str | None = None,
+    obsm_names: str | None = None,
     gene_column: str | None = None,
-    normalize: Literal["auto", "log1p-cp10k", "none"] = "auto",
+    kind: Literal["gene", "protein"] = "gene",
+    normalize: Normalize = "auto",
     weights: Weights = "expression",
     top_k: int | None = None,
     gene_matrix: str = "raw",
@@ -51,7 +63,8 @@ def embed_cells(
     overwrite: bool = False,
     precision: Literal["fast", "exact"] = "fast",
     kernel: str | None = None,
-    block_rows: int = 2048,
+    block_rows: int | None = None,
+    memory: int | str | None = None,
     progress: Progress = silent,
 ) -> CellEmbeddingReport | AnnData:
     """Embed cells as the expression-weighted mean of gene embeddings (GenePT-w).
@@ -62,23 +75,39 @@ def embed_cells(
     Parameters
     ----------
     data
-        A h5ad file, which is streamed in blocks and never modified, or an AnnData in memory, whose ``.obsm[key]`` and
-        ``.uns["bftembed"][key]`` are set (its ``.X`` is never changed).
+        A h5ad file or a zarr store, which is streamed in blocks and never modified, or an AnnData, whose
+        ``.obsm[key]``, ``.obs["KEY_coverage"]`` and ``.uns["bftembed"][key]`` are set (its ``.X`` is never changed, and
+        read from its file where it is backed). Several files need a `sidecar`: the cells of
+        one after the other, genes matched for each, values of one kind.
     embeddings
         Gene embeddings, or the `.safetensors` file with them. A gene name of the data finds its embedding by its own
         text, or by the approved symbol that `GeneIndex` resolves it to.
     key
         Key of ``.obsm``.
     out
-        For a file: the copy to write, with the embedding in it; replaced only when the new one is whole. Not for an
-        AnnData.
+        For a h5ad file: the copy to write, with the embedding in it; replaced only when the new one is whole.
+    sidecar
+        For files, in place of `out`: a file of the embedding alone, in memory that does not grow with the number of
+        cells beyond 50 bytes each. ``.h5ad`` and ``.zarr`` are an AnnData without X; ``.parquet`` has the columns
+        ``cell``, ``KEY_coverage`` and KEY. Of several files a column ``file`` tells where a cell is from.
+    shard
+        ``"i/n"``: only the i-th of n runs of cells of a file, from 1; needs a `sidecar`. Shards are joined by
+        `bftembed.cells.merge.merge_shards`; pin the `kernel`, so that machines choose alike.
     layer, use_raw
         Take ``.layers[layer]`` or ``.raw`` (with its own genes) instead of ``.X``.
+    modality
+        Of a MuData file: which one, such as ``"rna"``.
+    obsm, obsm_names
+        Take ``.obsm[obsm]`` as the expression, such as the protein counts of CITE-seq. Its names are the columns of a
+        DataFrame, or those in ``uns["OBSM_names"]``, or where `obsm_names` says (``"uns/KEY"``).
     gene_column
         Column of ``.var`` with the gene names; the index by default.
+    kind
+        ``"protein"`` resolves names as `ProteinIndex` does (antibodies, UniProt accessions), for protein embeddings.
     normalize
-        ``"log1p-cp10k"``: log1p(10,000 · value / total of the cell over all its genes). ``"none"``: values as they
-        are. ``"auto"``: the former for whole numbers, the latter for what is logged already, an error for neither.
+        ``"log1p-cp10k"``: log1p(10,000 · value / total of the cell over all its genes). ``"clr"``: centred log ratio
+        within the cell, for protein counts. ``"none"``: values as they are. ``"auto"``: the first for whole numbers,
+        the last for what is logged already, an error for neither.
         The decision and its reason are in the report. A second logarithm is refused.
     weights
         What a gene counts in a cell. ``"expression"``: its normalised value. ``"rank"``: 1 for the highest value of the
@@ -96,7 +125,7 @@ def embed_cells(
         Scale each vector to Euclidean length 1.
     empty_cells
         Cells that express no gene with an embedding have no vector: ``"error"``, ``"nan"`` (a row of NaN) or
-        ``"drop"`` (left out of the output; a file is then read into memory as a whole).
+        ``"drop"`` (left out of the output; without a `sidecar` a file is then read into memory as a whole).
     overwrite
         Replace ``.obsm[key]`` when it is there.
     precision
@@ -105,7 +134,10 @@ def embed_cells(
         How blocks are multiplied: ``"dense-bf16"``, ``"dense-float32"``, ``"axpy"`` or ``"scipy"``. By default the
         fastest on the first block; a name pins it, so that other machines and shards round alike.
     block_rows
-        Cells per block; for a file, memory is the gene matrix and a few blocks, whatever its size.
+        Cells per block, 2048 by default; for a file, memory is the gene matrix and a few blocks, whatever its size.
+    memory
+        Bytes, or text like ``"600MB"``, for the gene matrix and the blocks: chooses `block_rows` where that is not
+        given. The interpreter and its libraries come on top.
     progress
         Told the cells that are done.
 
@@ -130,33 +162,77 @@ def embed_cells(
     for what, value, known in (
         ("normalize", normalize, NORMALIZE),
         ("weights", weights, WEIGHTS),
+        ("kind", kind, ("gene", "protein")),
         ("denominator", denominator, DENOMINATORS),
         ("empty_cells", empty_cells, EMPTY_CELLS),
         ("precision", precision, tuple(TOLERANCE)),
     ):
         if value not in known:
             raise unknown_name(what, str(value), known)
-    if block_rows < 1:
+    if block_rows is not None and block_rows < 1:
         raise BftembedError(f"block_rows (--block-rows) is {block_rows}; give 1 or more.")
     if top_k is not None and top_k < 1:
         raise BftembedError(f"top_k (--top-k) is {top_k}; give 1 or more.")
-    recipe = Asked(normalize, weights, top_k, gene_matrix, denominator, l2, empty_cells, precision, kernel, block_rows)
+    budget = None if memory is None else as_bytes(memory)
+    part = None if shard is None else Shard.parse(shard)
+    recipe = Asked(
+        kind,
+        normalize,
+        weights,
+        top_k,
+        gene_matrix,
+        denominator,
+        l2,
+        empty_cells,
+        precision,
+        kernel,
+        block_rows,
+        budget,
+    )
     task = Task(_loaded(embeddings), key, recipe, progress)
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
-    if not isinstance(data, str | os.PathLike):
-        return _embed_anndata(data, task, choice, out=out, overwrite=overwrite)
-    source = Path(data)
+    choice |= {"modality": modality, "obsm": obsm, "obsm_names": obsm_names}
+    sources = _paths(data)
+    if sources is None:
+        if sidecar is not None or part is not None:
+            raise BftembedError("sidecar and shard are for files. Give the path of a h5ad file, or leave them out.")
+        return _embed_anndata(cast("AnnData", data), task, choice, out=out, overwrite=overwrite)
+    if sidecar is not None:
+        if out is not None:
+            raise BftembedError("Give either out (--out) or a sidecar (--sidecar), not both.")
+        return embed_to_sidecar(sources, sidecar, task, choice, shard=part, inputs=[embeddings])
+    if part is not None or len(sources) > 1:
+        what = "A shard (--shard)" if part is not None else "More than one file"
+        raise BftembedError(f"{what} needs sidecar=PATH (--sidecar), a .h5ad, .zarr or .parquet for the vectors alone.")
+    source = sources[0]
     target = check_destination(source, out)
     refuse_input_as_output(target, embeddings)
+    if source.is_dir() or modality is not None:
+        what = "is a folder" if source.is_dir() else "is MuData"
+        raise BftembedError(
+            f"{source} {what}: a copy with the embedding (--out) can be made of a h5ad file alone. For a zarr store or "
+            "MuData give sidecar=PATH (--sidecar)."
+        )
     with open_h5ad(source) as handle:
-        check_free(key, has_key(handle, key), overwrite, str(source))
+        check_slots(handle)
+        check_free(handle, key, overwrite, str(source))
     with copy_of(source, target, key, drop=empty_cells == "drop") as destination:
-        with open_h5ad(source) as handle:
-            expression = expression_of_file(handle, **choice)
+        with expression_in(source, **choice) as expression:
             ready = task.prepare(expression, scratch=target.parent)
             done = task.run(ready, destination.sink((expression.n_cells, ready.dim)))
         destination.finish(task.embedded(done, gene_column))
     return replace(done.report, out=target)
+
+
+def _paths(data: Any) -> list[Path] | None:
+    """Return the files that are given; None for an AnnData."""
+    if isinstance(data, str | os.PathLike):
+        return [Path(data)]
+    if not isinstance(data, list | tuple):
+        return None
+    if not data or not all(isinstance(one, str | os.PathLike) for one in data):
+        raise BftembedError("data is a list without files; give one or more paths of h5ad files.")
+    return [Path(one) for one in data]
 
 
 def _embed_anndata(adata: AnnData, task: Task, choice: dict[str, Any], *, out: Any, overwrite: bool) -> AnnData:
@@ -166,11 +242,17 @@ def _embed_anndata(adata: AnnData, task: Task, choice: dict[str, Any], *, out: A
         raise BftembedError(
             "out is for files. For an AnnData leave it out, and call adata.write_h5ad(path) afterwards."
         )
-    check_free(task.key, task.key in adata.obsm, overwrite, "The AnnData")
-    expression = expression_of_anndata(adata, **choice)
-    ready = task.prepare(expression)
-    memory = Memory(expression.n_cells, ready.dim)
-    done = task.run(ready, memory)
+    check_free(adata, task.key, overwrite, "The AnnData")
+    if choice.pop("modality") is not None:
+        raise BftembedError("modality is for MuData files. Give the AnnData of the modality: mdata['rna'].")
+    with ExitStack() as stack:
+        if adata.isbacked:
+            expression = stack.enter_context(expression_in(backed_path(adata), **choice))
+        else:
+            expression = expression_of_anndata(adata, **choice)
+        ready = task.prepare(expression)
+        memory = Memory(expression.n_cells, ready.dim)
+        done = task.run(ready, memory)
     vectors, embedded = memory.vectors, task.embedded(done, choice["gene_column"])
     if embedded.keep is not None:
         adata, vectors = adata[embedded.keep].copy(), vectors[embedded.keep]

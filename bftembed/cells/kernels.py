@@ -80,14 +80,17 @@ class DenseFloat32:
 
     def __init__(self, matrix: np.ndarray, block_rows: int) -> None:
         self._matrix = matrix
-        self._block = np.empty((block_rows, len(matrix)), dtype=np.float32)
+        self._block = np.zeros((block_rows, len(matrix)), dtype=np.float32)
+        self._product = np.empty((block_rows, matrix.shape[1]), dtype=np.float32)
 
     def __call__(self, indptr: np.ndarray, targets: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
         """See `Kernel`."""
         from bftembed.cells.compiled import by_rows, fill_float32
 
         by_rows(fill_float32, len(out), indptr, targets, values, self._block)
-        np.matmul(self._block[: len(out)], self._matrix, out=out)
+        # The whole block, whatever is in its last rows: a product rounds by its height, and shards have to agree.
+        np.matmul(self._block, self._matrix, out=self._product)
+        out[:] = self._product[: len(out)]
 
 
 class DenseBf16:
@@ -101,7 +104,7 @@ class DenseBf16:
         self._matrix = torch.empty(matrix.shape, dtype=torch.bfloat16)
         for start in range(0, len(matrix), 4096):  # no second float32 copy
             self._matrix[start : start + 4096] = torch.from_numpy(matrix[start : start + 4096])
-        self._block = torch.empty((block_rows, len(matrix)), dtype=torch.bfloat16)
+        self._block = torch.zeros((block_rows, len(matrix)), dtype=torch.bfloat16)
         self._bits = self._block.view(torch.int16).numpy().view(np.uint16)
         self._product = torch.empty((block_rows, matrix.shape[1]), dtype=torch.bfloat16)
 
@@ -113,7 +116,7 @@ class DenseBf16:
 
         n = len(out)
         by_rows(fill_bf16, n, indptr, targets, values.view(np.uint32), self._bits)
-        torch.mm(self._block[:n], self._matrix, out=self._product[:n])
+        torch.mm(self._block, self._matrix, out=self._product)  # the whole block, see `DenseFloat32`
         torch.from_numpy(out).copy_(self._product[:n])
 
 
@@ -139,9 +142,9 @@ class DenseCuda:
         weights = torch.from_numpy(values[counts]).to(torch.bfloat16)
         if self._pin:
             places, weights = places.pin_memory(), weights.pin_memory()
-        block = self._block[:n].zero_()
+        block = self._block.zero_()
         block.view(-1).put_(places.to(self._device, non_blocking=True), weights.to(self._device, non_blocking=True))
-        torch.from_numpy(out).copy_(torch.mm(block, self._matrix))
+        torch.from_numpy(out).copy_(torch.mm(block, self._matrix)[:n])
 
 
 KERNELS: dict[str, type[Any]] = {kind.name: kind for kind in (DenseCuda, DenseBf16, DenseFloat32, Axpy, SciPy)}
@@ -208,10 +211,9 @@ def choose(
         raise BftembedError("kernel 'dense-cuda' needs torch and a CUDA device; there is none. Leave the kernel out.")
     out = np.empty((n_rows, matrix.shape[1]), dtype=np.float32)
     times: dict[str, float] = {}
-    chosen: Kernel | None = None
     dropped = []
     for name in names:
-        kernel = KERNELS[name](matrix, block_rows)
+        kernel = KERNELS[name](matrix, n_rows)
         error = _error(kernel, matrix, indptr, targets, values, out)
         if error > TOLERANCE[precision]:
             dropped.append(f"{name} left out: 1 - cosine {error:.1e}")
@@ -219,15 +221,14 @@ def choose(
         started = time.perf_counter()
         kernel(indptr, targets, values, out)
         times[name] = time.perf_counter() - started
-        if chosen is None or times[name] == min(times.values()):
-            chosen = kernel
-    if chosen is None:
+    if not times:
         raise BftembedError(
             f"The kernel asked for is not accurate enough for precision {precision!r}: {'; '.join(dropped)}. Choose "
             "another kernel, or none."
         )
+    fastest = min(times, key=lambda name: times[name])
     told = [f"{name} {1e6 * t / max(1, n_rows):.0f} µs" for name, t in sorted(times.items(), key=lambda x: x[1])]
-    return Choice(chosen, f"per cell of the first {n_rows}: {', '.join(told + dropped)}")
+    return Choice(KERNELS[fastest](matrix, block_rows), f"per cell of the first {n_rows}: {', '.join(told + dropped)}")
 
 
 def _lengths(indptr: np.ndarray, rows: int) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bftembed.entities.genes import Resolution
+    from bftembed.entities.proteins import ProteinResolution
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ class GeneMatch:
 
 
 def match_genes(
-    names: Sequence[str], ids: Sequence[str], resolve: Callable[[Sequence[str]], list[Resolution]], *, where: str
+    names: Sequence[str],
+    ids: Sequence[str],
+    resolve: Callable[[Sequence[str]], Sequence[Resolution | ProteinResolution]],
+    *,
+    where: str,
 ) -> GeneMatch:
     """Match the gene names of a data set to the ids of gene embeddings.
 
@@ -64,7 +69,7 @@ def match_genes(
     ids
         Unique ids of the embeddings.
     resolve
-        `bftembed.entities.genes.GeneIndex.resolve`.
+        `GeneIndex.resolve` or `ProteinIndex.resolve`.
     where
         File and matrix, for the message.
 

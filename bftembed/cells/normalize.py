@@ -10,10 +10,12 @@ from bftembed.errors import BftembedError, unknown_name
 if TYPE_CHECKING:
     import numpy as np
 
-    from bftembed.cells.aggregate import ValueSummary
+    from bftembed.cells.examine import ValueSummary
 
-Normalize = Literal["auto", "log1p-cp10k", "none"]
-NORMALIZE: tuple[Normalize, ...] = ("auto", "log1p-cp10k", "none")
+Normalize = Literal["auto", "log1p-cp10k", "clr", "none"]
+NORMALIZE: tuple[Normalize, ...] = ("auto", "log1p-cp10k", "clr", "none")
+#: What is done to values in the end.
+Transform = Literal["log1p-cp10k", "clr", "none"]
 
 #: No logarithm of an expression value is larger: log2 of a billion is 29.9, ln of it 20.7.
 LARGEST_LOG = 30.0
@@ -31,12 +33,14 @@ class Decision:
     Attributes
     ----------
     normalize
-        ``"log1p-cp10k"``: log1p(10,000 · value / total of the cell over all genes). ``"none"``: as they are.
+        ``"log1p-cp10k"``: log1p(10,000 · value / total of the cell over all genes). ``"clr"``: log1p(value / g), with
+        log g the mean of log1p over all features of the cell: the centred log ratio of Seurat and muon within cells,
+        for protein counts. ``"none"``: as they are.
     reason
         Why, in words, for the report.
     """
 
-    normalize: Literal["log1p-cp10k", "none"]
+    normalize: Transform
     reason: str
 
 
@@ -46,7 +50,7 @@ def decide(asked: str, values: ValueSummary, *, logged: bool, where: str, others
     Parameters
     ----------
     asked
-        ``"auto"``, ``"log1p-cp10k"`` or ``"none"``.
+        ``"auto"``, ``"log1p-cp10k"``, ``"clr"`` or ``"none"``.
     values
         Summary of all values, finite and not negative.
     logged
@@ -66,7 +70,7 @@ def decide(asked: str, values: ValueSummary, *, logged: bool, where: str, others
     kind, evidence = _kind(values, logged)
     if asked == "none":
         return Decision("none", f"asked for; {evidence}")
-    if kind == "logged" and asked == "log1p-cp10k":
+    if kind == "logged" and asked in ("log1p-cp10k", "clr"):
         counts = f" If the counts are elsewhere, select them: {' or '.join(others)}." if others else ""
         raise BftembedError(
             f"{where} is logged already ({evidence}); a second logarithm is refused. Use normalize='auto' or "
@@ -78,8 +82,8 @@ def decide(asked: str, values: ValueSummary, *, logged: bool, where: str, others
             f"Say which: normalize='log1p-cp10k' (--normalize log1p-cp10k) scales each cell to 10,000 and takes "
             f"log1p, normalize='none' takes the values as they are."
         )
-    if asked == "log1p-cp10k":
-        return Decision("log1p-cp10k", f"asked for; {evidence}")
+    if asked == "log1p-cp10k" or asked == "clr":
+        return Decision(asked, f"asked for; {evidence}")
     if kind == "counts":
         return Decision("log1p-cp10k", f"counts: {evidence}")
     return Decision("none", f"already logged: {evidence}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 #: at most 1,032 bytes into one). A data set beyond both is a few kilobytes that claim to be gigabytes.
 FREE_BYTES = 64 * 2**20
 BYTES_PER_STORED_BYTE = 10_000
+#: A filter may add so many bytes to a chunk, and no more than double it; what is larger inflates to more than a chunk.
+MOST_OVERHEAD = 4096
 
 
 def check_declared_size(member: Any, where: str) -> None:
-    """Refuse a HDF5 data set (or a group with one) that declares far more bytes than the file stores.
+    """Refuse a HDF5 data set (or a group with one) that declares far more bytes than the file stores, or far fewer.
 
     Raises
     ------
@@ -33,6 +36,28 @@ def check_declared_size(member: Any, where: str) -> None:
     if not isinstance(member, h5py.Dataset) or member.shape is None:
         return
     check_size(member.shape, member.dtype.itemsize, int(member.id.get_storage_size()), f"{where}: {member.name}")
+    _check_chunks(member, f"{where}: {member.name}")
+
+
+def _check_chunks(member: h5py.Dataset, what: str) -> None:
+    """Refuse chunks that HDF5 would inflate beyond all bounds, or would fill up with whatever lies in memory."""
+    properties = member.id.get_create_plist()
+    n_filters = properties.get_nfilters()
+    if member.chunks is None or not n_filters:
+        return
+    size = math.prod(member.chunks) * int(member.id.get_type().get_size())
+    skipped = 2**n_filters - 1
+
+    def wrong(chunk: Any) -> Any:
+        none_left = chunk.filter_mask & skipped == skipped
+        return chunk if chunk.size > 2 * size + MOST_OVERHEAD or (none_left and chunk.size != size) else None
+
+    found = member.id.chunk_iter(wrong)
+    if found is not None:
+        raise BftembedError(
+            f"{what} has a chunk of {found.size} stored bytes where {size} bytes belong. Refused before reading: the "
+            f"file is damaged or made to exhaust memory."
+        )
 
 
 def check_size(shape: tuple[int, ...], itemsize: int, stored: int, what: str) -> None:
@@ -49,6 +74,28 @@ def check_size(shape: tuple[int, ...], itemsize: int, stored: int, what: str) ->
             f"{what} declares shape {tuple(shape)}, {declared / 2**30:.1f} GiB, but the file stores only {stored} "
             f"bytes of it. Refused before reading: the file is damaged or made to exhaust memory."
         )
+
+
+def check_slots(handle: h5py.File) -> None:
+    """Refuse a h5ad file whose tables and slots are of a kind that no anndata wrote, or declare impossible sizes.
+
+    Raises
+    ------
+    BftembedError
+        Naming the slot.
+    """
+    for name in ("obs", "var", "obsm", "uns"):
+        slot = handle.get(name)
+        # Before anndata 0.7 tables were compound data sets.
+        if slot is None or isinstance(slot, h5py.Group) or (isinstance(slot, h5py.Dataset) and slot.dtype.names):
+            continue
+        kind = f"an array of {slot.dtype}" if isinstance(slot, h5py.Dataset) else "a named type"
+        raise BftembedError(
+            f"{handle.filename}: {name} is {kind}, not a group. The file is damaged, or no h5ad of anndata: write it "
+            f"again with anndata."
+        )
+    if "var" in handle:
+        check_declared_size(handle["var"], handle.filename)
 
 
 def check_kind(dtype: Any, where: str) -> None:

@@ -1,23 +1,31 @@
-"""The expression of a data set: which matrix, its genes, its cells; from a h5ad file or an AnnData, the same way."""
+"""The expression of a data set: which matrix, its genes, its cells; from a file, a store or an AnnData alike."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
-import numpy as np
-
-from bftembed.cells.blocks import Compressed, Dense, compressed_format
-from bftembed.cells.preflight import check_declared_size, check_kind
+from bftembed.cells.blocks import memory_matrix, stored_matrix
+from bftembed.cells.preflight import check_declared_size
+from bftembed.cells.side_matrix import memory_side, stored_side
+from bftembed.cells.tables import check_index, n_rows, row_names
+from bftembed.cells.zarr_store import open_zarr
 from bftembed.entities.var_names import read_var_names, refuse_numbers
 from bftembed.errors import BftembedError, unknown_name
-from bftembed.hdf5 import strings
+from bftembed.hdf5 import as_text, is_array, is_group, open_h5ad
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import os
+    from collections.abc import Callable, Iterator
 
     from anndata import AnnData
+
+    from bftembed.cells.blocks import Compressed, Dense
+
+#: Names of cells read at a time where all are wanted.
+_NAMES_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,13 @@ class Expression:
     matrix
         (n_cells, n_genes), in blocks.
     name
-        ``"X"``, ``"layers/NAME"`` or ``"raw/X"``.
+        ``"X"``, ``"layers/NAME"``, ``"raw/X"`` or ``"obsm/KEY"``; of a modality with ``"mod/NAME/"`` before it.
     where
         File (or ``AnnData``) and matrix, for messages.
     genes
         n_genes names, in the order of the columns, duplicates kept.
-    cell_names
-        Reads the n_cells names of the cells.
+    cell_name_part
+        Reads the names of a run of cells: a range in steps of 1.
     logged
         Whether ``uns["log1p"]`` says that this matrix is logged already. It speaks of X alone.
     others
@@ -46,7 +54,7 @@ class Expression:
     name: str
     where: str
     genes: list[str]
-    cell_names: Callable[[], list[str]]
+    cell_name_part: Callable[[range], list[str]]
     logged: bool
     others: tuple[str, ...]
 
@@ -60,61 +68,161 @@ class Expression:
         """Number of genes of this matrix, with or without an embedding."""
         return self.matrix.shape[1]
 
+    def cell_names(self) -> list[str]:
+        """Read the n_cells names of all cells. Of millions, rather read a part: see `cell_name_part`."""
+        names: list[str] = []
+        for start in range(0, self.n_cells, _NAMES_AT_ONCE):
+            names += self.cell_name_part(range(start, min(start + _NAMES_AT_ONCE, self.n_cells)))
+        return names
 
-def expression_of_file(handle: h5py.File, *, layer: str | None, use_raw: bool, gene_column: str | None) -> Expression:
-    """Find the expression matrix of an open h5ad file; nothing but names and structure is read.
+
+@contextlib.contextmanager
+def expression_in(
+    path: str | os.PathLike[str],
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_column: str | None = None,
+    modality: str | None = None,
+    obsm: str | None = None,
+    obsm_names: str | None = None,
+) -> Iterator[Expression]:
+    """Open the expression of a h5ad file, a zarr store (a folder) or a MuData file of either kind, read-only.
+
+    Parameters
+    ----------
+    path
+        File or folder; what is in it decides, not its name.
+    layer, use_raw, gene_column, modality, obsm, obsm_names
+        See `expression_of_file`.
+
+    Yields
+    ------
+    Expression
+        To be read inside the block.
+
+    Raises
+    ------
+    BftembedError
+        As `expression_of_file`; also when the file or store is missing, damaged or leads out of itself, and for damage
+        that shows while values are read.
+    """
+    with open_zarr(path) if Path(path).is_dir() else open_h5ad(path) as root:
+        yield expression_of_file(
+            root,
+            layer=layer,
+            use_raw=use_raw,
+            gene_column=gene_column,
+            modality=modality,
+            obsm=obsm,
+            obsm_names=obsm_names,
+        )
+
+
+def backed_path(adata: AnnData) -> Path:
+    """Return the file of a backed AnnData, so that it can be streamed like any other.
+
+    What was changed in memory (``.obs``, ``.var``, ``.uns``) is not in the file; what was changed in the file itself
+    (``.X`` with mode ``"r+"``) is written out here.
+
+    Raises
+    ------
+    BftembedError
+        When it is in memory, is a view (a subset) of a backed AnnData, or its file is gone.
+    """
+    if not adata.isbacked:
+        raise BftembedError("The AnnData is in memory, not backed by a file. Give it as it is.")
+    path = Path(str(adata.filename))
+    if adata.is_view:
+        raise BftembedError(
+            f"The AnnData is a part of one that is backed by {path}. Bring the part into memory, adata.to_memory(), or "
+            f"write it to a file of its own, adata.copy(filename=PATH), and give that."
+        )
+    if not path.exists():
+        raise BftembedError(f"The file of the backed AnnData is gone: {path}. Was it moved, or the folder changed?")
+    if adata.file.is_open:
+        for name in adata.file:
+            adata.file[name].file.flush()
+            break
+    return path
+
+
+def expression_of_file(
+    handle: Any,
+    *,
+    layer: str | None,
+    use_raw: bool,
+    gene_column: str | None,
+    modality: str | None = None,
+    obsm: str | None = None,
+    obsm_names: str | None = None,
+) -> Expression:
+    """Find the expression matrix of an open file or store; nothing but names and structure is read.
 
     Parameters
     ----------
     handle
-        From `bftembed.hdf5.open_h5ad`. Must stay open while the blocks are read.
+        From `bftembed.hdf5.open_h5ad` or `bftembed.cells.zarr_store.open_zarr`. Must stay open while the blocks are
+        read.
     layer, use_raw
         Which matrix: X by default.
     gene_column
         Column of ``.var`` (of ``.raw.var`` with `use_raw`) with the gene names; the index by default.
+    modality
+        Which AnnData of a MuData file.
+    obsm, obsm_names
+        Take ``.obsm[obsm]``; the names of its columns are those of the DataFrame, or of ``uns["{obsm}_names"]``, or
+        where ``"uns/KEY"`` says.
 
     Raises
     ------
     BftembedError
         When the matrix or the names are not there, do not fit together, or are of a kind that is not supported.
     """
-    path = handle.filename
-    layers = list(handle["layers"]) if isinstance(handle.get("layers"), h5py.Group) else []
-    raw = "raw/X" if "raw/X" in handle else "raw.X"
-    # anndata may write "no X" as an empty data set, without a shape.
-    has_x = "X" in handle and not (isinstance(handle["X"], h5py.Dataset) and handle["X"].shape is None)
-    name = _chosen(layer, use_raw, layers, has_raw=raw in handle, has_x=has_x, where=path)
-    member = handle[raw if use_raw else name]
-    where = f"{path}: {name}"
-    check_declared_size(member, path)
-    if not isinstance(member, h5py.Group | h5py.Dataset):
-        raise BftembedError(f"{where} is neither values nor a group of them. The file is damaged; write it again.")
-    if isinstance(member, h5py.Group):
-        if not compressed_format(member):
-            kind = member.attrs.get("encoding-type", "unknown")
-            raise BftembedError(f"{where} is of the kind {kind!r}; expected a CSR, CSC or dense matrix.")
-        matrix: Compressed | Dense = Compressed.from_hdf5(member, where)
+    root = _modality(handle, modality)
+    prefix = f"mod/{modality}/" if modality is not None else ""
+    path = f"{handle.filename}: mod/{modality}" if modality is not None else str(handle.filename)
+    _check_side(layer, use_raw, gene_column, obsm, obsm_names)
+    layers = list(root["layers"]) if is_group(root.get("layers")) else []
+    raw = "raw/X" if "raw/X" in root else "raw.X"
+    has_x, has_raw = _has_values(root, "X"), raw in root
+    if obsm is not None:
+        name, side = f"obsm/{obsm}", stored_side(root, obsm, obsm_names, path)
+        matrix, genes = side.matrix, side.names
     else:
-        matrix = _dense(member, where)
+        name = _chosen(layer, use_raw, layers, has_raw=has_raw, has_x=has_x, where=path)
+        matrix = stored_matrix(root[raw if use_raw else name], f"{handle.filename}: {prefix}{name}")
+    where = f"{handle.filename}: {prefix}{name}"
     _check_filled(matrix, where)
-    genes = read_var_names(handle, gene_column, use_raw=use_raw)
-    _check_length(len(genes), matrix.shape[1], "genes", "var", where)
-    if "obs" not in handle:
-        raise BftembedError(f"{path} has no obs: it is not a complete h5ad file. Write it again with anndata.")
-    check_declared_size(handle["obs"], path)
-    _check_length(_n_rows(handle["obs"]), matrix.shape[0], "cells", "obs", where)
+    if obsm is None:
+        genes = read_var_names(root, gene_column, use_raw=use_raw)
+        if gene_column is None:
+            check_index(root.get("raw/var" if use_raw else "var"))
+        _check_length(len(genes), matrix.shape[1], "genes", "var", where)
+    if "obs" not in root:
+        raise BftembedError(f"{path} has no obs: it is not complete. Write it again with anndata.")
+    check_declared_size(root["obs"], path)
+    _check_length(n_rows(root["obs"]), matrix.shape[0], "cells", "obs", where)
     return Expression(
         matrix=matrix,
-        name=name,
+        name=prefix + name,
         where=where,
         genes=genes,
-        cell_names=lambda: _row_names(handle["obs"]),
-        logged=name == "X" and isinstance(handle.get("uns"), h5py.Group) and "log1p" in handle["uns"],
-        others=_others(name, layers, raw in handle, has_x),
+        cell_name_part=lambda cells: row_names(root["obs"], slice(cells.start, cells.stop)),
+        logged=name == "X" and is_group(root.get("uns")) and "log1p" in root["uns"],
+        others=_others(name, layers, has_raw, has_x),
     )
 
 
-def expression_of_anndata(adata: AnnData, *, layer: str | None, use_raw: bool, gene_column: str | None) -> Expression:
+def expression_of_anndata(
+    adata: AnnData,
+    *,
+    layer: str | None,
+    use_raw: bool,
+    gene_column: str | None,
+    obsm: str | None = None,
+    obsm_names: str | None = None,
+) -> Expression:
     """Find the expression matrix of an AnnData in memory, as `expression_of_file` does. Nothing is copied.
 
     Raises
@@ -122,35 +230,28 @@ def expression_of_anndata(adata: AnnData, *, layer: str | None, use_raw: bool, g
     BftembedError
         As `expression_of_file`; also for a backed AnnData, whose path is to be given instead.
     """
-    from scipy.sparse import issparse
-
     if adata.isbacked:
         raise BftembedError(
             f"The AnnData is backed by {adata.filename}. Give that path (with out=PATH), or adata.to_memory()."
         )
+    _check_side(layer, use_raw, gene_column, obsm, obsm_names)
     layers = [str(name) for name in adata.layers]
     has_raw, has_x = adata.raw is not None, adata.X is not None
-    name = _chosen(layer, use_raw, layers, has_raw=has_raw, has_x=has_x, where="the AnnData")
-    where = f"AnnData: {name}"
-    holder = adata.raw if use_raw else adata
-    values = adata.layers[layer] if layer is not None else holder.X
-    if issparse(values):
-        values = values if values.format in ("csr", "csc") else values.tocsr()
-        matrix: Compressed | Dense = Compressed.from_scipy(values, where)
-    elif isinstance(values, np.ndarray):
-        matrix = _dense(np.asarray(values), where)
+    if obsm is not None:
+        name, side = f"obsm/{obsm}", memory_side(adata, obsm, obsm_names)
+        matrix, genes = side.matrix, side.names
     else:
-        raise BftembedError(
-            f"{where} is a {type(values).__module__}.{type(values).__name__}; expected a NumPy array or a SciPy CSR or "
-            f"CSC matrix. Bring it into memory first, or give the path of the h5ad file."
-        )
+        name = _chosen(layer, use_raw, layers, has_raw=has_raw, has_x=has_x, where="the AnnData")
+        holder = adata.raw if use_raw else adata
+        matrix = memory_matrix(adata.layers[layer] if layer is not None else holder.X, f"AnnData: {name}")
+    where = f"AnnData: {name}"
     _check_filled(matrix, where)
     return Expression(
         matrix=matrix,
         name=name,
         where=where,
-        genes=_genes_of_anndata(holder.var, gene_column, where),
-        cell_names=lambda: [str(name) for name in adata.obs_names],
+        genes=genes if obsm is not None else _genes_of_anndata(holder.var, gene_column, where),
+        cell_name_part=lambda cells: [str(name) for name in adata.obs_names[cells.start : cells.stop]],
         logged=name == "X" and "log1p" in adata.uns,
         others=_others(name, layers, has_raw, has_x),
     )
@@ -167,6 +268,50 @@ def _genes_of_anndata(var: Any, gene_column: str | None, where: str) -> list[str
         remedy = f"Name the column of .var that holds gene names with gene_column: {', '.join(columns) or '(none)'}."
         refuse_numbers(names, f"{where}: the var names", index, lambda: remedy)
     return names
+
+
+def _modality(handle: Any, modality: str | None) -> Any:
+    """Return the group that holds the AnnData: the root of a h5ad, or a modality of MuData."""
+    mod = handle.get("mod")
+    names = list(mod) if is_group(mod) and "X" not in handle else []
+    if modality is None:
+        if names:
+            first = names[0]
+            raise BftembedError(
+                f"{handle.filename} holds MuData with the modalities {', '.join(names)}. Name one: "
+                f"modality={first!r} (--modality {first})."
+            )
+        return handle
+    if not names:
+        raise BftembedError(
+            f"{handle.filename} holds one AnnData, no modalities: leave modality={modality!r} (--modality) out. The "
+            f"protein counts of CITE-seq may be in .obsm: obsm=KEY (--obsm)."
+        )
+    if modality not in names:
+        raise unknown_name("modality", modality, names, where=str(handle.filename))
+    return mod[modality]
+
+
+def _check_side(layer: str | None, use_raw: bool, gene_column: str | None, obsm: str | None, names: str | None) -> None:
+    if obsm is None:
+        if names is not None:
+            raise BftembedError("obsm_names (--obsm-names) names the columns of .obsm: give obsm (--obsm) too.")
+        return
+    if layer is not None or use_raw:
+        raise BftembedError("Give one of layer, use_raw (--raw) and obsm, not several.")
+    if gene_column is not None:
+        raise BftembedError(
+            "gene_column (--gene-column) is of .var, which does not speak of .obsm. Give obsm_names='uns/KEY' "
+            "(--obsm-names) instead."
+        )
+
+
+def _has_values(root: Any, name: str) -> bool:
+    """Return whether there is such a matrix; anndata may write "none" as a data set without a shape or values."""
+    member = root.get(name)
+    if member is None or (is_array(member) and member.shape is None):
+        return False
+    return as_text([member.attrs.get("encoding-type", "")])[0] != "null"
 
 
 def _chosen(layer: str | None, use_raw: bool, layers: list[str], *, has_raw: bool, has_x: bool, where: str) -> str:
@@ -193,13 +338,6 @@ def _others(name: str, layers: list[str], has_raw: bool, has_x: bool) -> tuple[s
     return tuple(ways)
 
 
-def _dense(values: Any, where: str) -> Dense:
-    if len(values.shape or ()) != 2:
-        raise BftembedError(f"{where} has shape {values.shape}; expected (cells, genes).")
-    check_kind(values.dtype, where)
-    return Dense(values, where)
-
-
 def _check_length(length: int, expected: int, what: str, table: str, where: str) -> None:
     if length != expected:
         raise BftembedError(
@@ -213,30 +351,3 @@ def _check_filled(matrix: Compressed | Dense, where: str) -> None:
             f"{where} has {matrix.shape[0]} cells and {matrix.shape[1]} genes: there is nothing to embed. "
             f"Was everything filtered out?"
         )
-
-
-# The table of cells is a group with one member per column, or (before anndata 0.7) one compound data set.
-
-
-def _n_rows(table: Any) -> int:
-    column = table if isinstance(table, h5py.Dataset) else table.get(_index_name(table))
-    if isinstance(column, h5py.Group):
-        column = column.get("codes", column.get("values"))
-    if column is None or not column.shape:
-        raise BftembedError(f"{table.file.filename}: {table.name} has no index. Write the file again with anndata.")
-    return int(column.shape[0])
-
-
-def _row_names(table: Any) -> list[str]:
-    name = _index_name(table)
-    if isinstance(table, h5py.Dataset):
-        return [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in table[name]]
-    return strings(table[name])
-
-
-def _index_name(table: Any) -> str:
-    if isinstance(table, h5py.Dataset):
-        fields = list(table.dtype.names or ("",))
-        return "index" if "index" in fields else fields[0]
-    marked = table.attrs.get("_index", "_index")
-    return marked.decode() if isinstance(marked, bytes) else str(marked)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -39,6 +40,11 @@ class CellEmbeddingReport:
         What became of them: ``"error"`` (then there is none), ``"nan"`` or ``"drop"``.
     out
         The file that was written; None for an AnnData.
+    file
+        Label of the input, where there are several.
+    files
+        One report per input, where there are several: cells and coverage are then those of all together, genes those
+        of the file with the lowest coverage.
     """
 
     key: str
@@ -66,6 +72,8 @@ class CellEmbeddingReport:
     empty_cells: tuple[str, ...]
     empty_policy: str
     out: Path | None = None
+    file: str = ""
+    files: tuple[CellEmbeddingReport, ...] = ()
 
     @property
     def n_matched(self) -> int:
@@ -85,5 +93,24 @@ class CellEmbeddingReport:
     def as_dict(self) -> dict[str, Any]:
         """Return every field and count as what JSON holds."""
         counts = {"n_matched": self.n_matched, "n_missing": self.n_missing, "n_empty": self.n_empty}
-        fields = {**asdict(self), "empty_cells": list(self.empty_cells), "out": str(self.out) if self.out else None}
-        return {**fields, **counts}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = {
+            "empty_cells": list(self.empty_cells),
+            "out": str(self.out) if self.out else None,
+            "files": [one.as_dict() for one in self.files],
+        }
+        return {**plain, **told, **counts}
+
+
+def together(reports: Sequence[CellEmbeddingReport], totals: Sequence[float]) -> CellEmbeddingReport:
+    """Return one report of several inputs, whose values sum up to `totals`; see `CellEmbeddingReport.files`."""
+    worst = min(reports, key=lambda report: report.coverage)
+    weighted = sum(report.coverage * total for report, total in zip(reports, totals, strict=True))
+    return replace(
+        worst,
+        n_cells=sum(report.n_cells for report in reports),
+        coverage=weighted / sum(totals) if sum(totals) else 0.0,
+        empty_cells=tuple(name for report in reports for name in report.empty_cells),
+        file="",
+        files=tuple(reports),
+    )

@@ -51,6 +51,17 @@ class Dataset:
             self.dataset[start : start + len(vectors)] = vectors
 
 
+class Shifted:
+    """Vectors of one of several inputs, `first` places further on in a sink of all."""
+
+    def __init__(self, sink: Dataset, first: int) -> None:
+        self._sink, self._first = sink, first
+
+    def write(self, start: int, vectors: np.ndarray) -> None:
+        """Write the vectors of the cells from `start`."""
+        self._sink.write(self._first + start, vectors)
+
+
 class Spool:
     """Vectors in a file without a name, for formats that are written once and in order. A context manager."""
 
@@ -62,6 +73,10 @@ class Spool:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the space on disk back."""
         self._file.close()
 
     def write(self, start: int, vectors: np.ndarray) -> None:

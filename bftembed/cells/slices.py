@@ -21,9 +21,6 @@ from bftembed.machine import usable_cores
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Chunks smaller than this cost more in Python than threads gain.
-_SMALLEST_CHUNK = 16 * 1024
-
 
 class Slices:
     """A vector that is read in runs.
@@ -68,13 +65,15 @@ class Slices:
 
     @property
     def _is_deflated(self) -> bool:
-        """Whether deflate is the only filter of chunks that are worth it."""
+        """Whether deflate is the only filter.
+
+        HDF5 fills a chunk that inflates to too little with whatever lies in memory; `inflate` tells.
+        """
         properties, chunks = self.vector.id.get_create_plist(), self.vector.chunks
         return (
             chunks is not None
             and properties.get_nfilters() == 1
             and properties.get_filter(0)[0] == h5py.h5z.FILTER_DEFLATE
-            and chunks[0] * self.dtype.itemsize >= _SMALLEST_CHUNK
         )
 
     def _through_hdf5(self, start: int, stop: int) -> np.ndarray:
@@ -114,11 +113,9 @@ class Slices:
         if self.vector.id.get_chunk_info_by_coord((first,)).byte_offset is None:  # never written: the fill value
             return self._through_hdf5(first, min(first + size, self.shape[0]))
         skipped, packed = self.vector.id.read_direct_chunk((first,))
-        if skipped:  # stored without its filter
-            return np.frombuffer(packed, self.dtype)
         expected = size * self.dtype.itemsize
         try:
-            raw = inflate(packed, expected)
+            raw = packed if skipped else inflate(packed, expected)  # skipped: stored without its filter
         except ValueError as err:
             raise BftembedError(
                 f"{self.vector.file.filename}: a chunk of {self.vector.name} cannot be decompressed ({err}). The file "

@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.cells.aggregate import Aggregator, Recipe, aggregate
+from bftembed.cells.blocks import Compressed
+from bftembed.cells.budget import MOST_ROWS, block_rows_within
 from bftembed.cells.matching import GeneMatch, match_genes
+from bftembed.cells.names import picked
 from bftembed.cells.normalize import Decision, decide
+from bftembed.cells.refusals import refuse_bad_values
 from bftembed.cells.report import CellEmbeddingReport
 from bftembed.cells.transforms import transformed
 from bftembed.cells.weighting import Weighting, cells_with, inverse_document_frequency
 from bftembed.cells.writing import Embedded
+from bftembed.entities.genes import GeneIndex
+from bftembed.entities.proteins import ProteinIndex
 from bftembed.errors import BftembedError, examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from bftembed.cells.aggregate import Sink, ValueSummary
+    from bftembed.cells.aggregate import Sink
+    from bftembed.cells.examine import ValueSummary
     from bftembed.cells.kernels import Choice
     from bftembed.cells.reading import Expression
     from bftembed.cells.rows import Rows
@@ -31,8 +38,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """Checked options, as asked for."""
+    """Checked options, as asked for; `memory` in bytes."""
 
+    kind: str
     normalize: str
     weights: Weights
     top_k: int | None
@@ -42,7 +50,8 @@ class Asked:
     empty_policy: str
     precision: str
     kernel: str | None
-    block_rows: int
+    block_rows: int | None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,10 @@ class Ready:
     vectors: np.ndarray
     scratch: Path | None
 
+    def names_of(self, rows: np.ndarray) -> list[str]:
+        """Return the names of the cells at rising positions `rows` of the matrix."""
+        return picked(self.expression.cell_name_part, rows)
+
     @property
     def dim(self) -> int:
         """Number of dimensions of the vectors of cells."""
@@ -75,11 +88,17 @@ class Ready:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run tells beside its vectors."""
+    """What a run tells beside its vectors; `total` is the sum of all values."""
 
     report: CellEmbeddingReport
     coverage: np.ndarray
     empty: np.ndarray
+    total: float
+
+    @property
+    def keep(self) -> np.ndarray | None:
+        """Cells to write, bool (n_cells,); None for all."""
+        return ~self.empty if self.report.empty_policy == "drop" and self.empty.any() else None
 
 
 @dataclass(frozen=True)
@@ -93,9 +112,8 @@ class Task:
 
     def prepare(self, expression: Expression, *, scratch: Path | None = None) -> Ready:
         """Match the genes; nothing else is read yet."""
-        from bftembed.entities.genes import GeneIndex
-
-        resolve = GeneIndex.default().resolve
+        index = ProteinIndex if self.asked.kind == "protein" else GeneIndex
+        resolve = index.default().resolve
         match = match_genes(expression.genes, self.embeddings.ids, resolve, where=expression.where)
         columns = np.flatnonzero(match.rows >= 0)
         columns = columns[np.argsort(match.rows[columns], kind="stable")]  # the data's order does not matter
@@ -103,30 +121,34 @@ class Task:
         target_of[columns] = np.arange(len(columns))
         return Ready(expression, match, target_of, self._gene_matrix(match.rows[columns]), scratch)
 
-    def run(self, ready: Ready, sink: Sink) -> Done:
-        """Give the vectors of all cells to `sink`."""
+    def run(self, ready: Ready, sink: Sink, *, cells: range | None = None, kernel: str | None = None) -> Done:
+        """Give the vectors of `cells` (all by default) to `sink`; `kernel` is taken where none was asked for."""
         expression, match, asked = ready.expression, ready.match, self.asked
-        where, cells = expression.where, range(expression.n_cells)
+        cells = range(expression.n_cells) if cells is None else cells
+        height = min(self._block_rows(ready), expression.n_cells)  # for a shard as for the whole
 
-        def blocks() -> Iterator[Rows]:
-            return expression.matrix.rows(min(asked.block_rows, len(cells)), cells, scratch=ready.scratch)
+        def blocks(cells: range = cells) -> Iterator[Rows]:
+            return expression.matrix.rows(height, cells, scratch=ready.scratch)
 
         aggregator = Aggregator(
             ready.vectors,
             len(cells),
             Recipe(
                 n_genes=expression.n_genes,
-                weigh=self._weighting(blocks, ready, len(cells)),
+                # What is rare is rare among all cells, those of other shards included.
+                weigh=self._weighting(lambda: blocks(range(expression.n_cells)), ready, expression.n_cells),
                 matched_denominator=asked.denominator == "matched-expression",
                 l2=asked.l2,
                 precision=asked.precision,
-                kernel=asked.kernel,
-                block_rows=min(asked.block_rows, len(cells)),
+                kernel=asked.kernel or kernel,
+                block_rows=height,
             ),
         )
 
         def decision(values: ValueSummary) -> Decision:
-            return decide(asked.normalize, values, logged=expression.logged, where=where, others=expression.others)
+            return decide(
+                asked.normalize, values, logged=expression.logged, where=expression.where, others=expression.others
+            )
 
         watched = _Watched(sink, np.zeros(len(cells), dtype=bool), np.zeros(len(cells), dtype=bool))
         values = aggregate(
@@ -135,19 +157,26 @@ class Task:
             cells,
             aggregator,
             watched,
-            log1p_of=lambda values: decision(values).normalize == "log1p-cp10k",
+            transform_of=lambda values: decision(values).normalize,
             every_cell=asked.empty_policy == "error",
             progress=self.progress,
         )
-        _refuse_bad_values(values, expression)
-        _refuse_overflow(watched.infinite, expression)
+        refuse_bad_values(values, expression)
+        _refuse_overflow(watched.infinite, ready, cells)
         # Beside uncovered cells those whose gene vectors cancel out: they have no direction.
         empty = watched.empty | (values.covered <= 0)
-        names = self._refuse_empty(empty, values, expression)
+        names = self._refuse_empty(empty, values, ready, cells)
         assert aggregator.choice is not None  # there is at least one cell
         report = self._report(expression, match, values, decision(values), names, aggregator.choice, ready.dim)
         with np.errstate(invalid="ignore"):
-            return Done(report, values.covered / values.totals, empty)
+            return Done(report, values.covered / values.totals, empty, float(values.totals.sum()))
+
+    def _block_rows(self, ready: Ready) -> int:
+        asked, matrix = self.asked, ready.expression.matrix
+        if asked.block_rows is not None or asked.memory is None:
+            return asked.block_rows or MOST_ROWS
+        stored = matrix.n_values / matrix.shape[0] if isinstance(matrix, Compressed) else matrix.shape[1]
+        return block_rows_within(asked.memory, len(ready.vectors), ready.dim, stored)
 
     def _gene_matrix(self, rows: np.ndarray) -> np.ndarray:
         """Return the vectors of the genes of the data, one row per column; transformed with each gene counted once."""
@@ -168,25 +197,23 @@ class Task:
 
     def embedded(self, done: Done, gene_column: str | None) -> Embedded:
         """Return what is written beside the vectors."""
-        keep = ~done.empty if self.asked.empty_policy == "drop" and done.empty.any() else None
-        return Embedded(self._provenance(done.report, gene_column), done.coverage, keep)
+        return Embedded(self.provenance(done.report, gene_column), done.coverage, done.keep)
 
-    def _refuse_empty(self, empty: np.ndarray, values: ValueSummary, expression: Expression) -> tuple[str, ...]:
+    def _refuse_empty(self, empty: np.ndarray, values: ValueSummary, ready: Ready, cells: range) -> tuple[str, ...]:
         if not empty.any():
             return ()
-        cells = expression.cell_names()
-        names = tuple(cells[i] for i in np.flatnonzero(empty))
+        where, names = ready.expression.where, tuple(ready.names_of(cells.start + np.flatnonzero(empty)))
         what = (
-            f"{len(names)} of {expression.n_cells} cells express no gene with an embedding "
+            f"{len(names)} of {len(cells)} cells express no gene with an embedding "
             f"({int((values.totals <= 0).sum())} express nothing at all): {examples(names)}"
         )
         if self.asked.empty_policy == "error":
             raise BftembedError(
-                f"{expression.where}: {what}. They can have no vector. Filter them, or choose empty_cells='drop' to "
+                f"{where}: {what}. They can have no vector. Filter them, or choose empty_cells='drop' to "
                 f"leave them out or 'nan' to keep them with a row of NaN (--empty-cells drop|nan)."
             )
         if self.asked.empty_policy == "drop" and empty.all():
-            raise BftembedError(f"{expression.where}: {what}. Dropping them leaves no cell.")
+            raise BftembedError(f"{where}: {what}. Dropping them leaves no cell.")
         return names
 
     def _report(
@@ -204,7 +231,7 @@ class Task:
             key=self.key,
             dim=dim,
             matrix=expression.name,
-            n_cells=expression.n_cells,
+            n_cells=len(values.totals),
             n_genes=expression.n_genes,
             n_used=match.n_used,
             n_mapped=match.n_mapped,
@@ -227,18 +254,20 @@ class Task:
             empty_policy=self.asked.empty_policy,
         )
 
-    def _provenance(self, report: CellEmbeddingReport, gene_column: str | None) -> dict[str, Any]:
+    def provenance(self, report: CellEmbeddingReport, gene_column: str | None) -> dict[str, Any]:
         """Return what ``.uns["bftembed"][key]`` holds: flat, and the same for the same input at any time."""
         from bftembed import __version__
         from bftembed.io import canonical_json
 
-        left_out = ("out", "key", "empty_cells", "kernel_reason")  # times differ from run to run
+        # Times differ from run to run.
+        left_out = ("out", "key", "empty_cells", "kernel_reason", "file", "files")
         kept = {name: value for name, value in report.as_dict().items() if name not in left_out}
         return {
             "version": __version__,
             "embeddings": canonical_json(self.embeddings.provenance),
             "embeddings_sha256": self.embeddings.fingerprint(),
             "gene_column": gene_column or "",
+            "kind": self.asked.kind,
             **kept,
             "empty_cells": np.array(report.empty_cells, dtype=object),
         }
@@ -259,31 +288,11 @@ class _Watched:
         self.sink.write(start, vectors)
 
 
-def _refuse_overflow(infinite: np.ndarray, expression: Expression) -> None:
+def _refuse_overflow(infinite: np.ndarray, ready: Ready, cells: range) -> None:
     rows = np.flatnonzero(infinite)
     if len(rows):
-        cells = expression.cell_names()
         raise BftembedError(
-            f"{expression.where}: the vectors of {len(rows)} cells overflow float32: "
-            f"{examples(cells[i] for i in rows)}. Choose normalize='log1p-cp10k' (--normalize log1p-cp10k), or scale "
-            f"the data or the gene embeddings down."
-        )
-
-
-def _refuse_bad_values(values: ValueSummary, expression: Expression) -> None:
-    for n, first, what, cause in (
-        (values.n_not_finite, values.first_not_finite, "NaN, infinite or beyond float32", "Repair or remove them"),
-        (values.n_negative, values.first_negative, "negative", "Scaled or regressed values cannot be weights"),
-    ):
-        if first is None:
-            continue
-        cell, gene = expression.cell_names()[first[0]], expression.genes[first[1]]
-        remedy = (
-            f"Other matrices here: {'; '.join(expression.others)}."
-            if expression.others
-            else ("There is no other matrix in the data: go back to the counts or the logged values.")
-        )
-        raise BftembedError(
-            f"{expression.where}: {n} values are {what}, the first in cell {cell!r} (row {first[0]}), gene {gene!r} "
-            f"(column {first[1]}). {cause}. {remedy}"
+            f"{ready.expression.where}: the vectors of {len(rows)} cells overflow float32: "
+            f"{examples(ready.names_of(cells.start + rows))}. Choose normalize='log1p-cp10k' (--normalize "
+            f"log1p-cp10k), or scale the data or the gene embeddings down."
         )

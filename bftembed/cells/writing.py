@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -64,20 +65,28 @@ def coverage_column(key: str) -> str:
     return f"{key}_coverage"
 
 
-def check_free(key: str, taken: bool, overwrite: bool, where: str) -> None:
-    """Refuse to replace an embedding that is there already, unless `overwrite`."""
-    if taken and not overwrite:
-        raise BftembedError(
-            f"{where} has .obsm[{key!r}] already. Give another key (--key), or overwrite=True (--overwrite)."
-        )
+def check_free(cells: h5py.File | AnnData, key: str, overwrite: bool, where: str) -> None:
+    """Refuse to replace an embedding or a column of cells that is there already, unless `overwrite`.
+
+    Raises
+    ------
+    BftembedError
+        Naming what is taken, and the remedy.
+    """
+    column = coverage_column(key)
+    for place, name in (("obsm", key), ("obs", column)):
+        if not overwrite and _has(cells, place, name):
+            raise BftembedError(
+                f"{where} has .{place}[{name!r}] already. Give another key (--key), or overwrite=True (--overwrite)."
+            )
 
 
-def has_key(handle: h5py.File, key: str) -> bool:
-    """Return whether an open h5ad file has ``.obsm[key]``, in the layout of any anndata version."""
-    obsm = handle.get("obsm")
-    if isinstance(obsm, h5py.Dataset):
-        return key in (obsm.dtype.names or ())
-    return obsm is not None and key in obsm
+def _has(cells: Any, place: str, name: str) -> bool:
+    if not isinstance(cells, h5py.File):
+        return name in getattr(cells, place)
+    member = cells.get(place)
+    # Before version 0.7 anndata wrote tables as one data set.
+    return name in (member.dtype.names or ()) if isinstance(member, h5py.Dataset) else name in (member or ())
 
 
 def put(adata: AnnData, key: str, vectors: np.ndarray, done: Embedded) -> None:
@@ -156,7 +165,9 @@ class _Copy:
             write_elem(self._copy[f"uns/{UNS}"], self._key, done.provenance)
             column, obs = coverage_column(self._key), self._copy["obs"]
             write_elem(obs, column, done.coverage)
-            order = [x.decode() if isinstance(x, bytes) else str(x) for x in obs.attrs.get("column-order", ())]
+            order = [
+                x.decode() if isinstance(x, bytes) else str(x) for x in np.atleast_1d(obs.attrs.get("column-order", ()))
+            ]
             order = [*(x for x in order if x != column), column]
             obs.attrs["column-order"] = np.array(order, dtype=h5py.string_dtype())
             self._copy.flush()
@@ -178,7 +189,13 @@ class _Rewrite:
         vectors = self._memory.vectors
         with warnings.catch_warnings(), writing():
             warnings.simplefilter("ignore")  # anndata's remarks on old layouts and duplicate names: not news here
-            adata = anndata.read_h5ad(self._source)
+            try:
+                adata = anndata.read_h5ad(self._source)
+            except Exception as err:  # anndata lets out whatever a damaged element raises
+                raise BftembedError(
+                    f"{self._source} cannot be read as a whole, which leaving out cells needs: it is damaged "
+                    f"({(str(err) or type(err).__name__).splitlines()[0]}). Keep all cells, or give --sidecar."
+                ) from err
             if done.keep is not None:
                 adata, vectors = adata[done.keep].copy(), vectors[done.keep]
                 done = Embedded(done.provenance, done.coverage[done.keep])
@@ -243,3 +260,9 @@ def check_whole_file(handle: h5py.File, path: Path) -> None:
 
 def _occupied(kind: str, where: str) -> BftembedError:
     return BftembedError(f"{where}: .uns[{UNS!r}] is {kind}, not one entry per embedding. Rename or delete it first.")
+
+
+def as_json(provenance: dict[str, Any]) -> str:
+    """Return provenance as JSON, arrays as lists."""
+    plain = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in provenance.items()}
+    return json.dumps(plain, ensure_ascii=False)

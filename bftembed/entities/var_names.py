@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Any
 
-import h5py
-
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.hdf5 import open_h5ad, strings
+from bftembed.hdf5 import as_text, is_array, is_group, open_h5ad, place, strings
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
 #: More genes than any assembly has; a larger shape is damage or malice, and reading it would fill the memory.
@@ -29,15 +26,14 @@ _LIKELY = (
 )
 
 
-def read_var_names(
-    source: str | os.PathLike[str] | h5py.File, column: str | None = None, *, use_raw: bool = False
-) -> list[str]:
+def read_var_names(source: Any, column: str | None = None, *, use_raw: bool = False) -> list[str]:
     """Read the gene names of a h5ad.
 
     Parameters
     ----------
     source
-        Path, or a file opened by `bftembed.hdf5.open_h5ad`.
+        Path of a h5ad; or a file opened by `bftembed.hdf5.open_h5ad`, one of its groups that holds an AnnData (a
+        modality of MuData), or what answers like them (a zarr store).
     column
         Column of var to read instead of the var names. Named, it may hold only numbers (Entrez identifiers); the index
         counts as a column.
@@ -54,10 +50,10 @@ def read_var_names(
     BftembedError
         When there is no var, no such column, or the var names are only numbers; names columns that hold names.
     """
-    if isinstance(source, h5py.File):
-        return _read(source, column, use_raw)
-    with open_h5ad(source) as handle:
-        return _read(handle, column, use_raw)
+    if isinstance(source, str | os.PathLike):
+        with open_h5ad(source) as handle:
+            return _read(handle, column, use_raw)
+    return _read(source, column, use_raw)
 
 
 def refuse_numbers(names: list[str], what: str, index: str, remedy: Callable[[], str]) -> None:
@@ -89,8 +85,8 @@ def refuse_numbers(names: list[str], what: str, index: str, remedy: Callable[[],
         )
 
 
-def _read(handle: h5py.File, column: str | None, use_raw: bool) -> list[str]:
-    path = Path(handle.filename)
+def _read(handle: Any, column: str | None, use_raw: bool) -> list[str]:
+    path = place(handle)
     keys = ("raw/var", "raw.var") if use_raw else ("var",)
     key = next((k for k in keys if k in handle), None)
     if key is None:
@@ -110,7 +106,7 @@ def _read(handle: h5py.File, column: str | None, use_raw: bool) -> list[str]:
 
 
 def _columns(var: Any) -> list[str]:
-    if isinstance(var, h5py.Dataset):
+    if is_array(var):
         return list(var.dtype.names or ())
     return [name for name in var if name != "__categories"]
 
@@ -122,21 +118,21 @@ def _index(var: Any, columns: list[str]) -> str | None:
         if isinstance(name, str) and name in columns:
             return name
     # Before version 0.7 anndata wrote var as one table with the index first.
-    return columns[0] if columns and isinstance(var, h5py.Dataset) else None
+    return columns[0] if columns and is_array(var) else None
 
 
-def _texts(handle: h5py.File, var: Any, key: str, column: str) -> list[str]:
-    where = f"{handle.filename}: {key}/{column}"
+def _texts(handle: Any, var: Any, key: str, column: str) -> list[str]:
+    where = f"{place(handle)}: {key}/{column}"
     try:
-        if isinstance(var, h5py.Dataset):
+        if is_array(var):
             _check_size(var, where)
             categories = f"uns/{column}_categories"
             if column in var.dtype.names and var.dtype[column].kind in "iu" and categories in handle:
                 return _decoded(var[column], handle[categories], where)
-            return [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in var[column]]
+            return as_text(var[column])
         member = var[column]
         _check_size(member, where)
-        if isinstance(member, h5py.Dataset) and "categories" in member.attrs:
+        if is_array(member) and "categories" in member.attrs:
             return _decoded(member[:], var["__categories"][column], where)
         return strings(member)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as err:
@@ -153,15 +149,15 @@ def _decoded(codes: Any, categories: Any, where: str) -> list[str]:
 
 def _check_size(member: Any, where: str, depth: int = 2) -> None:
     # A categorical is a group whose categories may be a group again (nullable strings); nothing lies deeper.
-    if isinstance(member, h5py.Group) and depth:
+    if is_group(member) and depth:
         for part in member.values():
             _check_size(part, where, depth - 1)
-    elif not isinstance(member, h5py.Dataset) or len(member.shape) != 1 or member.shape[0] > _MOST_GENES:
+    elif not is_array(member) or len(member.shape) != 1 or member.shape[0] > _MOST_GENES:
         shape = getattr(member, "shape", None)
         raise BftembedError(f"{where} has the shape {shape}, which no column of gene names has.")
 
 
-def _advice(handle: h5py.File, var: Any, key: str, columns: list[str], index: str | None) -> str:
+def _advice(handle: Any, var: Any, key: str, columns: list[str], index: str | None) -> str:
     found = []
     for name in sorted((c for c in columns if c != index), key=lambda c: (c.lower() not in _LIKELY, columns.index(c))):
         with contextlib.suppress(BftembedError):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from bftembed.errors import BftembedError
 from bftembed.io import sha256_text
+from bftembed.shards import parse_shard
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,7 @@ class Shard:
         BftembedError
             For anything but two whole numbers with 1 ≤ i ≤ n.
         """
-        if text is None:
-            return cls()
-        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        shard = cls(int(found[1]), int(found[2])) if found else None
-        if shard is None or not 1 <= shard.number <= shard.of:
-            raise BftembedError(f"shard (--shard) is {text!r}; give i/n with i from 1 to n, such as 2/8.")
-        return shard
+        return cls() if text is None else cls(*parse_shard(text))
 
     def __contains__(self, entity: object) -> bool:
         return self.of == 1 or int(sha256_text(str(entity))[:8], 16) % self.of == self.number - 1

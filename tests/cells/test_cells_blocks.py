@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bftembed.cells import transpose
-from bftembed.cells.aggregate import summarize
 from bftembed.cells.blocks import Compressed, Dense
 from bftembed.cells.embed import embed_cells
+from bftembed.cells.examine import summarize
 from bftembed.cells.transpose import rows_of_columns
 from bftembed.embeddings import GeneEmbeddings
 

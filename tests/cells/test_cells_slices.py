@@ -19,7 +19,7 @@ WAYS = {
     "contiguous": ("_from_place", {}),
     "gzip": ("_from_chunks", {"chunks": (8_192,), "compression": "gzip"}),
     "gzip of one chunk": ("_from_chunks", {"chunks": (N,), "compression": "gzip"}),
-    "gzip of small chunks": ("_through_hdf5", {"chunks": (1_000,), "compression": "gzip"}),
+    "gzip of small chunks": ("_from_chunks", {"chunks": (1_000,), "compression": "gzip"}),
     "gzip and shuffle": ("_through_hdf5", {"chunks": (8_192,), "compression": "gzip", "shuffle": True}),
     "gzip and checksum": ("_through_hdf5", {"chunks": (8_192,), "compression": "gzip", "fletcher32": True}),
     "lzf": ("_through_hdf5", {"chunks": (8_192,), "compression": "lzf"}),

@@ -1,0 +1,243 @@
+"""The verb: cells as sentences of their genes, which an encoder turns into vectors (GenePT-s).
+
+The published method (the notebook ``aorta_data_analysis`` of GenePT) makes of each cell the text "A cell with genes
+ranked by expression: LYZ CD74 …": the names of all genes above zero, in falling order of expression, the first 1,000,
+joined by a space. Genes that no table knows stay in it by the name that they have, and the vector is the encoder's,
+unchanged. Three things are fixed here that it leaves to chance: a gene goes by its approved symbol, whatever the file
+calls it; it is named once, where it has several columns; and equal values stand in the order of the symbols'
+characters, whereas there they stand as the file and the sorting happen to have them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bftembed.cells.embed import EMPTY_CELLS
+from bftembed.cells.normalize import NORMALIZE
+from bftembed.cells.preflight import check_destination, check_key
+from bftembed.cells.reading import expression_of_anndata, expression_of_file
+from bftembed.cells.sentence_task import BLOCK_ROWS, SentenceTask, Wording, named_genes, refuse_bad_values, summary_of
+from bftembed.cells.sinks import Memory
+from bftembed.cells.writing import check_free, copy_of, put
+from bftembed.errors import BftembedError, unknown_name
+from bftembed.hdf5 import open_h5ad
+from bftembed.io import refuse_input_as_output
+from bftembed.progress import silent
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from bftembed.cells.normalize import Normalize
+    from bftembed.cells.sentence_report import SentenceEmbeddingReport
+    from bftembed.encoders.base import Encoder
+    from bftembed.progress import Progress
+
+#: As the published method has them.
+PREFIX, SEPARATOR, TOP_GENES = "A cell with genes ranked by expression: ", " ", 1000
+#: What the name of the default cache adds to that of the output.
+CACHE_SUFFIX = ".sentences.sqlite"
+
+
+def cell_sentences(
+    data: AnnData | str | os.PathLike[str],
+    *,
+    first: int | None = None,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_column: str | None = None,
+    top_genes: int | None = TOP_GENES,
+    prefix: str = PREFIX,
+    separator: str = SEPARATOR,
+) -> list[str]:
+    """Return the sentence of each cell: its genes by falling expression.
+
+    The order within a cell is the same for counts and for their log1p of 10,000 per cell, so nothing is normalised.
+
+    Parameters
+    ----------
+    data
+        A h5ad file or an AnnData.
+    first
+        Only the first so many cells; nothing of the others is read. All by default.
+    layer, use_raw, gene_column
+        See `bftembed.cells.embed.embed_cells`.
+    top_genes
+        Only so many genes of the highest expression; None for all.
+    prefix, separator
+        What stands before the genes, and between two.
+
+    Returns
+    -------
+    list of str
+        In the order of the cells; ``""`` for a cell that expresses no gene with a name.
+
+    Raises
+    ------
+    BftembedError
+        For a file that is missing or damaged, a matrix or column that is not there, values that cannot be expression
+        (NaN, infinite, negative), no gene with a name.
+    """
+    wording = Wording(_checked_top(top_genes), prefix, separator)
+    if first is not None and first < 1:
+        raise BftembedError(f"first (--show) is {first}; give 1 or more.")
+    with contextlib.ExitStack() as stack:
+        choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
+        if isinstance(data, str | os.PathLike):
+            expression = expression_of_file(stack.enter_context(open_h5ad(data)), **choice)
+        else:
+            expression = expression_of_anndata(_checked_anndata(data), **choice)
+        cells = range(expression.n_cells if first is None else min(first, expression.n_cells))
+        words = named_genes(expression)
+        refuse_bad_values(summary_of(expression, words, cells, None, silent), expression)
+        blocks = wording.blocks(expression, words, cells, BLOCK_ROWS, None)
+        return [sentence for block in blocks for sentence in block.sentences]
+
+
+def embed_cells_as_sentences(
+    data: AnnData | str | os.PathLike[str],
+    *,
+    encoder: Encoder | str,
+    key: str = "X_sentence",
+    out: str | os.PathLike[str] | None = None,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_column: str | None = None,
+    normalize: Normalize = "auto",
+    top_genes: int | None = TOP_GENES,
+    prefix: str = PREFIX,
+    batch_cells: int = 512,
+    empty_cells: Literal["error", "nan", "drop"] = "error",
+    overwrite: bool = False,
+    cache: str | os.PathLike[str] | Literal[False] | None = None,
+    progress: Progress = silent,
+) -> SentenceEmbeddingReport | AnnData:
+    """Embed cells as the sentences of their genes (GenePT-s).
+
+    All values are looked at before anything is encoded, so that what must be refused costs nothing.
+
+    Parameters
+    ----------
+    data
+        A h5ad file, which is streamed in blocks and never modified, or an AnnData in memory, whose ``.obsm[key]`` and
+        ``.uns["bftembed"][key]`` are set.
+    encoder
+        A spec (``"builtin:all-minilm-l6-v2"``, see `bftembed.encoders.base.encoder_from_spec`) or an encoder with fixed
+        weights. Its vectors stay as they are. What it does with a sentence beyond its limit is its option ``long``.
+    key
+        Key of ``.obsm``. ``.obs[key_coverage]`` says what share of the cell's expression the sentence names.
+    out
+        For a file: the copy to write, with the embedding in it; replaced only when the new one is whole.
+    layer, use_raw, gene_column
+        See `bftembed.cells.embed.embed_cells`.
+    normalize
+        See `bftembed.cells.embed.embed_cells`. It decides which values are refused, and is recorded; the order of the
+        genes in a cell is the same either way.
+    top_genes
+        Only so many genes of the highest expression; None for all.
+    prefix
+        What stands before the genes.
+    batch_cells
+        Cells per block.
+    empty_cells
+        Cells that express no gene with a name have no sentence: ``"error"``, ``"nan"`` (a row of NaN) or ``"drop"``
+        (left out of the output).
+    overwrite
+        Replace ``.obsm[key]`` when it is there.
+    cache
+        File that keeps the vector of every sentence, so that a killed run resumes and another one reuses them. For a
+        file ``OUT.sentences.sqlite`` by default, for an AnnData none; False for none in any case.
+    progress
+        Told the cells that are done.
+
+    Returns
+    -------
+    SentenceEmbeddingReport or AnnData
+        For a file the report. For an AnnData the same object, or with ``empty_cells="drop"`` and empty cells a copy
+        without them; the report is then what ``.uns["bftembed"][key]`` holds. Vectors are float32 (n_cells, d).
+
+    Raises
+    ------
+    BftembedError
+        As `bftembed.cells.embed.embed_cells`; also for an encoder that is fitted on its texts (TF-IDF), one that
+        fails, and a cache that cannot be used. Nothing is changed or written then, but the cache.
+
+    References
+    ----------
+    Chen and Zou, GenePT (2024): the sentence embedding "GenePT-s".
+    """
+    check_key(key)
+    for what, value, known in (("normalize", normalize, NORMALIZE), ("empty_cells", empty_cells, EMPTY_CELLS)):
+        if value not in known:
+            raise unknown_name(what, str(value), known)
+    if batch_cells < 1:
+        raise BftembedError(f"batch_cells (--batch-cells) is {batch_cells}; give 1 or more.")
+    wording = Wording(_checked_top(top_genes), prefix, SEPARATOR)
+    choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
+    if isinstance(data, str | os.PathLike):
+        source = Path(data)
+        target = check_destination(source, out)
+        with open_h5ad(source) as handle:
+            check_free(handle, key, overwrite, str(source))
+        kept = target.with_name(target.name + CACHE_SUFFIX) if cache is None else cache
+        task = SentenceTask(
+            _loaded(encoder), key, wording, normalize, empty_cells, batch_cells, _cache(kept, source, target)
+        )
+        with copy_of(source, target, key, drop=empty_cells == "drop") as destination:
+            with open_h5ad(source) as handle:
+                ready = task.prepare(expression_of_file(handle, **choice), target.parent, progress)
+                report, embedded = task.run(ready, destination.sink((ready.n_cells, task.dim)), gene_column, progress)
+            destination.finish(embedded)
+        return replace(report, out=target)
+    adata = _checked_anndata(data)
+    if out is not None:
+        raise BftembedError(
+            "out is for files. For an AnnData leave it out, and call adata.write_h5ad(path) afterwards."
+        )
+    check_free(adata, key, overwrite, "The AnnData")
+    task = SentenceTask(_loaded(encoder), key, wording, normalize, empty_cells, batch_cells, _cache(cache))
+    ready = task.prepare(expression_of_anndata(adata, **choice), None, progress)
+    memory = Memory(ready.n_cells, task.dim)
+    _, embedded = task.run(ready, memory, gene_column, progress)
+    vectors = memory.vectors
+    if embedded.keep is not None:
+        adata, vectors = adata[embedded.keep].copy(), vectors[embedded.keep]
+        embedded = replace(embedded, coverage=embedded.coverage[embedded.keep])
+    put(adata, key, vectors, embedded)
+    return adata
+
+
+def _cache(cache: str | os.PathLike[str] | Literal[False] | None, *files: Path) -> Path | None:
+    if cache is None or cache is False:
+        return None
+    path = Path(cache)
+    if path.is_dir():
+        raise BftembedError(f"The cache {path} is a folder: give the path of a file (--cache).")
+    refuse_input_as_output(path, *files)
+    if any(path.absolute() == file.absolute() for file in files):
+        raise BftembedError(f"The cache {path} is the output itself. Choose another file (--cache).")
+    return path
+
+
+def _checked_top(top_genes: int | None) -> int | None:
+    if top_genes is not None and top_genes < 1:
+        raise BftembedError(f"top_genes (--top-genes) is {top_genes}; give 1 or more, or None (0) for all genes.")
+    return top_genes
+
+
+def _checked_anndata(data: Any) -> AnnData:
+    if not hasattr(data, "obsm"):
+        raise BftembedError(f"data is a {type(data).__name__}; give the path of a h5ad file or an AnnData.")
+    return data
+
+
+def _loaded(encoder: Encoder | str) -> Encoder:
+    from bftembed.encoders.base import encoder_from_spec
+    from bftembed.encoders.cache import CachedEncoder
+
+    made = encoder_from_spec(encoder) if isinstance(encoder, str) else encoder
+    CachedEncoder(made, None)  # refuses one that is fitted on its texts
+    return made
