@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from bftembed.cli.common import JsonOption, finish, progress_bar
+from bftembed.cli.profiles_report import GeneratorsOption, PromptsOption, quality, report, show_diff
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write, export and read profiles.")
+app.command("report")(report)
+app.command("quality")(quality)
 
 _DEFAULT_GENERATOR = "builtin:smollm2-135m-instruct"
 
@@ -38,6 +41,10 @@ def generate(
     ] = "skip",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed items again.")] = False,
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: only the i-th of n parts of the list.")] = None,
+    workers: Annotated[
+        str | None, typer.Option("--workers", metavar="ray[:ADDRESS]", help="Write --shard-count shards as Ray tasks.")
+    ] = None,
+    shard_count: Annotated[int | None, typer.Option("--shard-count", min=1, help="Shards for --workers.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many, the first of the list.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count, and estimate tokens and cost; write nothing.")
@@ -67,8 +74,26 @@ def generate(
     if dry_run:
         _estimate(data_path(genes), options, price, as_json=as_json)
         return
+    if (workers is None) != (shard_count is None) or (workers and shard):
+        raise typer.BadParameter("--workers and --shard-count go together, without --shard.", param_hint="'--workers'")
     with progress_bar("profiles") as progress:
-        report = generate_profiles(data_path(genes), **options, retry_failed=retry_failed, progress=progress)
+        if workers is None:
+            report = generate_profiles(data_path(genes), **options, retry_failed=retry_failed, progress=progress)
+        else:
+            from bftembed.profiles.spread import generate_with_ray
+
+            engine, _, address = workers.partition(":")
+            if engine != "ray":
+                raise typer.BadParameter("Only ray is known, or ray:ADDRESS.", param_hint="'--workers'")
+            del options["shard"]
+            report = generate_with_ray(
+                data_path(genes),
+                shard_count=shard_count or 1,
+                address=address or None,
+                retry_failed=retry_failed,
+                progress=progress,
+                **options,
+            )
     resolution = ", ".join(f"{count} {status}" for status, count in report.resolution.items())
     marks = ", ".join(f"{count} {mark}" for mark, count in report.marks.items())
     lines = [
@@ -157,19 +182,28 @@ def export(
 def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the store.")],
     genes: Annotated[list[str] | None, typer.Argument(metavar="[GENE]…", help="Which ones; none: a summary.")] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Word diffs of a gene's profiles against its first.")] = False,
+    prompt: PromptsOption = None,
+    generator: GeneratorsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print profiles with their marks, or a summary of the store. Exit code 3 when a gene has no profile."""
     from dataclasses import asdict
 
+    from bftembed.profiles.diff import chosen
     from bftembed.profiles.export import mark_counts
     from bftembed.profiles.store import ProfileStore
 
+    if diff:
+        show_diff(folder, genes or (), prompts=prompt or (), generators=generator or (), as_json=as_json)
+        return
     with ProfileStore.open(folder) as store:
         entity_of = {e.name: e.entity for e in store.entities()}
         wanted = [entity_of.get(g, g) for g in genes] if genes else None
         profiles, generators = store.profiles(entities=wanted), store.generators()
         listed = len(entity_of)
+    if prompt or generator:
+        profiles = chosen(profiles, prompts=prompt or (), generators=generator or (), where=str(folder))
     if wanted is None:
         summary = {
             "listed": listed,

@@ -51,7 +51,7 @@ class Completion:
     text
         As generated, reasoning included.
     finish_reason
-        ``"stop"``, ``"length"`` (the token limit cut it), ``"content_filter"`` or ``"error"``.
+        ``"stop"``, ``"length"`` (the token limit cut it), ``"content_filter"``, ``"error"`` or ``"other"``.
     prompt_tokens, completion_tokens
         Counted by the engine, 0 where it does not count.
     error

@@ -1,0 +1,585 @@
+"""The openai engine against a scripted server with every fault, and against llama.cpp for real."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import logging
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug.wrappers import Response
+
+from bftembed.api import _retry_after
+from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.profiles.generators import generator_from_spec
+from bftembed.profiles.prompts import get_prompt
+from bftembed.profiles.records import Request
+from bftembed.profiles.runner import generate_profiles
+from bftembed.profiles.screening import clean
+from bftembed.profiles.store import ProfileStore
+
+pytestmark = pytest.mark.usefixtures("no_openai_environment")
+
+GENES = ["TP53", "EGFR", "MYC", "KRAS", "BRCA1", "BRCA2", "CD3D", "LYZ"]
+KEY = "sk-planted-0123456789abcdef"
+
+
+def requests(names=GENES):
+    prompt = get_prompt(None, "gene")
+    return [Request(f"{i:064x}", prompt.messages(name), name) for i, name in enumerate(names)]
+
+
+def gene_of(body):
+    return body["messages"][-1]["content"].removeprefix("Tell me about the gene ").rstrip(".")
+
+
+def answer(text="TP53 is a gene.", reason="stop", usage=(30, 5), **message):
+    value = {"choices": [{"index": 0, "finish_reason": reason, "message": {"content": text, **message}}]}
+    if usage:
+        value["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+    return json_response(value)
+
+
+def json_response(value, status=200, **headers):
+    return Response(json.dumps(value), status, headers, mimetype="application/json")
+
+
+def error(status, message="no", **fields):
+    headers = {name.replace("_", "-"): fields.pop(name) for name in list(fields) if name[0].isupper()}
+    return json_response({"error": {"message": message, **fields}}, status, **headers)
+
+
+class Scripted:
+    """A server that answers the n-th request for a gene (from 0) by a function of the body and n."""
+
+    def __init__(self, server):
+        self.server = server
+        self.bodies, self.asked, self.times = [], Counter(), []
+        self.base_url = server.url_for("/v1")
+        self._lock = threading.Lock()
+
+    def answers(self, script):
+        def handle(request):
+            body = request.get_json()
+            with self._lock:
+                self.bodies.append(body)
+                self.times.append(time.monotonic())
+                n = self.asked[gene_of(body)]
+                self.asked[gene_of(body)] += 1
+            result = script(body, n, request)
+            return result if result is not None else answer(f"{gene_of(body)} is a gene.")
+
+        self.server.expect_request("/v1/chat/completions", method="POST").respond_with_handler(handle)
+
+    def engine(self, **options):
+        options = {"base_url": self.base_url, "backoff": 0.01, "timeout": 10, **options}
+        return generator_from_spec("openai:m," + ",".join(f"{k}={v}" for k, v in options.items()))
+
+    def spec(self, more=""):
+        return f"openai:m,base_url={self.base_url},backoff=0.01{more}"
+
+
+@pytest.fixture(scope="module")
+def http_server():
+    with HTTPServer(threaded=True) as server:
+        yield server
+
+
+@pytest.fixture
+def scripted(http_server):
+    http_server.clear()
+    return Scripted(http_server)
+
+
+def one(engine):
+    (completion,) = engine.generate(requests(GENES[:1]))
+    return completion
+
+
+def stored(folder):
+    with ProfileStore.open(folder) as store:
+        return {p.entity: p for p in store.profiles()}
+
+
+def reset(request):
+    """Cut the connection with a RST packet."""
+    connection = request.environ["werkzeug.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    raise ConnectionResetError
+
+
+def test_completions_come_with_reason_and_counts_in_any_order(scripted):
+    scripted.answers(lambda body, n, _: time.sleep(0.3) if gene_of(body) == "TP53" else None)
+    out = list(scripted.engine(concurrency=4).generate(requests()))
+    assert out[-1].key == requests()[0].key or out[0].key != requests()[0].key
+    assert {c.key: c.text for c in out} == {r.key: f"{r.entity} is a gene." for r in requests()}
+    assert all((c.finish_reason, c.prompt_tokens, c.completion_tokens, c.error) == ("stop", 30, 5, "") for c in out)
+
+
+def test_the_body_holds_what_the_options_say(scripted):
+    scripted.answers(lambda body, n, _: None)
+    one(scripted.engine(max_new_tokens=7, temperature=0.5, seed=3))
+    one(scripted.engine(token_parameter="max_completion_tokens"))
+    first, second = scripted.bodies
+    assert (first["max_tokens"], first["temperature"], first["seed"], first["model"]) == (7, 0.5, 3, "m")
+    assert [m["role"] for m in first["messages"]] == ["system", "user"]
+    assert second["max_completion_tokens"] == 512
+    assert not {"max_tokens", "seed"} & set(second)
+
+
+def test_no_more_requests_than_allowed_are_in_flight(scripted):
+    flying, most = [], []
+
+    def script(body, n, _):
+        flying.append(1)
+        most.append(len(flying))
+        time.sleep(0.05)
+        flying.pop()
+
+    scripted.answers(script)
+    assert len(list(scripted.engine(concurrency=3).generate(requests()))) == 8
+    assert 2 <= max(most) <= 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "text"),
+    [
+        (lambda: answer("x", "length"), "length", "x"),
+        (lambda: answer("x", "eos"), "stop", "x"),
+        (lambda: answer("x", "tool_calls"), "other", "x"),
+        (lambda: answer("x", None), "other", "x"),
+        (lambda: answer("x", reasoning_content="hm"), "stop", "<think>hm</think>\nx"),
+        (lambda: answer("x", reasoning="hm"), "stop", "<think>hm</think>\nx"),
+    ],
+)
+def test_finish_reasons_and_reasoning_are_read(scripted, reply, reason, text):
+    scripted.answers(lambda *_: reply())
+    completion = one(scripted.engine())
+    assert (completion.finish_reason, completion.text, completion.error) == (reason, text, "")
+    assert clean(completion.text) == "x"
+
+
+def test_a_server_that_does_not_count_gives_zero(scripted):
+    scripted.answers(lambda *_: answer("x", usage=None))
+    completion = one(scripted.engine())
+    assert (completion.prompt_tokens, completion.completion_tokens) == (0, 0)
+
+
+TRANSIENT = {
+    **{str(s): lambda _, s=s: error(s) for s in (408, 409, 429, 500, 502, 503, 504, 529)},
+    "429 rate limit": lambda _: error(429, code="rate_limit_exceeded", Retry_After="0"),
+    "html": lambda _: Response("<html><body>Bad gateway</body></html>", 200, mimetype="text/html"),
+    "html 502": lambda _: Response("<html><body>Bad gateway</body></html>", 502, mimetype="text/html"),
+    "truncated": lambda _: Response('{"choices": [{"message": {"con', 200, mimetype="application/json"),
+    "empty": lambda _: Response("", 200, mimetype="application/json"),
+    "no choices": lambda _: json_response({"choices": []}),
+    "a list": lambda _: json_response([1]),
+    "error in 200": lambda _: json_response({"error": {"message": "upstream is busy", "code": 502}}),
+    "text is a number": lambda _: answer(3),
+    "reset": reset,
+}
+
+
+@pytest.mark.parametrize("name", TRANSIENT)
+def test_a_fault_that_passes_is_retried(scripted, name):
+    scripted.answers(lambda body, n, request: TRANSIENT[name](request) if n < 2 else None)
+    completion = one(scripted.engine())
+    assert (completion.text, completion.error) == ("TP53 is a gene.", "")
+    assert scripted.asked["TP53"] == 3
+
+
+def test_a_read_timeout_is_retried(scripted):
+    scripted.answers(lambda body, n, _: time.sleep(0.6) if n == 0 else None)
+    assert one(scripted.engine(timeout=0.2)).text == "TP53 is a gene."
+    assert scripted.asked["TP53"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("503", "answered 503: no"),
+        ("html", "is no JSON object: '<html><body>Bad gateway"),
+        ("error in 200", "upstream is busy"),
+        ("reset", "the connection to"),
+    ],
+)
+def test_an_item_without_an_answer_is_an_error_of_that_item_alone(scripted, name, said):
+    bad = lambda body, n, request: TRANSIENT[name](request) if gene_of(body) == "MYC" else None  # noqa: E731
+    scripted.answers(bad)
+    out = {c.key: c for c in scripted.engine(attempts=3).generate(requests())}
+    failed = out.pop(requests()[2].key)
+    assert said in failed.error
+    assert failed.error.endswith("(attempts: 3)")
+    assert failed.finish_reason == "error"
+    assert scripted.asked["MYC"] == 3
+    assert all(not c.error for c in out.values())
+
+
+@pytest.mark.parametrize("kind", ["seconds", "date"])
+def test_retry_after_is_honoured(scripted, kind):
+    def script(body, n, _):
+        date = email.utils.formatdate(time.time() + 2, usegmt=True)
+        return None if n else error(429, Retry_After="1" if kind == "seconds" else date)
+
+    scripted.answers(script)
+    assert one(scripted.engine()).error == ""
+    first, second = scripted.times
+    assert 0.9 <= second - first < 4
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "date", "seconds"),
+    [
+        ("1.5", "", 1.5),
+        ("-3", "", 0),
+        ("Sat, 21 Nov 2026 10:00:30 GMT", "Sat, 21 Nov 2026 10:00:00 GMT", 30),  # by a clock that is far off
+        ("Sat, 21 Nov 2026 10:00:00 GMT", "Sat, 21 Nov 2026 10:00:30 GMT", 0),
+        ("soon", "", None),
+        ("nan", "", None),
+        ("", "", None),
+        ("Sat, 21 Nov 2026 10:00:30", "Sat, 21 Nov 2026 10:00:00 GMT", None),
+    ],
+)
+def test_a_retry_after_is_read_by_the_servers_clock(retry_after, date, seconds):
+    assert _retry_after({"retry-after": retry_after, "date": date}) == seconds
+
+
+def test_a_server_that_asks_for_an_hour_ends_the_run(scripted):
+    scripted.answers(lambda *_: error(429, Retry_After="3600"))
+    with pytest.raises(BftembedError, match="asks to wait 3600 s: run again after that"):
+        one(scripted.engine())
+    assert scripted.asked["TP53"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "said"),
+    [
+        (
+            lambda: error(400, "maximum context length is 8 tokens", code="context_length_exceeded"),
+            "error",
+            "maximum context length is 8 tokens",
+        ),
+        (lambda: error(400, "bad"), "error", "answered 400: bad"),
+        (lambda: json_response({"detail": "unprocessable"}, 422), "error", "answered 422: unprocessable"),
+        (lambda: json_response({"object": "error", "message": "old vLLM"}, 400), "error", "old vLLM"),
+        (lambda: answer(None), "error", "no text (null content)"),
+        (lambda: answer(None, "length"), "error", "raise max_new_tokens"),
+        (lambda: answer(None, refusal="I will not"), "error", "the model refused: I will not"),
+        (lambda: answer("", "content_filter"), "content_filter", "content filter"),
+        (lambda: answer(None, "content_filter"), "content_filter", "content filter"),
+    ],
+)
+def test_a_fault_of_one_item_is_stored_and_not_retried(scripted, tmp_path, reply, reason, said):
+    scripted.answers(lambda body, n, _: reply() if gene_of(body) == "MYC" else None)
+    report = generate_profiles(GENES, generator=scripted.spec(), out=tmp_path / "s")
+    assert report.failed == ("MYC",)
+    profile = stored(tmp_path / "s")["MYC"]
+    assert said in profile.error
+    assert (profile.finish_reason, profile.marks) == (reason, ("failed",))
+    assert set(scripted.asked.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("reply", "remedy"),
+    [
+        (lambda: error(401, "bad key"), "401: bad key. Set OPENAI_API_KEY"),
+        (lambda: error(402, "pay"), "no credit left"),
+        (lambda: error(403, "not you"), "403: not you. The key may not use 'm'"),
+        (lambda: error(429, "quota", code="insufficient_quota"), "no credit left"),
+        (lambda: error(429, "quota", type="insufficient_quota", code=None), "no credit left"),
+        (lambda: Response("<html>nothing here</html>", 404), "Check the model 'm', and base_url: most end in /v1"),
+        (lambda: error(400, "no 0", code="unsupported_value", param="temperature"), "Give the generator temperature=1"),
+        (
+            lambda: error(400, "old", code="unsupported_parameter", param="max_tokens"),
+            "token_parameter=max_completion_tokens",
+        ),
+    ],
+)
+def test_what_would_fail_every_item_ends_the_run_and_keeps_what_came(scripted, tmp_path, reply, remedy):
+    scripted.answers(lambda body, n, _: reply() if gene_of(body) == "BRCA1" else None)
+    with pytest.raises(BftembedError, match=remedy):
+        generate_profiles(GENES, generator=scripted.spec(",concurrency=1"), out=tmp_path / "s")
+    assert sorted(stored(tmp_path / "s")) == sorted(GENES[:4])
+    assert set(scripted.asked.values()) == {1}
+    assert scripted.asked["BRCA2"] == 0
+
+
+def test_an_unknown_model_lists_those_of_the_server(scripted):
+    scripted.answers(lambda *_: error(404, "The model `m` does not exist", code="model_not_found"))
+    models = {"data": [{"id": "mm"}, {"id": "smollm2"}]}
+    scripted.server.expect_request("/v1/models").respond_with_json(models)
+    with pytest.raises(UnknownNameError, match=r"Unknown model 'm' in localhost/v1\..*Known: mm, smollm2"):
+        list(scripted.engine().generate(requests()))
+
+
+def test_a_server_that_went_away_ends_the_run(scripted, tmp_path):
+    scripted.answers(lambda body, n, _: None if gene_of(body) == "CD3D" else error(503))
+    names = ["CD3D", *GENES[:6], "CD3E", "CD4", "CD8A", "MS4A1"]
+    with pytest.raises(BftembedError, match="8 requests in a row got no answer .* --retry-failed"):
+        generate_profiles(names, generator=scripted.spec(",attempts=2,concurrency=1"), out=tmp_path / "s")
+    assert len(stored(tmp_path / "s")) == 9
+    scripted.server.clear()
+    scripted.answers(lambda *_: None)
+    report = generate_profiles(
+        names, generator=scripted.spec(",attempts=2,concurrency=1"), out=tmp_path / "s", retry_failed=True
+    )
+    assert (report.written, report.failed) == (10, ())
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:1/v1", "127.0.0.1/v1 cannot be reached, no server listens there. Start it"),
+        ("http://no-such-host.invalid/v1", "its name cannot be resolved"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_ends_the_run_at_once(monkeypatch, url, message):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    started = time.monotonic()
+    with pytest.raises(BftembedError, match=message):
+        list(generator_from_spec(f"openai:m,base_url={url},backoff=30").generate(requests()))
+    assert time.monotonic() - started < 20
+
+
+def test_a_server_without_tls_is_named(scripted):
+    engine = generator_from_spec(f"openai:m,backoff=30,base_url={scripted.base_url.replace('http:', 'https:')}")
+    with pytest.raises(BftembedError, match=r"no safe connection \(TLS\).*http or https in base_url"):
+        list(engine.generate(requests()[:1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("concurrency=0", "concurrency=0 starts at 1"),
+        ("timeout=0", "timeout=0.0 above 0"),
+        ("attempts=0", "attempts=0 starts at 1"),
+        ("max_new_tokens=0", "max_new_tokens=0"),
+        ("temperature=3", r"temperature=3.0 in \[0, 2\]"),
+        ("token_parameter=tokens", "token_parameter='tokens' is none of"),
+        ("base_url=localhost:8000", "base_url='localhost:8000' is no http or https address"),
+        ("base_url=http://x:port/v1", "base_url cannot be read"),
+        ("api_key=abc", "Unknown option 'api_key'"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(BftembedError, match=message):
+        generator_from_spec(f"openai:m,{options}")
+
+
+def test_the_address_and_the_parameter_follow_the_environment_and_the_host(monkeypatch):
+    engine = generator_from_spec("openai:gpt")
+    assert engine.fingerprint()["server"] == "api.openai.com/v1"
+    assert engine._server.body(requests()[0])["max_completion_tokens"] == 512
+    with pytest.raises(BftembedError, match=r"api.openai.com/v1 needs a key. Set .*OPENAI_API_KEY"):
+        list(engine.generate(requests()))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://node7:8000/v1/")
+    fingerprint = generator_from_spec("openai:gpt,seed=4,concurrency=2,timeout=3").fingerprint()
+    assert fingerprint["server"] == "node7/v1"
+    assert fingerprint["sampling"] == {"max_new_tokens": 512, "temperature": 0.0, "seed": 4}
+    assert set(fingerprint) == {"engine", "model", "server", "sampling"}
+    assert "max_tokens" in generator_from_spec("openai:gpt")._server.body(requests()[0])
+
+
+def test_a_key_in_the_wrong_place_is_refused_and_not_shown(monkeypatch):
+    for url in (f"http://user:{KEY}@host/v1", f"http://host/v1?key={KEY}", f"http://host/v1#{KEY}"):
+        with pytest.raises(BftembedError, match="belongs in OPENAI_API_KEY") as raised:
+            generator_from_spec(f"openai:m,base_url={url}")
+        assert KEY not in str(raised.value)
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY} and\tmore")
+    with pytest.raises(BftembedError, match="holds a space or a character that no key has") as raised:
+        list(generator_from_spec("openai:m").generate(requests()))
+    assert KEY not in str(raised.value)
+
+
+ECHOES = {
+    "content": lambda key: answer(f"your key is {key}"),
+    "error 400": lambda key: error(400, f"your key is {key}"),
+    "error 401": lambda key: error(401, f"your key is {key}"),
+    "error 503": lambda key: error(503, f"your key is {key}"),
+    "html": lambda key: Response(f"<html>{key}</html>", 200),
+    "cut off at the key": lambda key: Response("x" * 50 + key, 200),
+    "unknown model": lambda key: error(404, key),
+}
+
+
+@pytest.mark.parametrize("name", ECHOES)
+def test_the_key_appears_nowhere_even_when_the_server_echoes_it(scripted, tmp_path, monkeypatch, caplog, name):
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    caplog.set_level(logging.DEBUG)
+    seen = []
+
+    def script(body, n, request):
+        key = request.headers["Authorization"].removeprefix("Bearer ")
+        seen.append(key)
+        return ECHOES[name](key)
+
+    scripted.answers(script)
+    scripted.server.expect_request("/v1/models").respond_with_json({"data": [{"id": KEY}]})
+    said = ""
+    try:
+        report = generate_profiles(GENES[:2], generator=scripted.spec(",attempts=2"), out=tmp_path / "s")
+        said = repr(report)
+    except BftembedError as err:
+        said = "".join(traceback.format_exception(err))
+    engine = scripted.engine()
+    said += repr(engine) + json.dumps(engine.fingerprint()) + caplog.text
+    assert set(seen) == {KEY}, "the server did get the key"
+    assert KEY not in said
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert files
+    assert not [p for p in files if KEY.encode() in p.read_bytes()]
+
+
+def test_an_interrupt_in_flight_keeps_what_came(scripted, tmp_path):
+    def script(body, n, _):
+        if gene_of(body) in GENES[4:]:
+            time.sleep(20)
+
+    scripted.answers(script)
+    arguments = ["profiles", "generate", ",".join(GENES), "--generator", scripted.spec(), "--out", str(tmp_path / "s")]
+    command = [sys.executable, "-c", "from bftembed.cli import main; main()", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while len(scripted.bodies) < 8:
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, said = process.communicate(timeout=15)
+    assert time.monotonic() - started < 8
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert sorted(stored(tmp_path / "s")) == sorted(GENES[:4])
+    scripted.server.clear()
+    scripted.answers(lambda *_: None)
+    assert generate_profiles(GENES, generator=scripted.spec(), out=tmp_path / "s").written == 4
+    assert [scripted.asked[gene] for gene in GENES] == [1] * 4 + [2] * 4
+
+
+def test_what_came_and_was_not_taken_yet_is_kept_on_an_interrupt(scripted):
+    scripted.answers(lambda body, n, _: time.sleep(5) if gene_of(body) in GENES[4:] else None)
+    completions = scripted.engine().generate(requests())
+    taken = [next(completions)]
+    time.sleep(0.5)
+    with pytest.raises(KeyboardInterrupt):
+        taken.append(completions.throw(KeyboardInterrupt()))
+        taken.extend(completions)
+    assert {c.key for c in taken} == {r.key for r in requests()[:4]}
+
+
+def test_it_works_where_an_event_loop_runs_already(scripted):
+    scripted.answers(lambda *_: None)
+
+    async def cell_of_a_notebook():
+        return len(list(scripted.engine().generate(requests())))
+
+    assert asyncio.run(cell_of_a_notebook()) == 8
+
+
+def test_a_consumer_that_stops_leaves_no_thread(scripted):
+    scripted.answers(lambda body, n, _: None if gene_of(body) == "TP53" else time.sleep(0.3))
+    completions = scripted.engine().generate(requests())
+    next(completions)
+    completions.close()
+    assert not [t for t in threading.enumerate() if t.name == "bftembed-api"]
+
+
+def test_a_killed_client_never_asks_again_for_what_is_stored(scripted, tmp_path):
+    scripted.answers(lambda body, n, _: time.sleep(0.1))
+    spec = scripted.spec(",concurrency=2")
+    arguments = ["profiles", "generate", ",".join(GENES), "--generator", spec, "--out", str(tmp_path / "s")]
+    process = subprocess.Popen([sys.executable, "-c", "from bftembed.cli import main; main()", *arguments])
+    while len(scripted.bodies) < 5:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    kept = stored(tmp_path / "s")
+    assert 2 <= len(kept) < 8
+    assert generate_profiles(GENES, generator=spec, out=tmp_path / "s").written == 8 - len(kept)
+    assert all(scripted.asked[gene] == 1 for gene in kept)
+    assert len(stored(tmp_path / "s")) == 8
+
+
+# llama.cpp, for real
+
+
+def real_spec(server, more=""):
+    return f"openai:{server.model},base_url={server.base_url},max_new_tokens=8,concurrency=2{more}"
+
+
+@pytest.mark.model
+def test_a_real_server_writes_profiles(llama_server, tmp_path):
+    report = generate_profiles(GENES, generator=real_spec(llama_server), out=tmp_path / "s")
+    assert (report.written, report.failed) == (8, ())
+    profiles = stored(tmp_path / "s").values()
+    assert sum(p.completion_tokens for p in profiles) == report.tokens > 0
+    for p in profiles:
+        assert p.text
+        assert p.finish_reason == ("length" if p.completion_tokens == 8 else "stop")
+        assert p.prompt_tokens > 20
+
+
+@pytest.mark.model
+def test_a_real_servers_complaint_is_an_error_of_that_item(llama_server):
+    long = Request("e" * 64, ({"role": "user", "content": "gene " * 9000},), "x")
+    out = {c.key: c for c in generator_from_spec(real_spec(llama_server)).generate([long, *requests(["TP53"])])}
+    assert "context" in out["e" * 64].error
+    assert out[requests()[0].key].error == ""
+
+
+@pytest.mark.model
+def test_a_real_server_killed_and_restarted_loses_nothing(llama_server, tmp_path):
+    restarts = []
+
+    def progress(done, total, _):
+        if done >= 2 and not restarts:
+            llama_server.kill()
+            restarts.append(threading.Thread(target=llama_server.start))
+            restarts[0].start()
+
+    spec = real_spec(llama_server, ",attempts=40,backoff=0.2")
+    try:
+        report = generate_profiles(GENES, generator=spec, out=tmp_path / "s", progress=progress)
+    finally:
+        for thread in restarts:
+            thread.join()
+    assert restarts
+    assert (report.written, report.failed) == (8, ())
+    assert all(p.text for p in stored(tmp_path / "s").values())
+
+
+@pytest.mark.model
+def test_a_killed_client_of_a_real_server_writes_no_profile_twice(llama_server, tmp_path):
+    spec = real_spec(llama_server)
+    arguments = ["profiles", "generate", ",".join(GENES), "--generator", spec, "--out", str(tmp_path / "s")]
+    process = subprocess.Popen([sys.executable, "-c", "from bftembed.cli import main; main()", *arguments])
+    kept = {}
+    while process.poll() is None and len(kept) < 2:
+        time.sleep(0.02)
+        try:
+            kept = stored(tmp_path / "s")
+        except BftembedError:  # the run begins
+            continue
+    process.kill()
+    process.wait()
+    kept = stored(tmp_path / "s")
+    assert 2 <= len(kept) < 8
+    report = generate_profiles(GENES, generator=spec, out=tmp_path / "s")
+    assert report.written == 8 - len(kept)
+    after = stored(tmp_path / "s")
+    assert len(after) == 8
+    assert all(after[gene] == profile for gene, profile in kept.items())
