@@ -7,7 +7,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.t
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-slow lint format docs notebook wheel-check clean
+.PHONY: demo test test-slow lint format docs notebook wheel-check check-vllm clean
 
 ## Tune a packaged language model for a minute, then run the main job with it: runs/demo/report.html
 demo: $(VENV)/.run
@@ -42,6 +42,10 @@ notebook: $(VENV)/.dev
 ## Build the wheel, install it into a clean environment outside the repository, run the demo on 40 genes there
 wheel-check: $(VENV)/.dev
 	bash tests/manual/wheel_check.sh "$(abspath $(PY))"
+
+## Run the generator vllm for real, on the CPU, in an environment of its own (3 GB, some minutes); FOLDER=… keeps it
+check-vllm: | $(PY)
+	bash tests/manual/vllm_check.sh "$(abspath $(PY))" $(FOLDER)
 
 clean:
 	rm -rf $(VENV) dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -116,12 +116,21 @@ def model_identity(kind: str, name: str) -> str:
     hub name that is not in the local cache is downloaded, as `resolve_model` does.
     """
     if name.startswith("builtin:"):
-        source, _ = _packaged_file(kind, name.removeprefix("builtin:"))
+        source, _ = packaged_file(kind, name.removeprefix("builtin:"))
         return weights_revision(source)
     return resolve_model(kind, name).revision
 
 
-def _packaged_file(kind: str, name: str) -> tuple[Path, PackagedModel]:
+def packaged_file(kind: str, name: str) -> tuple[Path, PackagedModel]:
+    """Return the file of a packaged model as it lies in its package, and what is known of it.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that is not known.
+    BftembedError
+        When its package is not installed; says how.
+    """
     known = [n for n, m in BUILTIN.items() if m.kind == kind]
     if name not in known:
         raise unknown_name(f"builtin {kind}", name, known)
@@ -137,7 +146,7 @@ def _packaged_file(kind: str, name: str) -> tuple[Path, PackagedModel]:
 
 
 def _builtin(kind: str, name: str) -> LocalModel:
-    source, packaged = _packaged_file(kind, name)
+    source, packaged = packaged_file(kind, name)
     revision = weights_revision(source)
     folder = source
     if source.suffix == ".gguf":

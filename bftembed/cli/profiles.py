@@ -25,7 +25,10 @@ def generate(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the store; a rerun goes on where it stopped.")],
     generator: Annotated[
-        str, typer.Option("--generator", help="facts, builtin:NAME, transformers:PATH_OR_HUB_NAME[,option=value…]")
+        str,
+        typer.Option(
+            "--generator", help="facts, builtin:NAME, transformers:…, vllm:…, llamacpp:…, openai:…, openai-batch:…"
+        ),
     ] = _DEFAULT_GENERATOR,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Default: bft- and the kind.")] = None,
     kind: Annotated[

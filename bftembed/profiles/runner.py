@@ -217,6 +217,7 @@ class _Run:
             # Also after Ctrl-C or an engine's error: what came out before it is kept.
             self._commit()
             self.seconds = time.monotonic() - started
+        wanted.total = self.done  # names of one entity were counted each
         tell()
 
     def _pending(self, wanted: Wanted, context: Mapping[str, str], retry_failed: bool) -> Iterator[Asked]:

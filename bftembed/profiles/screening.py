@@ -10,27 +10,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: Part of every profile's key: a change of `clean` makes new profiles, it does not change old ones.
-POSTPROCESSING_VERSION = 1
+POSTPROCESSING_VERSION = 2
 
-_REASONING_TAG = r"(?:think|thinking|thought|reasoning)"
-_CLOSER = re.compile(rf"</{_REASONING_TAG}>", re.IGNORECASE)
-_OPENER = re.compile(rf"<{_REASONING_TAG}>", re.IGNORECASE)
+_REASONING_TAG = r"(?:think|thinking|thought|reasoning|scratchpad|analysis)"
+_CLOSER = re.compile(rf"<\s*/\s*{_REASONING_TAG}\s*>|\[/THINK\]|◁/think▷", re.IGNORECASE)
+_OPENER = re.compile(rf"<\s*{_REASONING_TAG}\s*>|\[THINK\]|◁think▷", re.IGNORECASE)
+#: What chat templates put around a turn, where an engine lets it through.
+_CHAT_MARKER = re.compile(r"<\|im_start\|>\w*|<\|[a-z_]{2,30}\|>")
 
 # A refusal speaks of the speaker, early on; the same words later in a text are usually biology
-# ("cells cannot …", "… is unable to bind").
+# ("cells cannot …", "… is unable to bind"), and "I" after a name is a numeral ("polymerase I cannot …").
+_SPEAKER = r"(?:^|[.!?:;,—–-]\s*|\b(?:but|that|unfortunately|sorry|afraid|and|so|because|as)\s+)"
+_CAN_NOT = (
+    r"(?:can ?not|can't|won't|do not|don't|am not able to|are not able to|am unable to|are unable to|was unable to"
+    r"|could not|couldn't|must decline)"
+)
+_WHAT = r"(?:help|assist|provide|answer|find|give|know|have|discuss|fulfill?|comply|tell|recogni[sz]e|generate|write)"
 _REFUSAL = re.compile(
-    r"\b(?:i(?:'m| am)? (?:very )?sorry\b"
-    r"|i (?:can ?not|can't|won't|do not|don't|am not able to|am unable to|was unable to|could not|couldn't) "
-    r"(?:\w+ ){0,3}?(?:help|assist|provide|answer|find|give|know|have|discuss|fulfill?|comply|tell|recogni[sz]e)"
-    r"|i(?:'m| am) (?:not (?:able|aware|familiar|sure)|unable|unaware|unfamiliar)\b"
-    r"|as an ai\b|as a (?:large )?language model\b"
-    r"|my (?:knowledge cutoff|training data)\b"
-    r"|(?:there is|i have) no (?:\w+ ){0,2}(?:information|data|knowledge) (?:available )?(?:on|about|regarding|for) )",
+    r"\b(?:i(?:'m| am)? (?:very )?sorry\b|sorry[,.]|i must decline\b"
+    rf"|as an (?:ai\b(?!-)|artificial intelligence)|i(?:'m| am) just a (?:large )?language model"
+    r"|as a (?:large )?language model\b|my (?:knowledge cutoff|training data)\b"
+    r"|it is not possible for me to\b|(?:could|can) you (?:please )?clarify\b"
+    r"|this request (?:\w+ ){0,4}cannot be fulfilled"
+    r"|(?:there is )?no (?:\w+ ){0,2}(?:information|data|knowledge) (?:is )?available (?:on|about|regarding|for)\b"
+    r"|i have no (?:\w+ ){0,2}(?:information|data|knowledge)\b"
+    rf"|the assistant {_CAN_NOT}\b)"
+    rf"|{_SPEAKER}(?:i|we) {_CAN_NOT} (?:\w+ ){{0,3}}?{_WHAT}"
+    rf"|{_SPEAKER}i(?:'m| am) (?:not (?:able|aware|familiar|sure)|unable|unaware|unfamiliar)\b",
     re.IGNORECASE,
 )
 _REFUSAL_WITHIN = 240
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ANSI = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
+#: Control characters but newline and tab; byte order marks; what turns the direction of writing.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _LOOP_MIN_WORDS = 24
@@ -43,8 +56,8 @@ def clean(text: str) -> str:
     """Return the profile inside a generated text.
 
     Everything up to the last closing reasoning tag goes, whether or not it was opened; an opened block that
-    is never closed goes to the end. Control characters other than newline and tab go, lone surrogates become
-    U+FFFD, and outer white space is stripped.
+    is never closed goes to the end. Markers of chat templates and terminal colours go, and control characters other
+    than newline and tab; lone surrogates become U+FFFD, and outer white space is stripped.
 
     Parameters
     ----------
@@ -62,11 +75,12 @@ def clean(text: str) -> str:
     opener = _OPENER.search(text)
     if opener:
         text = text[: opener.start()]
-    return valid_text(text).strip()
+    return valid_text(_CHAT_MARKER.sub("", text)).strip()
 
 
 def valid_text(text: str) -> str:
     """Return `text` without control characters (newline and tab stay) and with lone surrogates as U+FFFD."""
+    text = _ANSI.sub("", text) if "\x1b" in text else text
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
@@ -88,8 +102,8 @@ def screen(text: str, finish_reason: str, names: Iterable[str] = ()) -> tuple[st
         Subset of empty, truncated, refusal, looping, off-topic.
     """
     marks = []
-    if not any(c.isalnum() for c in text):
-        marks.append("empty")
+    if not any(c.isalnum() for c in text) or text.strip(" .:*#\n").lower() in {n.lower() for n in names if n}:
+        marks.append("empty")  # nothing, or nothing but the name
     if finish_reason == "length":
         marks.append("truncated")
     if finish_reason == "content_filter" or _REFUSAL.search(text[:_REFUSAL_WITHIN].replace("’", "'")):
@@ -110,6 +124,7 @@ def loops(text: str) -> bool:
     """
     words = text.lower().split()
     if len(words) >= _LOOP_MIN_WORDS:
+        words = re.sub(r"\d+", "0", " ".join(words)).split()  # counting is no progress
         grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
         if len(set(grams)) < _LOOP_DISTINCT_SHARE * len(grams):
             return True
@@ -117,7 +132,7 @@ def loops(text: str) -> bool:
     if sentences and max(sentences.values()) >= 3:
         return True
     unit = _LOOP_UNIT.match(text[-600:][::-1])
-    return unit is not None and any(c.isalnum() for c in unit.group(1)) and len(unit.group(0)) >= 20
+    return unit is not None and any(c.isalnum() for c in unit.group(1)) and unit.end() - unit.start(1) >= 20
 
 
 def mentions(text: str, names: Iterable[str]) -> bool:

@@ -80,8 +80,8 @@ def select_profiles(
         found = _with_keys(keys, found, where)
     if not found:
         raise BftembedError(f"There are no profiles in {where}. Make some: bftembed profiles generate GENES --out DIR")
-    found = _of_prompt(prompt, found, where)
-    found = _of_generator(generator, found, where)
+    found = of_prompt(prompt, found, where)
+    found = of_generator(generator, found, where)
     _refuse_several(found, where)
     texts: dict[str, str] = {}
     left_out: dict[str, list[str]] = defaultdict(list)
@@ -151,7 +151,8 @@ def _with_keys(keys: Sequence[str], profiles: list[Profile], where: str) -> list
     return [p for p in profiles if p.key in wanted]
 
 
-def _of_prompt(wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
+def of_prompt(wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
+    """Return the profiles by the prompt `wanted` (``name`` or ``name@version``), or raise with those there are."""
     if wanted is None:
         return profiles
     chosen = [p for p in profiles if _is_or_begins(p.prompt, wanted)]
@@ -160,7 +161,8 @@ def _of_prompt(wanted: str | None, profiles: list[Profile], where: str) -> list[
     return chosen
 
 
-def _of_generator(wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
+def of_generator(wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
+    """Return the profiles by the generator `wanted` (a spec, its beginning, or an id), or raise with what there is."""
     if wanted is None:
         return profiles
     names = {wanted}

@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from bftembed.models import _packaged_file
+from bftembed.models import packaged_file
 
 _SERVE = """
 import sys, time
@@ -38,7 +38,7 @@ class LlamaServer:
         self._log = log
 
     def start(self, seconds=180):
-        gguf, _ = _packaged_file("language-model", "smollm2-135m-instruct")
+        gguf, _ = packaged_file("language-model", "smollm2-135m-instruct")
         command = [sys.executable, "-c", _SERVE, str(gguf), str(self.port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

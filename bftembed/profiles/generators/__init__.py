@@ -13,8 +13,12 @@ GENERATORS = Registry(
     "generator",
     {
         "facts": "bftembed.profiles.generators.facts:FactsGenerator",
+        "llamacpp": "bftembed.profiles.generators.llamacpp:LlamaCppGenerator",
+        "openai": "bftembed.profiles.generators.openai:OpenAIGenerator",
+        "openai-batch": "bftembed.profiles.generators.openai_batch:OpenAIBatchGenerator",
         "scripted": "bftembed.profiles.generators.scripted:ScriptedGenerator",
         "transformers": "bftembed.profiles.generators.transformers:TransformersGenerator",
+        "vllm": "bftembed.profiles.generators.vllm:VLLMGenerator",
     },
     group="bftembed.generators",
 )

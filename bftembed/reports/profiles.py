@@ -1,0 +1,233 @@
+"""The profiles of a store as one figure and one HTML page: plain values in, one file out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bftembed.errors import BftembedError
+from bftembed.io import atomic_path, write_text
+from bftembed.reports.figures import COLOURS, OTHER
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
+
+#: Mark → colour; the bars also carry the word.
+MARK_COLOURS = {
+    "ok": COLOURS[2],
+    "truncated": COLOURS[0],
+    "looping": COLOURS[1],
+    "refusal": COLOURS[3],
+    "off-topic": COLOURS[5],
+    "empty": OTHER,
+    "failed": "#5a5a5a",
+}
+MOST_ROWS = 12
+_INK, _GRID = "#22262b", "#d9dce0"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One row of the figure.
+
+    Attributes
+    ----------
+    label
+        Who wrote the profiles.
+    words
+        Words of each text.
+    marks
+        Mark → profiles; ``"ok"``: without any.
+    profiles
+        How many there are; one with two marks counts in two bars.
+    """
+
+    label: str
+    words: Sequence[int]
+    marks: Mapping[str, int]
+    profiles: int
+
+
+def draw_profiles(path: str | os.PathLike[str], rows: Sequence[Drawn], *, title: str = "") -> None:
+    """Draw a histogram of lengths and bars of marks for each row, as PNG; beyond 12 rows the title counts the rest.
+
+    Parameters
+    ----------
+    path
+        PNG file.
+    rows
+        From top to bottom; the histograms share their axis.
+    title
+        Line above all.
+
+    Raises
+    ------
+    BftembedError
+        For no rows, or a file that cannot be written.
+    """
+    if not rows:
+        raise BftembedError("There are no profiles to draw. Make some: bftembed profiles generate GENES --out DIR")
+    shown = rows[:MOST_ROWS]
+    if len(rows) > len(shown):
+        title = f"{title} (first {len(shown)} of {len(rows)})"
+    figure = _figure(10.2, 0.7 + 1.75 * len(shown), title)
+    grid = figure.subplots(len(shown), 2, width_ratios=(1.35, 1), squeeze=False)
+    edges = _edges(shown)
+    for i, (row, (left, right)) in enumerate(zip(shown, grid, strict=True)):
+        last = i == len(shown) - 1
+        _draw_lengths(left, row, edges, last=last)
+        _draw_marks(right, row, last=last)
+    _save(figure, path)
+
+
+def _edges(rows: Sequence[Drawn]) -> np.ndarray:
+    """Return the bins that all histograms share: up to the longest, or four times the 99 % quantile when it is far."""
+    every = np.concatenate([np.asarray(r.words, dtype=float) for r in rows])
+    if not len(every):
+        return np.linspace(0, 10, 11)
+    top = max(1.0, min(float(every.max()), 4 * float(np.quantile(every, 0.99))))
+    width = max(1.0, np.ceil(top / 60))
+    return np.arange(0, top + 2 * width, width)
+
+
+def _draw_lengths(axes: Any, row: Drawn, edges: np.ndarray, *, last: bool) -> None:
+    _style(axes)
+    axes.set_title(_label(row.label), loc="left", fontsize=9, color=_INK)
+    axes.set_xlim(edges[0], edges[-1])
+    if len(row.words):
+        beyond = int((np.asarray(row.words) > edges[-1]).sum())
+        axes.hist(np.clip(row.words, edges[0], edges[-1]), bins=edges, color=COLOURS[0], linewidth=0)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.margins(y=0.25)
+        middle = float(np.median(row.words))
+        axes.axvline(middle, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        told = f"median {middle:g} of {len(row.words):,}" + (f"; {beyond:,} longer, in the last bar" if beyond else "")
+        # On the side of the axis where the middle of the texts is not.
+        at, side = (0.015, "left") if middle > (edges[0] + edges[-1]) / 2 else (0.985, "right")
+        axes.text(at, 0.95, told, transform=axes.transAxes, ha=side, va="top", fontsize=8, color=_INK)
+    else:
+        axes.text(0.5, 0.5, "no text", transform=axes.transAxes, ha="center", color=_INK, fontstyle="italic")
+        axes.set_yticks([])
+    axes.set_ylabel("profiles")
+    axes.set_xlabel("words" if last else "")
+
+
+def _draw_marks(axes: Any, row: Drawn, *, last: bool) -> None:
+    _style(axes)
+    marks = [m for m in MARK_COLOURS if row.marks.get(m)] + sorted(set(row.marks) - set(MARK_COLOURS))
+    for y, mark in enumerate(marks):
+        count = row.marks[mark]
+        share = count / row.profiles if row.profiles else 0
+        axes.barh(y, share, color=MARK_COLOURS.get(mark, OTHER), height=0.62)
+        axes.text(share + 0.015, y, f"{count:,}", va="center", fontsize=8.5, color=_INK)
+    axes.set(yticks=range(len(marks)), yticklabels=marks, xlim=(0, 1.12), xticks=(0, 0.25, 0.5, 0.75, 1))
+    axes.set_xticklabels(["0", "25 %", "50 %", "75 %", "100 %"])
+    axes.set_ylim(max(len(marks), 3) - 0.45, -0.55)
+    axes.grid(axis="x", color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("share of profiles" if last else "")
+
+
+def _label(text: str, most: int = 84) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    if title:
+        figure.suptitle(title, fontsize=10, color=_INK, x=0.01, ha="left")
+    return figure
+
+
+def _style(axes: Any) -> None:
+    axes.tick_params(color=_INK, labelcolor=_INK, labelsize=9)
+    for side, spine in axes.spines.items():
+        spine.set(color=_INK, alpha=0.45, visible=side in ("left", "bottom"))
+    axes.xaxis.label.set(color=_INK, size=9)
+    axes.yaxis.label.set(color=_INK, size=9)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    import warnings
+
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # two $ in a name are no formula
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks
+        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>{{ title }}</title>
+<style>
+:root { color-scheme: light dark; }
+body { margin: 0 auto; max-width: 70rem; padding: 1.5rem 1rem 4rem; font: 1rem/1.55 system-ui, sans-serif;
+  overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #8885; }
+th { white-space: nowrap; font-weight: 600; }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+</style></head><body>
+<h1>{{ title }}</h1>
+{% for line in about %}<p>{{ line }}</p>{% endfor %}
+<img alt="{{ alt }}" src="data:image/png;base64,{{ picture }}">
+{% for heading, rows in blocks %}<h2>{{ heading }}</h2>
+<table>{% for name, value in rows %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
+{% endfor %}<p>Written by bftembed {{ version }}.</p>
+</body></html>
+"""
+
+
+def write_page(
+    path: str | os.PathLike[str],
+    rows: Sequence[Drawn],
+    blocks: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+    *,
+    title: str,
+    about: Sequence[str] = (),
+) -> None:
+    """Write one HTML file that needs nothing else: the figure, and a table of words and values per block.
+
+    Parameters
+    ----------
+    path
+        HTML file.
+    rows
+        Of the figure, as in `draw_profiles`.
+    blocks
+        Heading and rows of (name, value); every text is escaped.
+    title, about
+        Heading of the page, and lines below it.
+    """
+    import base64
+    import tempfile
+    from pathlib import Path
+
+    from jinja2 import Environment, StrictUndefined
+
+    from bftembed import __version__
+
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "figure.png"
+        draw_profiles(picture, rows)
+        encoded = base64.b64encode(picture.read_bytes()).decode("ascii")
+    marks = [", ".join(f"{n:,} {mark}" for mark, n in row.marks.items()) for row in rows]
+    alt = "; ".join(f"{r.label}: {len(r.words):,} texts, {m}" for r, m in zip(rows, marks, strict=True))
+    page = (
+        Environment(autoescape=True, undefined=StrictUndefined)
+        .from_string(_PAGE)
+        .render(title=title, about=about, alt=alt, picture=encoded, blocks=blocks, version=__version__)
+    )
+    page = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "�", page)
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))

@@ -1,0 +1,106 @@
+"""Second half of vllm_check.sh: compare the two stores, then try sampling, long prompts and an adapter for real."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from bftembed.models import resolve_model
+from bftembed.profiles.generators import generator_from_spec
+from bftembed.profiles.prompts import get_prompt
+from bftembed.profiles.records import Request
+from bftembed.profiles.store import ProfileStore
+
+MODEL = "builtin:smollm2-135m-instruct"
+FAST = "dtype=fp32,eager=true,max_model_len=1024,gpu_memory=0.2"
+
+
+def profiles(folder):
+    with ProfileStore.open(folder) as store:
+        return {p.entity: p for p in store.profiles()}
+
+
+def requests(names):
+    prompt = get_prompt(None, "gene")
+    return [Request(f"{i + 1:08x}" * 8, prompt.messages(name), name) for i, name in enumerate(names)]
+
+
+def compare_stores():
+    ours, reference = profiles("vllm_store"), profiles("transformers_store")
+    assert len(ours) == 16
+    assert ours.keys() == reference.keys()
+    same = [e for e in ours if ours[e].text == reference[e].text]
+    print(f"texts equal to transformers: {len(same)} of 16; different: {sorted(set(ours) - set(same))}")
+    for what in ("finish_reason", "prompt_tokens", "completion_tokens"):
+        print(f"{what} equal: {sum(getattr(ours[e], what) == getattr(reference[e], what) for e in ours)} of 16")
+    print("finish reasons:", dict(Counter(p.finish_reason for p in ours.values())))
+    assert len(same) >= 15
+    assert len(Path("vllm.out").read_text().splitlines()) < 40, "vLLM's log is in stdout"
+    assert "INFO" not in Path("vllm.out").read_text(), "vLLM's log is in stdout"
+
+
+def make_adapter(folder):
+    """Write an adapter of rank 4 on two projections of every layer, large enough to change the text."""
+    config = json.loads((resolve_model("language-model", MODEL).path / "config.json").read_text())
+    hidden, head = (
+        config["hidden_size"],
+        config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+    )
+    random, tensors = np.random.default_rng(0), {}
+    for i in range(config["num_hidden_layers"]):
+        for name, heads in (("q_proj", "num_attention_heads"), ("v_proj", "num_key_value_heads")):
+            place = f"base_model.model.model.layers.{i}.self_attn.{name}"
+            tensors[f"{place}.lora_A.weight"] = random.normal(0, 0.05, (4, hidden)).astype("float32")
+            tensors[f"{place}.lora_B.weight"] = random.normal(0, 0.05, (config[heads] * head, 4)).astype("float32")
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
+    settings |= {"base_model_name_or_path": MODEL, "task_type": "CAUSAL_LM", "use_rslora": False, "use_dora": False}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+
+def try_the_rest():
+    make_adapter(Path("adapter"))
+    engine = generator_from_spec(f"vllm:{MODEL},{FAST},max_new_tokens=60,temperature=0.7,seed=7,lora=adapter")
+    genes = ["TP53", "LYZ", "CD3D", "EGFR"]
+    with_adapter = {c.key: c.text for c in engine.generate(requests(genes))}
+    again = {c.key: c.text for c in engine.generate(requests(genes)[::-1])}
+    print(f"adapter, sampled: {sum(again[k] == t for k, t in with_adapter.items())} of 4 equal in reversed order")
+
+    engine._temperature = 0.0
+    with_adapter = {c.key: c.text for c in engine.generate(requests(genes))}
+    adapter, engine._lora = engine._lora, None
+    start = time.monotonic()
+    without = {c.key: c for c in engine.generate(requests(genes))}
+    seconds = time.monotonic() - start
+    engine._lora = adapter
+    tokens = sum(c.completion_tokens for c in without.values())
+    print(f"adapter changes {sum(without[k].text != t for k, t in with_adapter.items())} of 4 texts")
+    print(f"4 at once: {tokens} tokens in {seconds:.1f} s")
+
+    engine._lora = None
+    short = Request("a" * 64, ({"role": "user", "content": "Say OK and nothing else."},), "x")
+    long = Request("b" * 64, ({"role": "user", "content": "gene " * 3000},), "y")
+    found = {c.key: c for c in engine.generate([long, short])}
+    print("short:", found[short.key])
+    print("long:", found[long.key].error)
+    assert found[short.key].finish_reason == "stop"
+    assert "exceeds the model's context of 1024" in found[long.key].error
+
+    # Abandoned in the middle, as by Ctrl-C: the engine forgets what was in flight.
+    running = engine.generate([*requests(genes), short])
+    next(running)
+    running.close()
+    assert {c.key for c in engine.generate(requests(genes[:1]))} == {requests(genes[:1])[0].key}
+    print("abandoned requests are forgotten")
+
+
+if __name__ == "__main__":
+    compare_stores()
+    try_the_rest()
+    print("check-vllm: done")

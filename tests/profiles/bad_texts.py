@@ -1,0 +1,206 @@
+"""Texts that a generator may give for TP53, with the text that cleaning has to leave and the marks it has to get.
+
+`wrong` says what `bftembed.profiles.screening` gets wrong today and how it may be mended; such a row is expected to
+fail, and its test fails once it is mended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NAMES = ("TP53", "tumor protein p53", "p53", "LFS1")
+GOOD = "TP53 encodes a tumor suppressor. It halts the cell cycle after DNA damage and is mutated in many cancers."
+
+
+@dataclass(frozen=True)
+class BadText:
+    """A generated text and what has to become of it; `cleaned` is None where the text stays as it is, stripped."""
+
+    name: str
+    text: str
+    marks: tuple[str, ...] = ()
+    reason: str = "stop"
+    cleaned: str | None = None
+    wrong: str = ""
+
+
+def _refusals(texts: dict[str, str], wrong: str = "") -> list[BadText]:
+    return [BadText(f"refusal: {name}", text, ("refusal",), wrong=wrong) for name, text in texts.items()]
+
+
+def _fine(texts: dict[str, str], wrong: str = "") -> list[BadText]:
+    return [BadText(f"no refusal: {name}", text, wrong=wrong) for name, text in texts.items()]
+
+
+def _wrapped(texts: dict[str, str], wrong: str = "") -> list[BadText]:
+    return [BadText(f"wrapped: {name}", text, cleaned=GOOD, wrong=wrong) for name, text in texts.items()]
+
+
+_OTHER_GENE = "another gene fills the text: mark off-topic when the own names are last, or rarer than another's"
+_ECHO = "the prompt is given back: mark a text whose words are nearly all the prompt's"
+_LANGUAGE = "the prompt is English: mark a text with few of its 20 commonest words, or mostly outside Latin script"
+_LEAK = "reasoning without a tag: mark openings such as 'The user asks', 'Okay, let', 'I should write'"
+
+BAD_TEXTS = [
+    BadText("fine", GOOD),
+    # Reasoning and other wrapping.
+    *_wrapped(
+        {
+            "think": f"<think>Let me recall.</think>{GOOD}",
+            "orphan closer": f"I recall that p53 is a guardian.\n</think>\n\n{GOOD}",
+            "two blocks": f"<think>a</think>draft<think>b</think>{GOOD}",
+            "nested": f"<think>a<think>b</think>c</think>{GOOD}",
+            "case": f"<THINK>a</Think>{GOOD}",
+            "thinking": f"<thinking>a</thinking>{GOOD}",
+            "reasoning": f"<reasoning>a</reasoning>{GOOD}",
+            "open at the end": f"{GOOD}\n<think>Is that all?",
+            "control characters": f"\x00\x07{GOOD}\x1f\x7f\x9f",
+            "line ends": f"\r\n{GOOD}\r\n",
+        }
+    ),
+    *_wrapped(
+        {
+            "tag with a space": f"<think >a</think >{GOOD}",
+            "brackets": f"[THINK]a[/THINK]{GOOD}",
+            "triangles": f"◁think▷a◁/think▷{GOOD}",
+            "scratchpad": f"<scratchpad>a</scratchpad>{GOOD}",
+            "analysis": f"<analysis>a</analysis>{GOOD}",
+        }
+    ),
+    *_wrapped(
+        {
+            "end of text": f"{GOOD}<|endoftext|>",
+            "start of turn": f"<|im_start|>assistant\n{GOOD}<|im_end|>",
+        }
+    ),
+    *_wrapped(
+        {
+            "byte order mark": f"\ufeff{GOOD}",
+            "direction override": f"\u202e{GOOD}\u202c",
+            "terminal colours": f"\x1b[31m{GOOD}\x1b[0m",
+        }
+    ),
+    BadText("only reasoning", f"<think>{GOOD}</think>", ("empty",), cleaned=""),
+    BadText("reasoning never closed", f"<think>{GOOD}", ("empty", "truncated"), "length", ""),
+    BadText("lone surrogates", "TP53 \ud83d binds \udc00 DNA.", cleaned="TP53 \ufffd binds \ufffd DNA."),
+    BadText(
+        "reasoning without a tag",
+        f"The user asks about TP53. I should write a profile.\n{GOOD}",
+        ("reasoning",),
+        wrong=_LEAK,
+    ),
+    # Nothing.
+    BadText("empty", "", ("empty",)),
+    BadText("white space", " \n\t\r\n\u00a0\u2003", ("empty",)),
+    BadText("punctuation", "... --- !!!", ("empty", "off-topic")),
+    BadText("zero-width spaces", "\u200b\u200b", ("empty", "off-topic")),
+    BadText("symbols", "🧬🧬🧬", ("empty", "off-topic")),
+    BadText("a megabyte of control characters", "\x00" * 1_000_000, ("empty",), cleaned=""),
+    BadText("nothing but the name", "TP53", ("empty",)),
+    BadText("not available", "N/A", ("off-topic",)),
+    # Cut.
+    BadText("truncated", GOOD[:60], ("truncated",), "length"),
+    BadText("filtered", GOOD, ("refusal",), "content_filter"),
+    BadText("filtered before the first word", "", ("empty", "refusal"), "content_filter"),
+    # Refusals.
+    *_refusals(
+        {
+            "sorry": "I'm sorry, but I can't help with TP53.",
+            "very sorry": "I am very sorry. TP53 is beyond me.",
+            "cannot provide": "I cannot provide a description of TP53.",
+            "curly apostrophe": "I don’t have any details on TP53.",
+            "unfortunately": "Unfortunately, I am unable to describe TP53.",
+            "afraid": "I'm afraid I can't provide details about TP53.",
+            "as an AI": "As an AI, I lack knowledge of TP53.",
+            "as a language model": "As a large language model, I cannot verify facts on TP53.",
+            "not familiar": "I'm not familiar with a gene called TP53.",
+            "do not know": "I do not know what TP53 is.",
+            "training data": "My training data does not cover TP53.",
+            "no information": "There is no information available about TP53.",
+            "I have none": "I have no information on TP53.",
+        }
+    ),
+    *_refusals(
+        {
+            "sorry alone": "Sorry, TP53 is outside what I can discuss.",
+            "artificial intelligence": "As an artificial intelligence, I do not hold facts on TP53.",
+            "passive": "No information is available about the gene TP53.",
+            "we": "We are unable to provide information on TP53.",
+            "third person": "The assistant cannot answer questions on TP53.",
+            "decline": "I must decline to describe TP53.",
+            "not possible": "It is not possible for me to provide details on TP53.",
+            "request": "This request about TP53 cannot be fulfilled.",
+            "asks back": "Could you clarify what you would like to know about TP53?",
+            "no knowledge of": "I have no knowledge of TP53.",
+            "just a model": "I'm just a language model and lack facts on TP53.",
+        }
+    ),
+    *_fine(
+        {
+            "cells cannot": "TP53 is lost in many tumors. Cells without it cannot stop dividing.",
+            "unable to bind": "TP53 mutants are unable to bind DNA; the protein is not able to fold.",
+            "class I": "TP53 raises MHC class I. MHC class I is unable to present peptides when its chaperone is lost.",
+            "complex I": "Complex I is not able to transfer electrons where TP53 lowers SCO2.",
+            "collagen I": "TP53 lowers collagen type I. I do not bind is a phrase of no one.",
+            "AIRE": "As an AIRE target in the thymus, TP53 is expressed early.",
+            "no known role": "TP53 has no known role in plants, and there is no evidence of one.",
+            "late": f"{GOOD} {GOOD.lower()} It binds DNA as a tetramer. I cannot provide more.",
+        }
+    ),
+    *_fine(
+        {
+            "type I cannot": "Topoisomerase I cannot find its site until TP53 recruits it.",
+            "polymerase I": "RNA polymerase I do not have TP53 as a partner in yeast.",
+        }
+    ),
+    *_fine(
+        {
+            "no data in zebrafish": "There is no data on TP53 in sponges, but in humans it is well known.",
+            "AI-driven": "As an AI-driven screen shows, TP53 is a hub of stress responses.",
+        }
+    ),
+    # Loops.
+    BadText("loop: word", "TP53 " + "gene " * 30, ("looping",)),
+    BadText("loop: phrase", "TP53 is " + "a regulator of the cell cycle and " * 10, ("looping",)),
+    BadText("loop: sentence", f"{GOOD} It binds DNA. It binds DNA. It binds DNA.", ("looping",)),
+    BadText("loop: line", "TP53 is a gene.\n" + "- binds the DNA\n" * 3, ("looping",)),
+    BadText("loop: two lines", "TP53 is a gene.\n" + "- binds the DNA\n- stops the cycle\n" * 4, ("looping",)),
+    BadText("loop: letter", GOOD + " " + "a" * 40, ("looping",)),
+    BadText("loop: characters", GOOD + " " + "基因" * 12, ("looping",)),
+    BadText("loop: cut short", "TP53 " + "regulates cells and " * 12 + "regu", ("truncated", "looping"), "length"),
+    BadText("loop: a megabyte", "TP53 " * 200_000, ("looping",)),
+    BadText("loop: counting", "TP53, " + ", ".join(f"exon {i} of" for i in range(60)), ("looping",)),
+    BadText("loop: case", "TP53 tp53 " * 6, ("looping",)),
+    BadText("no loop: list", "TP53:\n- role: repair\n- role: arrest\n- role: death\n- place: nucleus"),
+    BadText("no loop: rule", f"{GOOD}\n{'-' * 60}"),
+    BadText("no loop: motif", "TP53 binds RRRCWWGYYY half-sites such as GGGCATGTCC, and (CA)n repeats."),
+    BadText("no loop: sequence", "A site of TP53 reads AAAAAGACATGCCTAGACATGCCTGT."),
+    # Echo, language, another gene.
+    BadText("echo and answer", f"Tell me about the gene TP53.\n{GOOD}"),
+    BadText("echo", "Tell me about the gene TP53.", ("off-topic",), wrong=_ECHO),
+    BadText(
+        "echo of the system's words",
+        "You are an assistant with deep knowledge of biology. Answer from what you know, in plain prose. TP53",
+        ("off-topic",),
+        wrong=_ECHO,
+    ),
+    BadText(
+        "language: Spanish",
+        "TP53 es un gen que codifica una proteína.",
+        ("language",),
+        wrong=_LANGUAGE,
+    ),
+    BadText("language: Chinese", "TP53是一个肿瘤抑制基因,它编码的蛋白质调节细胞周期。", ("language",), wrong=_LANGUAGE),
+    BadText("another gene", "BRCA1 repairs DNA and binds BARD1.", ("off-topic",)),
+    BadText("a longer symbol", "TP53BP1 binds chromatin; so does TP53I3.", ("off-topic",)),
+    BadText("a misspelt symbol", "TPP53 is a gene of the placenta.", ("off-topic",)),
+    BadText("no name", "The gene encodes a kinase of the plasma membrane.", ("off-topic",)),
+    BadText(
+        "another gene dominant",
+        "BRCA1 repairs DNA. BRCA1 binds BARD1. BRCA1 is mutated in breast cancer. TP53 is another gene.",
+        ("off-topic",),
+        wrong=_OTHER_GENE,
+    ),
+    BadText("other spellings", "Tp53-null mice, the TP53_HUMAN entry, TP53's product and (TP53)."),
+    BadText("alias only", "The protein p53 guards the genome."),
+]

@@ -1,0 +1,281 @@
+"""The llama.cpp engine on the packaged SmolLM2 GGUF, for real."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bftembed.errors import BftembedError
+from bftembed.models import model_identity
+from bftembed.profiles.generators import generator_from_spec
+from bftembed.profiles.generators.gguf_header import gguf_parts, read_gguf_header
+from bftembed.profiles.generators.llamacpp import _gguf_file
+from bftembed.profiles.prompts import get_prompt
+from bftembed.profiles.records import Request
+from bftembed.profiles.runner import generate_profiles
+from bftembed.profiles.store import ProfileStore
+
+pytest.importorskip("xllamacpp", reason="needs the extra [llamacpp]")
+pytestmark = pytest.mark.model
+MODEL = "builtin:smollm2-135m-instruct"
+GENES = ["TP53", "HLA-DRB1", "CD3D", "EGFR", "LYZ", "MS4A1"]
+#: Thirty layers on a busy machine: one thread is the fastest.
+FAST = "threads=1,max_new_tokens=10"
+
+
+def requests(names=GENES):
+    prompt = get_prompt(None, "gene")
+    return [Request(f"{i + 1:08x}" * 8, prompt.messages(name), name) for i, name in enumerate(names)]
+
+
+def ask(text, key="f" * 64):
+    return Request(key, ({"role": "user", "content": text},), "x")
+
+
+@pytest.fixture(scope="module")
+def gguf():
+    return _gguf_file(MODEL)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return generator_from_spec(f"llamacpp:{MODEL},{FAST},batch=3,context=512")
+
+
+@pytest.fixture(scope="module")
+def completions(engine):
+    return {c.key: c for c in engine.generate(requests())}
+
+
+def test_every_request_is_answered_and_counted(completions):
+    assert completions.keys() == {r.key for r in requests()}
+    for c in completions.values():
+        assert (c.error, c.finish_reason, c.completion_tokens) == ("", "length", 10)
+        assert 40 < c.prompt_tokens < 100
+        assert c.text.strip()
+
+
+def test_one_at_a_time_answers_them_all_with_the_same_prompts(completions):
+    alone = generator_from_spec(f"llamacpp:{MODEL},{FAST},batch=1")
+    out = {c.key: c for c in alone.generate(requests())}
+    assert {k: c.prompt_tokens for k, c in out.items()} == {k: c.prompt_tokens for k, c in completions.items()}
+    again = {c.key: c.text for c in alone.generate(requests()[:2])}
+    assert again == {r.key: out[r.key].text for r in requests()[:2]}
+
+
+def test_the_prompt_is_that_of_the_transformers_engine(completions):
+    """The file's own chat template, token for token as many as transformers makes of it."""
+    from transformers import AutoTokenizer
+
+    from bftembed.chat import prompt_tokens
+    from bftembed.models import resolve_model
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("language-model", MODEL).path)
+    for request in requests():
+        assert completions[request.key].prompt_tokens == len(prompt_tokens(tokenizer, request.messages))
+
+
+def test_an_answer_that_ends_by_itself_stops_there():
+    long = generator_from_spec(f"llamacpp:{MODEL},threads=1,max_new_tokens=60,batch=1")
+    (c,) = long.generate([ask("Say OK and nothing else.")])
+    assert c.finish_reason == "stop"
+    assert 0 < c.completion_tokens < 60
+    assert "<|im_end|>" not in c.text
+
+
+def test_a_prompt_beyond_the_context_is_an_error_of_that_item_alone(engine):
+    too_long = ask("gene " * 2000, "e" * 64)
+    # Fits by itself, but not with its answer.
+    tight = ask("gene " * 460 + ". Tell me a long story about a girl who lived in a forest.", "d" * 64)
+    out = {c.key: c for c in engine.generate([too_long, tight, *requests()[:1]])}
+    assert "exceeds the available context size" in out["e" * 64].error
+    assert "exceeds the context of 512" in out["d" * 64].error
+    assert out["e" * 64].finish_reason == out["d" * 64].finish_reason == "error"
+    assert out[requests()[0].key].error == ""
+
+
+def test_sampling_repeats_with_its_seed_whatever_the_order(engine, monkeypatch):
+    monkeypatch.setattr(engine, "_temperature", 1.0)
+
+    def sample(seed, asked):
+        monkeypatch.setattr(engine, "_seed", seed)
+        return {c.key: c.text for c in engine.generate(asked)}
+
+    monkeypatch.setattr(engine, "batch_size", 1)
+    first = sample(1, requests()[:2])
+    assert sample(1, requests()[1::-1]) == first
+    assert sample(2, requests()[:2]) != first
+
+
+def test_the_fingerprint_is_cheap_and_names_what_decides_the_text():
+    engine = generator_from_spec(f"llamacpp:{MODEL},max_new_tokens=100,threads=2,batch=5")
+    found = engine.fingerprint()
+    assert engine._server is None
+    assert found["revision"] == model_identity("language-model", MODEL)
+    assert found["quantization"] == "Q4_1"
+    assert found["context"] == 1280
+    assert found["sampling"] == {"max_new_tokens": 100, "temperature": 0.0}
+    assert found == generator_from_spec(f"llamacpp:{MODEL},max_new_tokens=100,threads=1,batch=2").fingerprint()
+    assert "xllamacpp" in found["backend"]
+    json.dumps(found)
+    sampled = generator_from_spec(f"llamacpp:{MODEL},max_new_tokens=7,temperature=0.6,seed=3").fingerprint()
+    assert sampled["sampling"] == {"max_new_tokens": 7, "temperature": 0.6, "top_p": 1.0, "seed": 3}
+
+
+def test_a_file_without_a_chat_template_gets_the_texts_as_paragraphs(gguf, tmp_path):
+    data = gguf.read_bytes()
+    name = b"tokenizer.chat_template"
+    assert data.count(name) == 1
+    plain = tmp_path / "plain.gguf"
+    plain.write_bytes(data.replace(name, b"tokenizer.chat_templatX"))
+    engine = generator_from_spec(f"llamacpp:{plain},{FAST},batch=1,context=512")
+    (c,) = engine.generate(requests()[:1])
+    assert c.error == ""
+    assert c.text.strip()
+    assert 30 < c.prompt_tokens < 60
+
+
+def test_a_killed_run_goes_on_and_writes_none_twice(tmp_path):
+    spec = f"llamacpp:{MODEL},{FAST},batch=1,context=512"
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", "from bftembed.cli import main; main()", "profiles", "generate"]
+    command += [",".join(GENES), "--generator", spec, "--out", str(out)]
+    with (tmp_path / "stdout").open("wb") as stdout:
+        process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not 1 <= len(stored(out)) < len(GENES):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = stored(out)
+    assert 0 < len(kept) < len(GENES), "the run was over before it was killed, or wrote nothing"
+    report = generate_profiles(GENES, generator=spec, out=out)
+    assert report.written == len(GENES) - len(kept)
+    assert kept.items() <= stored(out).items()
+    assert generate_profiles(GENES, generator=spec, out=out).written == 0
+    whole = generate_profiles(GENES, generator=spec, out=tmp_path / "whole")
+    assert whole.written == len(GENES)
+    assert stored(tmp_path / "whole") == stored(out)
+
+
+def stored(folder):
+    """Entity → text, nothing while the run begins."""
+    try:
+        with ProfileStore.open(folder) as store:
+            return {p.entity: (p.text, p.attempts) for p in store.profiles()}
+    except BftembedError:
+        return {}
+
+
+def test_the_library_writes_nothing_to_stdout_or_stderr():
+    code = (
+        "from bftembed.profiles.generators import generator_from_spec\n"
+        "from bftembed.profiles.records import Request\n"
+        f"engine = generator_from_spec('llamacpp:{MODEL},threads=1,max_new_tokens=2,batch=1,context=256')\n"
+        "list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},), 'x')]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+DAMAGES = {
+    "empty": (lambda data: b"", "is no GGUF file"),
+    "text": (lambda data: b"hello world" * 100, "is no GGUF file: it begins with b'hell'"),
+    "magic alone": (lambda data: data[:4], "damaged or cut"),
+    "header cut": (lambda data: data[:1_000_000], "damaged or cut"),
+    "tensors cut": (lambda data: data[: len(data) // 2], "is cut: its tensors end at byte 98362432"),
+    "one byte short": (lambda data: data[:-1], "is cut"),
+    "huge counts": (lambda data: data[:8] + b"\xff" * 5000, "damaged or cut"),
+    "old version": (lambda data: data[:4] + b"\x01" + data[5:3000], "GGUF version 1"),
+    "broken header": (lambda data: data[:3000] + bytes(400) + data[3400:], "damaged or cut"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused_before_anything_is_loaded(gguf, tmp_path, damage):
+    change, message = DAMAGES[damage]
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(change(gguf.read_bytes()))
+    with pytest.raises(BftembedError, match=re.escape(message)):
+        generator_from_spec(f"llamacpp:{bad}")
+
+
+def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
+    """An architecture that llama.cpp does not know, and a cut file behind our check: in a process of their own."""
+    unknown = tmp_path / "unknown.gguf"
+    data = gguf.read_bytes()
+    key = b"general.architecture"
+    at = data.index(key) + len(key) + 4 + 8
+    assert data[at : at + 5] == b"llama"
+    unknown.write_bytes(data[:at] + b"xlama" + data[at + 5 :])
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(data)
+    code = (
+        "import sys\n"
+        "from bftembed.errors import BftembedError\n"
+        "from bftembed.profiles.generators import generator_from_spec\n"
+        "from bftembed.profiles.records import Request\n"
+        "for path in sys.argv[1:]:\n"
+        "    engine = generator_from_spec(f'llamacpp:{path},threads=1,batch=1,context=256,max_new_tokens=2')\n"
+        "    if 'cut' in path:\n"
+        "        open(path, 'r+b').truncate(50_000_000)\n"
+        "    try:\n"
+        "        list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},), 'x')]))\n"
+        "    except BftembedError as err:\n"
+        "        print('refused:', err)\n"
+    )
+    command = [sys.executable, "-c", code, str(unknown), str(cut)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("refused: llama.cpp cannot load") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("llamacpp:./no/such.gguf", "No such GGUF file: no/such.gguf"),
+        ("llamacpp", "needs a model"),
+        ("llamacpp:builtin:smollm3", "Did you mean 'smollm2-135m-instruct'"),
+        (f"llamacpp:{MODEL},max_new_tokens=0", "must be at least 1"),
+        (f"llamacpp:{MODEL},batch=0", "batch=0 must be at least 1"),
+        (f"llamacpp:{MODEL},threads=-1", "threads=-1"),
+        (f"llamacpp:{MODEL},temperature=-1", "temperature must be at least 0"),
+        (f"llamacpp:{MODEL},top_p=0", "top_p in"),
+        (f"llamacpp:{MODEL},context=100", "leaves no room for a prompt"),
+        (f"llamacpp:{MODEL},context=9000", "was trained for 8192 tokens"),
+        (f"llamacpp:{MODEL},treads=2", "Did you mean 'threads'"),
+    ],
+)
+def test_wrong_files_and_options_are_refused(spec, message):
+    with pytest.raises(BftembedError, match=message):
+        generator_from_spec(spec)
+
+
+def test_the_header_is_read_as_the_gguf_package_reads_it(gguf):
+    from gguf import GGUFReader
+
+    header, reader = read_gguf_header(gguf), GGUFReader(gguf)
+    expected = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    expected = {name: value for name, value in expected.items() if not isinstance(value, list)}
+    assert header.settings == pytest.approx(expected)
+    assert (header.context, header.quantization, header.has_chat_template) == (8192, "Q4_1", True)
+
+
+def test_a_split_model_needs_all_its_parts(tmp_path):
+    first, second = (tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2))
+    first.write_bytes(b"GGUF")
+    with pytest.raises(BftembedError, match=r"m-00002-of-00002.gguf is not beside it"):
+        gguf_parts(first)
+    second.write_bytes(b"GGUF")
+    assert gguf_parts(first) == [first, second]
+    with pytest.raises(BftembedError, match=r"Give the first: m-00001"):
+        gguf_parts(second)
+    with pytest.raises(BftembedError, match=r"inside: m-00001-of-00002.gguf, m-00002"):
+        gguf_parts(tmp_path)

@@ -1,0 +1,321 @@
+"""The vLLM engine as far as it goes without vLLM.
+
+What generates here is a STAND-IN that has the few names of vLLM's interface which we use, and nothing of its
+behaviour. The real vLLM is run by `make check-vllm`; what that gave is in tests/manual/vllm_cpu.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bftembed.errors import BftembedError, MissingExtraError
+from bftembed.models import weights_revision
+from bftembed.profiles.generators import generator_from_spec
+
+#: Writes noise where vLLM does, answers with the prompt's last word, and ends by the word which reason it is asked.
+STAND_IN = '''
+import logging, os, sys
+from types import SimpleNamespace as Namespace
+
+logger = logging.getLogger("vllm")
+logger.setLevel("INFO")
+logger.propagate = False
+assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
+
+
+class Tokenizer:
+    chat_template = None
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": [(text.split() or [""])[-1]] * len(text.split())}
+
+
+class Engine:
+    """Ends one request per step, the last one first."""
+
+    def __init__(self):
+        self.waiting, self.seen, self.aborted, self.renderer = [], [], [], self
+
+    def render_cmpl(self, prompts):
+        return [{"type": "token", **prompt} for prompt in prompts]
+
+    def add_request(self, request_id, prompt, params, lora_request=None):
+        assert prompt["type"] == "token"
+        self.waiting.append((request_id, prompt["prompt_token_ids"]))
+        self.seen.append((params.options, lora_request))
+
+    def step(self):
+        logger.info("a step")
+        request_id, ids = self.waiting.pop()
+        word = ids[-1]
+        reason = word if word in ("length", "abort", "repetition") else "stop"
+        answer = Namespace(text=f"<{word}>", token_ids=[1, 2, 3], finish_reason=reason)
+        unfinished = Namespace(finished=False, request_id="other", outputs=[answer], prompt_token_ids=ids)
+        return [unfinished, Namespace(finished=True, request_id=request_id, outputs=[answer], prompt_token_ids=ids)]
+
+    def abort_request(self, request_ids):
+        self.aborted += request_ids
+
+
+class LLM:
+    made = []
+
+    def __init__(self, **options):
+        logger.handlers[:] = [logging.StreamHandler(sys.stdout)]
+        print("noise of the main process")
+        os.system("echo noise of another process")
+        if options.get("quantization") == "broken":
+            raise ValueError("no such quantization\\nsecond line")
+        self.options, self.llm_engine = options, Engine()
+        self.model_config = Namespace(max_model_len=options.get("max_model_len", 100))
+        LLM.made.append(self)
+
+    def get_tokenizer(self):
+        return Tokenizer()
+'''
+SAMPLING_STAND_IN = """
+class RequestOutputKind:
+    FINAL_ONLY = 2
+
+
+class SamplingParams:
+    def __init__(self, *, output_kind, **options):
+        assert output_kind == 2
+        self.options = options
+"""
+LORA_STAND_IN = """
+class LoRARequest(tuple):
+    def __new__(cls, name, number, path):
+        return super().__new__(cls, (name, number, path))
+"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return folder
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"r": 12}')
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    place = tmp_path / "site"
+    (place / "vllm" / "lora").mkdir(parents=True)
+    (place / "vllm" / "__init__.py").write_text(STAND_IN)
+    (place / "vllm" / "sampling_params.py").write_text(SAMPLING_STAND_IN)
+    (place / "vllm" / "lora" / "__init__.py").write_text("")
+    (place / "vllm" / "lora" / "request.py").write_text(LORA_STAND_IN)
+    (place / "vllm-0.32.0.dist-info").mkdir()
+    (place / "vllm-0.32.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    return place
+
+
+def run(stand_in, code):
+    """Run code with the stand-in on the path; return stdout, of which we say that it is ours alone."""
+    head = (
+        "import json, sys\n"
+        "from bftembed.profiles.generators import generator_from_spec\n"
+        "from bftembed.profiles.records import Request\n"
+        "def ask(word, key, n=3):\n"
+        "    return Request(key * 64, ({'role': 'user', 'content': 'a ' * (n - 1) + word},), word)\n"
+    )
+    path = os.pathsep.join([str(stand_in), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", head + code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_outputs_become_completions(stand_in, model):
+    code = f"""
+engine = generator_from_spec("vllm:{model},max_new_tokens=10")
+asked = [ask("stop", "a"), ask("length", "b"), ask("abort", "c"), ask("long", "d", 91), ask("fits", "e", 90)]
+print(json.dumps([vars(c) for c in engine.generate(asked)]))
+"""
+    done = run(stand_in, code)
+    found = {c["key"][0]: c for c in json.loads(done.stdout)}
+    assert {k: c["finish_reason"] for k, c in found.items()} == {
+        "a": "stop",
+        "b": "length",
+        "c": "error",
+        "d": "error",
+        "e": "stop",
+    }
+    # The token that ends an answer does not count.
+    assert {k: c["completion_tokens"] for k, c in found.items()} == {"a": 2, "b": 3, "c": 0, "d": 0, "e": 2}
+    assert {k: c["prompt_tokens"] for k, c in found.items()} == {"a": 3, "b": 3, "c": 3, "d": 91, "e": 90}
+    assert (found["a"]["text"], found["c"]["text"]) == ("<stop>", "")
+    assert "ended the answer early (abort)" in found["c"]["error"]
+    assert "with max_new_tokens=10 it exceeds the model's context of 100" in found["d"]["error"]
+
+
+def test_its_log_goes_to_stderr_and_ours_stays_in_stdout(stand_in, model):
+    code = f"""
+print("before")
+engine = generator_from_spec("vllm:{model},max_new_tokens=10")
+for c in engine.generate([ask("stop", "a")]):
+    print(c.text)
+print("after")
+"""
+    done = run(stand_in, code)
+    assert done.stdout.splitlines() == ["before", "<stop>", "after"]
+    assert "noise of the main process" in done.stderr
+    assert "noise of another process" in done.stderr
+    assert "a step" in done.stderr
+
+
+def test_options_reach_the_engine(stand_in, model, adapter):
+    code = f"""
+options = "max_new_tokens=5,dtype=bf16,tensor_parallel=2,batch=7,max_model_len=50,gpu_memory=0.5,eager=true"
+options += ",temperature=0.5,top_p=0.9,seed=3,quantization=fp8,lora={adapter}"
+engine = generator_from_spec(f"vllm:{model},{{options}}")
+list(engine.generate([ask("x", "a"), ask("y", "b")]))
+list(engine.generate([ask("z", "c")]))
+(made,) = sys.modules["vllm"].LLM.made
+print(json.dumps([made.options, made.llm_engine.seen]))
+greedy = generator_from_spec("vllm:{model},max_new_tokens=9")
+list(greedy.generate([ask("x", "a")]))
+made = sys.modules["vllm"].LLM.made[1]
+print(json.dumps([made.options, made.llm_engine.seen]))
+"""
+    sampled, greedy = (json.loads(line) for line in run(stand_in, code).stdout.splitlines())
+    assert sampled[0] == {
+        "model": str(model),
+        "dtype": "bfloat16",
+        "seed": 3,
+        "tensor_parallel_size": 2,
+        "max_num_seqs": 7,
+        "gpu_memory_utilization": 0.5,
+        "enforce_eager": True,
+        "max_model_len": 50,
+        "quantization": "fp8",
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": 16,
+    }
+    seeds = [params["seed"] for params, _ in sampled[1]]
+    assert len(set(seeds)) == 3
+    assert sampled[1][0][0] == {"temperature": 0.5, "top_p": 0.9, "seed": seeds[0], "max_tokens": 5}
+    assert sampled[1][0][1] == ["adapter", 1, str(adapter)]
+    assert greedy[0] == {
+        "model": str(model),
+        "dtype": "auto",
+        "seed": 0,
+        "tensor_parallel_size": 1,
+        "max_num_seqs": 256,
+        "gpu_memory_utilization": 0.9,
+        "enforce_eager": False,
+    }
+    assert greedy[1] == [[{"temperature": 0.0, "max_tokens": 9}, None]]
+
+
+def test_what_was_in_flight_is_dropped_when_the_run_is_abandoned(stand_in, model):
+    code = f"""
+engine = generator_from_spec("vllm:{model},max_new_tokens=10")
+running = engine.generate([ask("x", "a"), ask("y", "b"), ask("z", "c")])
+print(next(running).key[0])
+running.close()
+print("".join(key[0] for key in sys.modules["vllm"].LLM.made[0].llm_engine.aborted))
+"""
+    assert run(stand_in, code).stdout.split() == ["c", "ab"]
+
+
+def test_an_engine_that_does_not_start_is_an_error_with_a_remedy(stand_in, model):
+    code = f"""
+from bftembed.errors import BftembedError
+engine = generator_from_spec("vllm:{model},quantization=broken")
+try:
+    list(engine.generate([ask("x", "a")]))
+except BftembedError as err:
+    print(err)
+"""
+    (line,) = run(stand_in, code).stdout.splitlines()
+    assert line.startswith(f"vLLM cannot start {model} at {model}: no such quantization Its log above says more.")
+
+
+def test_the_fingerprint_is_cheap_and_names_what_decides_the_text(stand_in, model, adapter, monkeypatch):
+    monkeypatch.syspath_prepend(stand_in)
+    engine = generator_from_spec(f"vllm:{model},max_new_tokens=7,dtype=bf16")
+    found = engine.fingerprint()
+    assert "vllm" not in sys.modules
+    assert found["revision"] == weights_revision(model)
+    assert found["backend"].keys() == {"vllm", "torch"}
+    assert found["backend"]["vllm"] == "0.32.0"
+    assert found["dtype"] == "bfloat16"
+    assert found["sampling"] == {"max_new_tokens": 7, "temperature": 0.0}
+    json.dumps(found)
+    how = "batch=3,gpu_memory=0.5,eager=true,tensor_parallel=2"
+    assert generator_from_spec(f"vllm:{model},max_new_tokens=7,dtype=bf16,{how}").fingerprint() == found
+    with_adapter = generator_from_spec(f"vllm:{model},lora={adapter}").fingerprint()
+    assert with_adapter["lora"] == weights_revision(adapter)
+    for option in ("quantization=fp8", "max_model_len=99", "dtype=fp32", "temperature=0.5", "max_new_tokens=8"):
+        assert (
+            generator_from_spec(f"vllm:{model},{option}").fingerprint()
+            != generator_from_spec(f"vllm:{model}").fingerprint()
+        )
+    sampled = generator_from_spec(f"vllm:{model},temperature=0.5,seed=4").fingerprint()
+    assert sampled["sampling"] == {"max_new_tokens": 512, "temperature": 0.5, "top_p": 1.0, "seed": 4}
+
+
+def test_adapters_that_are_none_are_refused(stand_in, model, adapter, monkeypatch):
+    monkeypatch.syspath_prepend(stand_in)
+    with pytest.raises(BftembedError, match="holds no adapter with a rank"):
+        generator_from_spec(f"vllm:{model},lora={model}")
+    with pytest.raises(BftembedError, match="holds no adapter with a rank"):
+        generator_from_spec(f"vllm:{model},lora=./nowhere")
+    (adapter / "adapter_config.json").write_text('{"r": 1000}')
+    with pytest.raises(BftembedError, match="has rank 1000; vLLM goes up to 512"):
+        generator_from_spec(f"vllm:{model},lora={adapter}")
+
+
+def test_without_vllm_the_error_says_that_it_wants_its_own_environment(model):
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    with pytest.raises(MissingExtraError, match=r"environment of its own.*bftembed\[vllm\]"):
+        generator_from_spec(f"vllm:{model}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("dtype=int3", "dtype='int3' is not one of auto, bf16"),
+        ("max_new_tokens=0", "max_new_tokens=0"),
+        ("batch=0", "must be at least 1"),
+        ("tensor_parallel=0", "must be at least 1"),
+        ("max_model_len=-1", "max_model_len=-1 at least 0"),
+        ("temperature=-1", "temperature must be at least 0"),
+        ("gpu_memory=1.5", "gpu_memory in"),
+        ("data_parallel=2", "vllm serve MODEL --data-parallel-size 2"),
+        ("eager=1", "must be true or false"),
+        ("max_model_length=9", "Did you mean 'max_model_len'"),
+    ],
+)
+def test_wrong_options_are_refused(model, options, message):
+    with pytest.raises(BftembedError, match=message):
+        generator_from_spec(f"vllm:{model},{options}")
+
+
+def test_a_missing_model_is_refused(stand_in, monkeypatch):
+    monkeypatch.syspath_prepend(stand_in)
+    with pytest.raises(BftembedError, match="No such model folder"):
+        generator_from_spec("vllm:./no/such/folder")
+    with pytest.raises(BftembedError, match="needs a model"):
+        generator_from_spec("vllm")
