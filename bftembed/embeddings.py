@@ -319,6 +319,7 @@ def embed_genes(
     generator: str | None = None,
     keys: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> GeneEmbeddings:
     """Encode profiles into one vector per gene.
@@ -341,6 +342,10 @@ def embed_genes(
         Take only profiles with these keys (`Profile.key`).
     out
         Save the result there.
+    cache
+        SQLite file of vectors (`bftembed.encoders.cache.VectorCache`), made when missing: a text that is in it is not
+        encoded again, so that a killed run goes on. When None, an encoder that costs money (``openai:…``) keeps its
+        vectors in ``vectors.sqlite`` beside `profiles` where these are a folder or file; others keep none.
     progress
         Told the texts done and in all.
 
@@ -350,7 +355,7 @@ def embed_genes(
         Sorted by id. ``provenance`` holds ``bftembed`` (version), ``encoder`` (its spec), ``encoding`` (texts, chunks,
         dropped tokens), ``counts`` (profiles, embedded, left_out, unique_texts), ``left_out`` (mark → ids; a mark
         ``"zero vector"`` is a text that the encoder could not place), ``allowed_marks``, ``prompts``,
-        ``generators`` and ``texts_sha256``.
+        ``generators`` and ``texts_sha256``; with a cache, ``cache`` holds the texts ``encoded`` and ``reused``.
 
     Raises
     ------
@@ -359,18 +364,20 @@ def embed_genes(
     """
     from bftembed import __version__
     from bftembed.encoders.base import encoder_from_spec
+    from bftembed.encoders.cache import CachedEncoder, cache_path, cached
     from bftembed.io import canonical_json, refuse_input_as_output, sha256_text
     from bftembed.profiles.selection import select_profiles
 
     if out is not None:
-        refuse_input_as_output(out, profiles)
+        refuse_input_as_output(out, profiles, cache)
     chosen = select_profiles(profiles, allow_marks=allow_marks, prompt=prompt, generator=generator, keys=keys)
     ids = _checked_ids(list(chosen.texts))
     engine = encoder_from_spec(encoder) if isinstance(encoder, str) else encoder
     inputs = {name: name if engine.spec.uses_ids else text for name, text in chosen.texts.items()}
     unique = list(dict.fromkeys(inputs.values()))
     row = {text: i for i, text in enumerate(unique)}
-    vectors = engine.encode(unique, progress)[[row[inputs[name]] for name in ids]]
+    with cached(engine, cache_path(engine, cache, profiles)) as asked:
+        vectors = asked.encode(unique, progress)[[row[inputs[name]] for name in ids]]
     filled = np.asarray(vectors.any(axis=1))
     left_out = dict(chosen.left_out)
     if not filled.all():
@@ -380,7 +387,7 @@ def embed_genes(
     provenance = {
         "bftembed": __version__,
         "encoder": engine.spec.to_dict(),
-        "encoding": engine.report.to_dict(),
+        "encoding": asked.report.to_dict(),
         "counts": {
             "profiles": chosen.n_read,
             "embedded": int(filled.sum()),
@@ -393,6 +400,8 @@ def embed_genes(
         "generators": list(chosen.generators),
         "texts_sha256": sha256_text(canonical_json(sorted(chosen.texts.items()))),
     }
+    if isinstance(asked, CachedEncoder):
+        provenance["cache"] = {"encoded": asked.n_encoded, "reused": asked.n_reused}
     kept = [name for name, has in zip(ids, filled, strict=True) if has]
     result = GeneEmbeddings(kept, vectors[filled], provenance)
     if out is not None:

