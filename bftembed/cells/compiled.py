@@ -111,6 +111,27 @@ def row_sums(first, last, indptr, targets, values, sums):  # type: ignore[no-unt
 
 
 @compiled
+def count_kept(first, last, indptr, targets, counts):  # type: ignore[no-untyped-def]
+    """Write how many values of each row count to `counts` int64 (n,)."""
+    for row in range(first, last):
+        n = 0
+        for at in range(indptr[row], indptr[row + 1]):
+            n += targets[at] >= 0
+        counts[row] = n
+
+
+@compiled
+def keep(first, last, indptr, targets, values, starts, kept_targets, kept_values):  # type: ignore[no-untyped-def]
+    """Copy the values that count, and their targets, to the places that `starts` int64 (n + 1,) gives."""
+    for row in range(first, last):
+        to = starts[row]
+        for at in range(indptr[row], indptr[row + 1]):
+            if targets[at] >= 0:
+                kept_targets[to], kept_values[to] = targets[at], values[at]
+                to += 1
+
+
+@compiled
 def fill_bf16(first, last, indptr, targets, bits, dense):  # type: ignore[no-untyped-def]
     """Write rows as dense bfloat16, rounded to nearest even.
 

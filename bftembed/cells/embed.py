@@ -131,8 +131,8 @@ def embed_cells(
     precision
         ``"fast"``: 1 - cosine to a float64 product at most 1e-5, which allows bfloat16; ``"exact"``: at most 1e-6.
     kernel
-        How blocks are multiplied: ``"dense-bf16"``, ``"dense-float32"``, ``"axpy"`` or ``"scipy"``. By default the
-        fastest on the first block; a name pins it, so that other machines and shards round alike.
+        How blocks are multiplied: ``"dense-bf16"``, ``"dense-float32"``, ``"torch-csr"``, ``"axpy"`` or ``"scipy"``.
+        By default the fastest on the first block; a name pins it, so that other machines and shards round alike.
     block_rows
         Cells per block, 2048 by default; for a file, memory is the gene matrix and a few blocks, whatever its size.
     memory
