@@ -228,7 +228,7 @@ def alone(function: str, *arguments: object) -> dict[str, Any]:
     return found
 
 
-def files(folder: Path, n_cells: int = 40_000) -> dict[str, Any]:
+def files(folder: Path, n_cells: int = 60_000) -> dict[str, Any]:
     cores, found = len(os.sched_getaffinity(0)), {}
     genes, out = folder / "genes.safetensors", folder / "out.h5ad"
     gene_file(genes, 1536)

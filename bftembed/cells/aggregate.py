@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from bftembed.cells import compiled
-from bftembed.cells.ahead import ahead
+from bftembed.cells.ahead import Behind, ahead
 from bftembed.cells.compiled import by_rows
 from bftembed.cells.examine import Examiner, Placed, ValueSummary
 from bftembed.cells.kernels import Choice, choose
@@ -94,13 +94,14 @@ class Aggregator:
     n_cells: int
     recipe: Recipe
     choice: Choice | None = None
-    _out: np.ndarray = field(init=False, repr=False)
+    _outs: list[np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._out = np.empty((self.recipe.block_rows, self.matrix.shape[1]), dtype=np.float32)
+        shape = (self.recipe.block_rows, self.matrix.shape[1])
+        self._outs = [np.empty(shape, dtype=np.float32) for _ in range(2)]
 
     def vectors(self, block: Placed, transform: Transform, totals: np.ndarray) -> np.ndarray:
-        """Return the vectors of a block, float32 (n, d), valid until the next call; values are used up.
+        """Return the vectors of a block, float32 (n, d), valid until the next call but one; values are used up.
 
         `totals` float64 (n,) of its cells. A cell whose vector is zero has NaN in every column, one whose sums are
         beyond float32 has infinity in every column.
@@ -125,7 +126,8 @@ class Aggregator:
                 precision=self.recipe.precision,
                 asked=self.recipe.kernel,
             )
-        out = self._out[: len(block)]
+        self._outs.reverse()  # one is being written
+        out = self._outs[0][: len(block)]
         self.choice.kernel(indptr, targets, values, out)
         divisors = np.full(len(block), float(self.recipe.n_genes))
         if self.recipe.matched_denominator:
@@ -181,16 +183,17 @@ def aggregate(
     guess: Transform | None = None
     while True:
         examiner, useless = Examiner(target_of, cells.start, ValueSummary.of(len(cells))), False
-        for rows in ahead(blocks()):
-            placed = examiner.place(rows)
-            seen = slice(rows.start - cells.start, rows.stop - cells.start)
-            if rows.start == cells.start and guess is None:
-                guess = _guess(transform_of, examiner.summary, seen)
-            useless = useless or examiner.summary.bad
-            useless = useless or (every_cell and bool((examiner.summary.covered[seen] <= 0).any()))
-            if guess is not None and not useless:
-                sink.write(seen.start, aggregator.vectors(placed, guess, examiner.summary.totals[seen]))
-            progress(seen.stop, len(cells), "checking values" if useless else "embedding")
+        with Behind(sink.write) as writer:
+            for rows in ahead(blocks()):
+                placed = examiner.place(rows)
+                seen = slice(rows.start - cells.start, rows.stop - cells.start)
+                if rows.start == cells.start and guess is None:
+                    guess = _guess(transform_of, examiner.summary, seen)
+                useless = useless or examiner.summary.bad
+                useless = useless or (every_cell and bool((examiner.summary.covered[seen] <= 0).any()))
+                if guess is not None and not useless:
+                    writer(seen.start, aggregator.vectors(placed, guess, examiner.summary.totals[seen]))
+                progress(seen.stop, len(cells), "checking values" if useless else "embedding")
         if useless:
             return examiner.summary
         decided = transform_of(examiner.summary)

@@ -1,13 +1,14 @@
-"""Producing the next item on another thread while this one is worked on."""
+"""The next item is made, and the last one written, on other threads while this one is worked on."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -56,3 +57,35 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
     finally:
         stop.set()
         thread.join()
+
+
+class Behind:
+    """Calls a function on another thread, one call behind the caller. A context manager; all is done when it ends.
+
+    An exception of the function is raised by the next call, or at the end.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
+        self._pending: Future[Any] | None = None
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._pool.shutdown()
+
+    def __call__(self, *arguments: Any) -> None:
+        """Begin a call when the one before is done; `arguments` must not change until the call after the next."""
+        self._wait()
+        self._pending = self._pool.submit(self._function, *arguments)
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
