@@ -114,7 +114,7 @@ class GeneEmbeddings:
     def fingerprint(self) -> str:
         """Return the sha256 of ids and matrix (not of the provenance), the same on every machine."""
         digest = hashlib.sha256(json.dumps([self.ids, list(self.matrix.shape)]).encode())
-        digest.update(self.matrix.astype("<f4", copy=False).tobytes())
+        digest.update(np.ascontiguousarray(self.matrix, dtype="<f4").data)
         return digest.hexdigest()
 
     def to_anndata(self) -> AnnData:

@@ -194,7 +194,7 @@ def whole_file(path: str, genes: str, out: str) -> dict[str, float]:
     return best(lambda: embed_cells(path, genes, sidecar=out), 2)
 
 
-def peak(path: str, genes: str, out: str) -> dict[str, Any]:
+def peak(path: str, genes: str, out: str, memory: str = "") -> dict[str, Any]:
     """Return the peak resident memory of a run above that of the interpreter with its modules."""
     import torch
 
@@ -210,7 +210,7 @@ def peak(path: str, genes: str, out: str) -> dict[str, Any]:
 
     before = resident("VmRSS")
     started = time.perf_counter()
-    report = bftembed.cells.embed.embed_cells(path, genes, sidecar=out)
+    report = bftembed.cells.embed.embed_cells(path, genes, sidecar=out, memory=memory or None)
     return {
         "interpreter_mb": before,
         "peak_above_interpreter_mb": resident("VmHWM") - before,

@@ -149,7 +149,7 @@ class DenseBf16:
         self._matrix = torch.empty(matrix.shape, dtype=torch.bfloat16)
         for start in range(0, len(matrix), 4096):  # no second float32 copy
             self._matrix[start : start + 4096] = torch.from_numpy(matrix[start : start + 4096])
-        self._height = min(_ROWS_OF_A_THREAD, block_rows)
+        self._height = min(_ROWS_OF_A_THREAD, -(-block_rows // 2))
         rows = -(-block_rows // self._height) * self._height
         self._block = torch.zeros((rows, len(matrix)), dtype=torch.bfloat16)
         self._bits = self._block.view(torch.int16).numpy().view(np.uint16)
@@ -290,6 +290,7 @@ def choose(
         started = time.perf_counter()
         kernel(indptr, targets, values, out)
         times[name] = time.perf_counter() - started
+        del kernel  # and its work space, before the next one's
     if not times:
         raise BftembedError(
             f"The kernel asked for is not accurate enough for precision {precision!r}: {'; '.join(dropped)}. Choose "

@@ -181,7 +181,9 @@ class Task:
     def _gene_matrix(self, rows: np.ndarray) -> np.ndarray:
         """Return the vectors of the genes of the data, one row per column; transformed with each gene counted once."""
         if self.asked.gene_matrix == "raw":
-            return np.ascontiguousarray(self.embeddings.matrix[rows])
+            matrix = self.embeddings.matrix
+            every = len(rows) == len(matrix) and bool((np.diff(rows) == 1).all())
+            return matrix if every else np.ascontiguousarray(matrix[rows])
         genes, places = np.unique(rows, return_inverse=True)
         return np.ascontiguousarray(transformed(self.embeddings.matrix[genes], self.asked.gene_matrix)[places])
 
