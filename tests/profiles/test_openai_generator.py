@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import json
 import logging
 import signal
@@ -451,7 +452,9 @@ def test_an_interrupt_in_flight_keeps_what_came(scripted, tmp_path):
     scripted.answers(script)
     arguments = ["profiles", "generate", ",".join(GENES), "--generator", scripted.spec(), "--out", str(tmp_path / "s")]
     command = [sys.executable, "-c", "from bftembed.cli import main; main()", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell's background job, and all it starts, ignores SIGINT.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while len(scripted.bodies) < 8:
         assert process.poll() is None
         time.sleep(0.01)

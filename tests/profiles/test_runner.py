@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import random
 import signal
 import subprocess
@@ -20,6 +20,9 @@ GENES = [
     "TP53", "EGFR", "MYC", "KRAS", "BRCA1", "BRCA2", "CD3D", "CD3E", "CD4", "CD8A", "MS4A1", "LYZ",
     "NKG7", "IL7R", "CCR7", "S100A4", "FCGR3A", "GNLY", "PPBP", "CST3", "HLA-DRA", "CD79A", "CD14", "FCER1A",
 ]  # fmt: skip
+
+#: A shell's background job, and all it starts, ignores SIGINT.
+HEED_SIGINT = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 
 def contents(folder):
@@ -102,7 +105,7 @@ def test_an_interrupt_keeps_finished_items_and_exits_with_130(tmp_path):
         f"'{','.join(GENES)}', '--generator', 'scripted:delay=0.25,batch=8,log={log}', '--out', "
         f"'{tmp_path / 's'}']; main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, preexec_fn=HEED_SIGINT)
     while not log.exists() or log.read_text().count("\n") < 11:
         assert process.poll() is None
         time.sleep(0.005)
