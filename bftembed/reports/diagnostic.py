@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.io import atomic_path
+from bftembed.reports.drawing import GRID, INK, new_figure, save_png, style
 from bftembed.reports.figures import COLOURS, OTHER
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ GROUPS = {
 }
 #: Tag → colour.
 TAG_COLOURS = {"entity": COLOURS[3], "connective": COLOURS[2], "other": "#5a5a5a"}
-_INK, _GRID = "#22262b", "#d9dce0"
 _TOKENS_PER_ROW, _MOST_TOKENS = 44, 220
 
 
@@ -62,9 +61,9 @@ def draw_windows(
     title
         Line above both.
     """
-    figure = _figure(10.2, 4.3, title)
+    figure = new_figure(10.2, 4.3, title)
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
-    _style(left)
+    style(left)
     busiest = _busiest(low_fraction, longest_run)
     for name, (colour, shape, words) in GROUPS.items():
         chosen = group == name
@@ -92,18 +91,18 @@ def draw_windows(
         ncols=3,
         frameon=False,
         fontsize=9,
-        labelcolor=_INK,
+        labelcolor=INK,
         title="windows; the area of a mark grows with the windows on it",
         title_fontsize=8,
         alignment="left",
         columnspacing=1.2,
         handletextpad=0.3,
     )
-    legend.get_title().set_color(_INK)
+    legend.get_title().set_color(INK)
     for handle in legend.legend_handles:
         handle.set_sizes([42])
     _draw_ratios(right, ratios)
-    _save(figure, path)
+    save_png(figure, path, dpi=150)
 
 
 def _busiest(low_fraction: np.ndarray, longest_run: np.ndarray) -> int:
@@ -114,18 +113,16 @@ def _busiest(low_fraction: np.ndarray, longest_run: np.ndarray) -> int:
 def _draw_ratios(axes: Any, ratios: Sequence[Ratio]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    _style(axes)
+    style(axes)
     known = [x for r in ratios for x in (r.ratio, r.low, r.high) if x]
     edge = 1.15 * max([2.0, *known, *(1 / x for x in known)])
     axes.set_xscale("log")
     axes.set_xlim(1 / edge, edge)
-    axes.axvline(1, color=_INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    axes.axvline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     for y, row in enumerate(ratios):
         colour = TAG_COLOURS.get(row.tag, OTHER)
         if not row.ratio:
-            axes.text(
-                1, y - 0.14, "no ratio" if row.ratio is None else "0", color=_INK, ha="center", fontstyle="italic"
-            )
+            axes.text(1, y - 0.14, "no ratio" if row.ratio is None else "0", color=INK, ha="center", fontstyle="italic")
         if row.low is not None or row.high is not None:
             ends = [row.low or 1 / edge, edge if row.high is None else row.high or 1 / edge]
             axes.plot(ends, [y, y], color=colour, linewidth=2.6, solid_capstyle="butt")
@@ -134,8 +131,8 @@ def _draw_ratios(axes: Any, ratios: Sequence[Ratio]) -> None:
                     axes.plot([at], [y], marker=shape, markersize=8, color=colour, clip_on=False)
         if row.ratio:
             axes.plot([row.ratio], [y], marker="o", markersize=8, color=colour)
-            axes.text(row.ratio, y - 0.16, f"{row.ratio:.2f}", color=_INK, ha="center", va="bottom", fontsize=9)
-        axes.text(1 / edge * 1.03, y + 0.3, row.note, color=_INK, ha="left", va="center", fontsize=8)
+            axes.text(row.ratio, y - 0.16, f"{row.ratio:.2f}", color=INK, ha="center", va="bottom", fontsize=9)
+        axes.text(1 / edge * 1.03, y + 0.3, row.note, color=INK, ha="left", va="center", fontsize=8)
     axes.set(yticks=range(len(ratios)), yticklabels=[r.tag for r in ratios])
     axes.tick_params(axis="y", labelsize=10)
     axes.set_ylim(len(ratios) - 0.45, -0.6)
@@ -143,7 +140,7 @@ def _draw_ratios(axes: Any, ratios: Sequence[Ratio]) -> None:
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(axis="x", color=_GRID, linewidth=0.7, zorder=-1)
+    axes.grid(axis="x", color=GRID, linewidth=0.7, zorder=-1)
 
 
 def draw_response(
@@ -182,11 +179,11 @@ def draw_response(
         title = f"{title} (first {n} of {len(tokens)} tokens)"
     rows = max(1, -(-n // _TOKENS_PER_ROW))
     width = -(-n // rows)
-    figure = _figure(12, 0.75 + 2.05 * rows, title)
+    figure = new_figure(12, 0.75 + 2.05 * rows, title)
     for r, axes in enumerate(np.atleast_1d(figure.subplots(rows, 1, sharey=True))):
         part = slice(r * width, min((r + 1) * width, n))
         at = np.arange(part.stop - part.start)
-        _style(axes)
+        style(axes)
         colours = [TAG_COLOURS.get(tag, OTHER) for tag in tags[part]]
         axes.bar(
             at,
@@ -199,7 +196,7 @@ def draw_response(
         # The bars of low tokens are low by definition; a ground behind them shows where they stand close.
         grounds = [*zip(at[low[part]], np.asarray(colours)[low[part]], strict=True)]
         axes.bar([x for x, _ in grounds], 1, width=1, color=[c for _, c in grounds], alpha=0.16, linewidth=0, zorder=0)
-        axes.axhline(tau, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.axhline(tau, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         for group, inside, y in (("A", in_sparse[part], 1.14), ("B", in_dense[part], 1.06)):
             for first, last in _runs(inside):
                 axes.plot([first - 0.5, last - 0.5], [y, y], color=GROUPS[group][0], linewidth=4, solid_capstyle="butt")
@@ -209,7 +206,7 @@ def draw_response(
         axes.tick_params(axis="x", length=0, pad=1)
         axes.set(xlim=(-0.8, width - 0.2), ylim=(0, 1.2), yticks=(0, 0.5, 1), ylabel="confidence")
     _response_legend(figure, tags[:n])
-    _save(figure, path)
+    save_png(figure, path, dpi=150)
 
 
 def _response_legend(figure: Figure, tags: Sequence[str]) -> None:
@@ -222,12 +219,12 @@ def _response_legend(figure: Figure, tags: Sequence[str]) -> None:
     handles += [
         Patch(facecolor="#e4e4e4", edgecolor="none", label="shaded, bold: low confidence"),
         Patch(facecolor="none", edgecolor="#9a9a9a", label="open: not low"),
-        Line2D([], [], color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), label="threshold τ"),
+        Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="threshold τ"),
         Line2D([], [], color=GROUPS["A"][0], linewidth=4, label="in a window of A"),
         Line2D([], [], color=GROUPS["B"][0], linewidth=4, label="in a window of B"),
     ]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5, labelcolor=_INK
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5, labelcolor=INK
     )
 
 
@@ -239,32 +236,3 @@ def _runs(inside: np.ndarray) -> list[tuple[int, int]]:
 def _shown(token: str, most: int = 14) -> str:
     text = token.strip().replace("\n", "⏎") or "␣"
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _figure(width: float, height: float, title: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    if title:
-        figure.suptitle(title, fontsize=10, color=_INK, x=0.01, ha="left")
-    return figure
-
-
-def _style(axes: Any) -> None:
-    axes.tick_params(color=_INK, labelcolor=_INK, labelsize=9)
-    for side, spine in axes.spines.items():
-        spine.set(color=_INK, alpha=0.45, visible=side in ("left", "bottom"))
-    axes.xaxis.label.set(color=_INK, size=9)
-    axes.yaxis.label.set(color=_INK, size=9)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    import warnings
-
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # two $ in a token are no formula
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})

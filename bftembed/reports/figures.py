@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.reports.drawing import style
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -171,11 +173,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     axes = figure.add_subplot()
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
-    axes.tick_params(color=_INK, labelcolor=_INK, labelsize=9)
-    for side, spine in axes.spines.items():
-        spine.set(color=_INK, alpha=0.45, visible=side in ("left", "bottom"))
-    axes.xaxis.label.set(color=_INK, size=9)
-    axes.yaxis.label.set(color=_INK, size=9)
+    style(axes, _INK)
     return figure, axes
 
 

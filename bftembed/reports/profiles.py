@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.errors import BftembedError
-from bftembed.io import atomic_path, write_text
+from bftembed.io import write_text
+from bftembed.reports.drawing import GRID, INK, new_figure, save_png, style
 from bftembed.reports.figures import COLOURS, OTHER
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from matplotlib.figure import Figure
 
 #: Mark → colour; the bars also carry the word.
 MARK_COLOURS = {
@@ -29,7 +29,6 @@ MARK_COLOURS = {
     "failed": "#5a5a5a",
 }
 MOST_ROWS = 12
-_INK, _GRID = "#22262b", "#d9dce0"
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,14 @@ def draw_profiles(path: str | os.PathLike[str], rows: Sequence[Drawn], *, title:
     shown = rows[:MOST_ROWS]
     if len(rows) > len(shown):
         title = f"{title} (first {len(shown)} of {len(rows)})"
-    figure = _figure(10.2, 0.7 + 1.75 * len(shown), title)
+    figure = new_figure(10.2, 0.7 + 1.75 * len(shown), title)
     grid = figure.subplots(len(shown), 2, width_ratios=(1.35, 1), squeeze=False)
     edges = _edges(shown)
     for i, (row, (left, right)) in enumerate(zip(shown, grid, strict=True)):
         last = i == len(shown) - 1
         _draw_lengths(left, row, edges, last=last)
         _draw_marks(right, row, last=last)
-    _save(figure, path)
+    save_png(figure, path, dpi=130)
 
 
 def _edges(rows: Sequence[Drawn]) -> np.ndarray:
@@ -97,8 +96,8 @@ def _edges(rows: Sequence[Drawn]) -> np.ndarray:
 
 
 def _draw_lengths(axes: Any, row: Drawn, edges: np.ndarray, *, last: bool) -> None:
-    _style(axes)
-    axes.set_title(_label(row.label), loc="left", fontsize=9, color=_INK)
+    style(axes)
+    axes.set_title(_label(row.label), loc="left", fontsize=9, color=INK)
     axes.set_xlim(edges[0], edges[-1])
     if len(row.words):
         beyond = int((np.asarray(row.words) > edges[-1]).sum())
@@ -106,65 +105,36 @@ def _draw_lengths(axes: Any, row: Drawn, edges: np.ndarray, *, last: bool) -> No
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.margins(y=0.25)
         middle = float(np.median(row.words))
-        axes.axvline(middle, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         told = f"median {middle:g} of {len(row.words):,}" + (f"; {beyond:,} longer, in the last bar" if beyond else "")
         # On the side of the axis where the middle of the texts is not.
         at, side = (0.015, "left") if middle > (edges[0] + edges[-1]) / 2 else (0.985, "right")
-        axes.text(at, 0.95, told, transform=axes.transAxes, ha=side, va="top", fontsize=8, color=_INK)
+        axes.text(at, 0.95, told, transform=axes.transAxes, ha=side, va="top", fontsize=8, color=INK)
     else:
-        axes.text(0.5, 0.5, "no text", transform=axes.transAxes, ha="center", color=_INK, fontstyle="italic")
+        axes.text(0.5, 0.5, "no text", transform=axes.transAxes, ha="center", color=INK, fontstyle="italic")
         axes.set_yticks([])
     axes.set_ylabel("profiles")
     axes.set_xlabel("words" if last else "")
 
 
 def _draw_marks(axes: Any, row: Drawn, *, last: bool) -> None:
-    _style(axes)
+    style(axes)
     marks = [m for m in MARK_COLOURS if row.marks.get(m)] + sorted(set(row.marks) - set(MARK_COLOURS))
     for y, mark in enumerate(marks):
         count = row.marks[mark]
         share = count / row.profiles if row.profiles else 0
         axes.barh(y, share, color=MARK_COLOURS.get(mark, OTHER), height=0.62)
-        axes.text(share + 0.015, y, f"{count:,}", va="center", fontsize=8.5, color=_INK)
+        axes.text(share + 0.015, y, f"{count:,}", va="center", fontsize=8.5, color=INK)
     axes.set(yticks=range(len(marks)), yticklabels=marks, xlim=(0, 1.12), xticks=(0, 0.25, 0.5, 0.75, 1))
     axes.set_xticklabels(["0", "25 %", "50 %", "75 %", "100 %"])
     axes.set_ylim(max(len(marks), 3) - 0.45, -0.55)
-    axes.grid(axis="x", color=_GRID, linewidth=0.7)
+    axes.grid(axis="x", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_xlabel("share of profiles" if last else "")
 
 
 def _label(text: str, most: int = 84) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
-
-
-def _figure(width: float, height: float, title: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    if title:
-        figure.suptitle(title, fontsize=10, color=_INK, x=0.01, ha="left")
-    return figure
-
-
-def _style(axes: Any) -> None:
-    axes.tick_params(color=_INK, labelcolor=_INK, labelsize=9)
-    for side, spine in axes.spines.items():
-        spine.set(color=_INK, alpha=0.45, visible=side in ("left", "bottom"))
-    axes.xaxis.label.set(color=_INK, size=9)
-    axes.yaxis.label.set(color=_INK, size=9)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    import warnings
-
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # two $ in a name are no formula
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks
-        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
 
 
 _PAGE = """<!DOCTYPE html>
