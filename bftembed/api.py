@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import tenacity
 
-from bftembed.errors import BftembedError, require
+from bftembed.errors import BftembedError, require, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine, Iterable, Iterator
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -167,6 +167,17 @@ class ApiServer:
             return self._connection_fault(err)
         return ItemFault(self.scrub(f"{type(err).__name__}: {err}"))
 
+    async def not_there(self, client: Any, err: Exception) -> Exception:
+        """Return what a 404 means: a name that is none of the server's models, where it says them."""
+        try:
+            answer = await client.models.with_raw_response.list()
+            known = [str(model["id"]) for model in self.json(answer.text)["data"]]
+        except (self.library.OpenAIError, TransientFault, KeyError, TypeError):
+            known = []
+        if known and self.model not in known:
+            return unknown_name("model", self.model, known, where=self.shown)
+        return self.fault(err)
+
     def _connection_fault(self, err: Exception) -> Exception:
         chain = list(_chain(err))
         names = {base.__name__ for link in chain for base in type(link).__mro__}
@@ -204,6 +215,18 @@ class ApiServer:
                 return BftembedError(f"{what}. It asks to wait {wait:.0f} s: run again after that. {self.go_on}")
             return TransientFault(what, wait)
         return ItemFault(what)
+
+
+async def run_all(client: Any, work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run coroutines side by side and close `client` after; when one raises, the others are cancelled and awaited."""
+    async with client:
+        tasks = [asyncio.create_task(one) for one in work]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class InBackground:

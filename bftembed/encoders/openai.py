@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import tenacity
 
-from bftembed.api import ApiServer, InBackground, ItemFault, TransientFault, said_in
+from bftembed.api import ApiServer, InBackground, ItemFault, TransientFault, run_all, said_in
 from bftembed.encoders.base import EncoderSpec, EncodingReport, check_texts
 from bftembed.encoders.chunking import Offsets, split_text
 from bftembed.encoders.pieces import Pieces, vectors_of_texts
-from bftembed.errors import BftembedError, unknown_name
+from bftembed.errors import BftembedError
 from bftembed.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -239,14 +239,7 @@ class _Asking:
                 for answer in await self._batch(client, indices):
                     results.put(answer)
 
-        async with client:
-            tasks = [asyncio.create_task(one(indices)) for indices in batches]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        await run_all(client, (one(indices) for indices in batches))
 
     async def _batch(self, client: Any, indices: list[int]) -> list[_Answer]:
         try:
@@ -273,9 +266,7 @@ class _Asking:
             # As base64 an answer has a quarter of the bytes; a server that sends numbers is understood, too.
             got = await client.embeddings.with_raw_response.create(**wanted, encoding_format="base64")
         except self.server.library.NotFoundError as err:
-            if (known := await self._models(client)) and self.server.model not in known:
-                raise unknown_name("model", self.server.model, known, where=self.server.shown) from None
-            raise self.server.fault(err) from None
+            raise await self.server.not_there(client, err) from None
         except self.server.library.OpenAIError as err:
             raise self._fault(err) from None
         self.server.reached = True
@@ -287,14 +278,6 @@ class _Asking:
         if isinstance(fault, TransientFault) and re.search(r"too (large|long)|physical batch|context size", str(fault)):
             return ItemFault(str(fault))
         return fault
-
-    async def _models(self, client: Any) -> list[str]:
-        """Return the names of the models that the server gives; none where it does not say."""
-        try:
-            answer = await client.models.with_raw_response.list()
-            return [str(model["id"]) for model in self.server.json(answer.text)["data"]]
-        except (self.server.library.OpenAIError, TransientFault, KeyError, TypeError):
-            return []
 
     def _read(self, answer: dict[str, Any], indices: list[int]) -> _Answer:
         items = answer.get("data")

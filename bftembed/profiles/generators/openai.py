@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
-from bftembed.api import InBackground, ItemFault, TransientFault
-from bftembed.errors import BftembedError, unknown_name
+from bftembed.api import InBackground, ItemFault, TransientFault, run_all
+from bftembed.errors import BftembedError
 from bftembed.profiles.generators.openai_server import ChatServer
 from bftembed.profiles.records import Completion
 
@@ -83,7 +83,7 @@ class OpenAIGenerator:
         self._unanswered = 0
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return engine, model, server, client version and sampling; nothing is asked of the server."""
+        """Return engine, model, server and sampling; nothing is asked of the server."""
         return self._server.fingerprint()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
@@ -124,14 +124,7 @@ class OpenAIGenerator:
                         "goes on, and --retry-failed tries these again."
                     )
 
-        async with client:
-            tasks = [asyncio.create_task(answer(request)) for request in requests]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        await run_all(client, (answer(request) for request in requests))
 
     async def _answer(self, client: Any, request: Request) -> Completion:
         try:
@@ -150,19 +143,8 @@ class OpenAIGenerator:
         try:
             answer = await client.chat.completions.with_raw_response.create(**self._server.body(request))
         except self._server.library.NotFoundError as err:
-            known = await self._models(client)
-            if known and self._server.model not in known:
-                raise unknown_name("model", self._server.model, known, where=self._server.shown) from None
-            raise self._server.fault(err) from None
+            raise await self._server.not_there(client, err) from None
         except self._server.library.OpenAIError as err:
             raise self._server.fault(err) from None
         self._server.reached = True
         return self._server.completion(request.key, self._server.json(answer.text))
-
-    async def _models(self, client: Any) -> list[str]:
-        """Return the names of the models that the server gives; none where it does not say."""
-        try:
-            answer = await client.models.with_raw_response.list()
-            return [str(model["id"]) for model in self._server.json(answer.text)["data"]]
-        except (self._server.library.OpenAIError, TransientFault, KeyError, TypeError):
-            return []

@@ -90,7 +90,7 @@ class OpenAIBatchGenerator:
         self._notes = Path(state).expanduser() if state else cache_folder() / "openai-batch"
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return engine, model, server, client version and sampling; nothing is asked of the server."""
+        """Return engine, model, server and sampling; nothing is asked of the server."""
         return self._server.fingerprint()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
