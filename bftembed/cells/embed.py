@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from bftembed.cells.budget import as_bytes
 from bftembed.cells.kernels import TOLERANCE
 from bftembed.cells.normalize import NORMALIZE
-from bftembed.cells.preflight import check_destination, check_key, check_slots
+from bftembed.cells.preflight import check_destination, check_key
 from bftembed.cells.reading import backed_path, expression_in, expression_of_anndata
 from bftembed.cells.sinks import Memory
 from bftembed.cells.stream import Shard, embed_to_sidecar
@@ -19,7 +19,6 @@ from bftembed.cells.task import Asked, Task
 from bftembed.cells.weighting import WEIGHTS
 from bftembed.cells.writing import check_free, copy_of, put
 from bftembed.errors import BftembedError, unknown_name
-from bftembed.hdf5 import open_h5ad
 from bftembed.io import refuse_input_as_output
 from bftembed.progress import silent
 
@@ -213,10 +212,7 @@ def embed_cells(
             f"{source} {what}: a copy with the embedding (--out) can be made of a h5ad file alone. For a zarr store or "
             "MuData give sidecar=PATH (--sidecar)."
         )
-    with open_h5ad(source) as handle:
-        check_slots(handle)
-        check_free(handle, key, overwrite, str(source))
-    with copy_of(source, target, key, drop=empty_cells == "drop") as destination:
+    with copy_of(source, target, key, overwrite=overwrite, drop=empty_cells == "drop") as destination:
         with expression_in(source, **choice) as expression:
             ready = task.prepare(expression, scratch=target.parent)
             done = task.run(ready, destination.sink((expression.n_cells, ready.dim)))
@@ -253,12 +249,7 @@ def _embed_anndata(adata: AnnData, task: Task, choice: dict[str, Any], *, out: A
         ready = task.prepare(expression)
         memory = Memory(expression.n_cells, ready.dim)
         done = task.run(ready, memory)
-    vectors, embedded = memory.vectors, task.embedded(done, choice["gene_column"])
-    if embedded.keep is not None:
-        adata, vectors = adata[embedded.keep].copy(), vectors[embedded.keep]
-        embedded = replace(embedded, coverage=embedded.coverage[embedded.keep])
-    put(adata, task.key, vectors, embedded)
-    return adata
+    return put(adata, task.key, memory.vectors, task.embedded(done, choice["gene_column"]))
 
 
 def _loaded(embeddings: GeneEmbeddings | str | os.PathLike[str]) -> GeneEmbeddings:

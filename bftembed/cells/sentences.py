@@ -180,13 +180,11 @@ def embed_cells_as_sentences(
     if isinstance(data, str | os.PathLike):
         source = Path(data)
         target = check_destination(source, out)
-        with open_h5ad(source) as handle:
-            check_free(handle, key, overwrite, str(source))
         kept = target.with_name(target.name + CACHE_SUFFIX) if cache is None else cache
         task = SentenceTask(
             _loaded(encoder), key, wording, normalize, empty_cells, batch_cells, _cache(kept, source, target)
         )
-        with copy_of(source, target, key, drop=empty_cells == "drop") as destination:
+        with copy_of(source, target, key, overwrite=overwrite, drop=empty_cells == "drop") as destination:
             with open_h5ad(source) as handle:
                 ready = task.prepare(expression_of_file(handle, **choice), target.parent, progress)
                 report, embedded = task.run(ready, destination.sink((ready.n_cells, task.dim)), gene_column, progress)
@@ -202,12 +200,7 @@ def embed_cells_as_sentences(
     ready = task.prepare(expression_of_anndata(adata, **choice), None, progress)
     memory = Memory(ready.n_cells, task.dim)
     _, embedded = task.run(ready, memory, gene_column, progress)
-    vectors = memory.vectors
-    if embedded.keep is not None:
-        adata, vectors = adata[embedded.keep].copy(), vectors[embedded.keep]
-        embedded = replace(embedded, coverage=embedded.coverage[embedded.keep])
-    put(adata, key, vectors, embedded)
-    return adata
+    return put(adata, key, memory.vectors, embedded)
 
 
 def _cache(cache: str | os.PathLike[str] | Literal[False] | None, *files: Path) -> Path | None:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from bftembed.cells.blocks import Compressed, compressed_format
-from bftembed.cells.preflight import check_declared_size, check_indices
+from bftembed.cells.preflight import check_declared_size, check_indices, check_slots
 from bftembed.cells.sinks import Dataset, Memory, writing
 from bftembed.errors import BftembedError
 from bftembed.hdf5 import open_h5ad
@@ -89,26 +89,35 @@ def _has(cells: Any, place: str, name: str) -> bool:
     return name in (member.dtype.names or ()) if isinstance(member, h5py.Dataset) else name in (member or ())
 
 
-def put(adata: AnnData, key: str, vectors: np.ndarray, done: Embedded) -> None:
+def put(adata: AnnData, key: str, vectors: np.ndarray, done: Embedded) -> AnnData:
     """Set ``.obsm[key]``, ``.obs[key_coverage]`` and ``.uns["bftembed"][key]``. A view becomes a copy of its own.
+
+    Returns
+    -------
+    AnnData
+        The same object, or a copy without the cells that `done` does not keep.
 
     Raises
     ------
     BftembedError
         When ``.uns["bftembed"]`` holds something else than one entry per key.
     """
+    coverage = done.coverage
+    if done.keep is not None:
+        adata, vectors, coverage = adata[done.keep].copy(), vectors[done.keep], coverage[done.keep]
     others = adata.uns.get(UNS, {})
     if not isinstance(others, Mapping):
         raise _occupied(type(others).__name__, "the AnnData")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*view.*")
         adata.obsm[key] = vectors
-        adata.obs[coverage_column(key)] = done.coverage
+        adata.obs[coverage_column(key)] = coverage
         adata.uns[UNS] = {**others, key: done.provenance}
+    return adata
 
 
 @contextlib.contextmanager
-def copy_of(source: Path, out: Path, key: str, *, drop: bool) -> Iterator[Destination]:
+def copy_of(source: Path, out: Path, key: str, *, overwrite: bool, drop: bool) -> Iterator[Destination]:
     """Write a copy of `source` with an embedding in it. `source` is only read; `out` is whole or untouched.
 
     The bytes of `source` are copied and the vectors written into their place as they come, so memory does not grow
@@ -120,7 +129,9 @@ def copy_of(source: Path, out: Path, key: str, *, drop: bool) -> Iterator[Destin
     source, out
         Two different files.
     key
-        Key of ``.obsm``, replaced when it is there.
+        Key of ``.obsm``.
+    overwrite
+        Whether it is replaced when it is there.
     drop
         Whether cells may be left out.
 
@@ -132,9 +143,11 @@ def copy_of(source: Path, out: Path, key: str, *, drop: bool) -> Iterator[Destin
     Raises
     ------
     BftembedError
-        When the disk is full or the folder cannot be written.
+        When the key is taken, `source` is no h5ad of anndata, the disk is full or the folder cannot be written.
     """
     with open_h5ad(source) as handle:
+        check_slots(handle)
+        check_free(handle, key, overwrite, str(source))
         slots = [handle.get(name) for name in ("obsm", "uns", "obs")]
         rewritten = drop or any(isinstance(slot, h5py.Dataset) for slot in slots)
         occupied = handle.get(f"uns/{UNS}")
@@ -186,7 +199,6 @@ class _Rewrite:
     def finish(self, done: Embedded) -> None:
         import anndata
 
-        vectors = self._memory.vectors
         with warnings.catch_warnings(), writing():
             warnings.simplefilter("ignore")  # anndata's remarks on old layouts and duplicate names: not news here
             try:
@@ -196,11 +208,7 @@ class _Rewrite:
                     f"{self._source} cannot be read as a whole, which leaving out cells needs: it is damaged "
                     f"({(str(err) or type(err).__name__).splitlines()[0]}). Keep all cells, or give --sidecar."
                 ) from err
-            if done.keep is not None:
-                adata, vectors = adata[done.keep].copy(), vectors[done.keep]
-                done = Embedded(done.provenance, done.coverage[done.keep])
-            put(adata, self._key, vectors, done)
-            adata.write_h5ad(self._temporary)
+            put(adata, self._key, self._memory.vectors, done).write_h5ad(self._temporary)
 
 
 @contextlib.contextmanager
