@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,9 @@ from bftembed.errors import BftembedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+#: Of renameat2(2).
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
@@ -62,11 +67,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_folder(folder: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside `folder`; on success it becomes `folder`, on failure it is removed.
 
-    For files that must appear together. All of them are flushed to disk first. When `folder` is there by then, another
-    process was faster: it stays, and ours is removed.
+    For files that must appear together. All of them are flushed to disk first.
+
+    Parameters
+    ----------
+    folder
+        The final folder.
+    replace
+        What becomes of a `folder` that is there by then. False: another process was faster; it stays, and ours is
+        removed. True: ours takes its place. Where the system can exchange two names (Linux) there is no moment without
+        either; elsewhere there is one between two renames, and a killed process leaves the old folder under a hidden
+        name beside its place.
 
     Raises
     ------
@@ -82,8 +96,11 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         for written in (*temporary.rglob("*"), temporary):
             _fsync(written)
         temporary.chmod(0o777 & ~_umask())
-        with contextlib.suppress(OSError):
-            temporary.rename(final)
+        if replace:
+            _put_in_place(temporary, final)
+        else:
+            with contextlib.suppress(OSError):
+                temporary.rename(final)
         if not final.is_dir():
             raise OSError(errno.EACCES, "the folder cannot be put in place")
         _fsync_folder(final.parent)
@@ -92,6 +109,23 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(new: Path, final: Path) -> None:
+    if not final.exists():
+        new.rename(final)
+    elif not _exchanged(new, final):
+        old = new.with_name(f"{new.name}.old")
+        final.rename(old)
+        new.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
+    if exchange is None:
+        return False
+    return bool(exchange(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def refuse_input_as_output(out: str | os.PathLike[str], *inputs: object) -> None:

@@ -15,7 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bftembed.errors import BftembedError
-from bftembed.io import atomic_path, canonical_json, exclusive_lock, sha256_file, sha256_text, write_json, write_text
+from bftembed.io import (
+    atomic_folder,
+    atomic_path,
+    canonical_json,
+    exclusive_lock,
+    sha256_file,
+    sha256_text,
+    write_json,
+    write_text,
+)
 
 
 def test_output_replaces_the_old_file_only_when_complete(tmp_path):
@@ -126,3 +135,19 @@ def test_hashes_agree_between_text_and_file(tmp_path):
     (tmp_path / "a").write_bytes("häm".encode())
     assert sha256_file(tmp_path / "a") == sha256_text("häm")
     assert len({sha256_text("\ud800"), sha256_text("?"), sha256_text("�")}) == 3
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_takes_the_place_of_another_only_when_asked_and_whole(tmp_path, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr(sys, "platform", "darwin")
+    target = tmp_path / "folder"
+    for replace, expected in ((False, "first"), (False, "first"), (True, "third")):
+        with atomic_folder(target, replace=replace) as made:
+            (made / "file").write_text("third" if replace else "first" if not target.exists() else "second")
+        assert (target / "file").read_text() == expected
+    with pytest.raises(ZeroDivisionError), atomic_folder(target, replace=True) as made:
+        (made / "file").write_text("half")
+        raise ZeroDivisionError
+    assert (target / "file").read_text() == "third"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

@@ -11,7 +11,7 @@ import numpy as np
 from bftembed.cells.sinks import Dataset, Shifted, Spool, writing
 from bftembed.cells.writing import UNS, coverage_column, make_vectors, written_hdf5
 from bftembed.errors import BftembedError
-from bftembed.io import atomic_path, refuse_input_as_output
+from bftembed.io import atomic_folder, atomic_path, refuse_input_as_output
 
 if TYPE_CHECKING:
     import os
@@ -98,9 +98,7 @@ def sidecar_of(
     """
     with contextlib.ExitStack() as stack:
         if target.suffix == ".zarr":
-            from bftembed.cells.folders import replaced_folder
-
-            root = _zarr_group(stack.enter_context(replaced_folder(target)))
+            root = _zarr_group(stack.enter_context(atomic_folder(target, replace=True)))
             layout: Sidecar = _Layout(root, key, None, files, target.parent, stack)
         elif target.suffix == ".h5ad":
             root = stack.enter_context(written_hdf5(stack.enter_context(atomic_path(target)), "w"))
