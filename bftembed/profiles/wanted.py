@@ -60,7 +60,7 @@ class Wanted:
         unresolved = []
         for entries in self._listed():
             self.statuses.update(e.status for e in entries)
-            unresolved += [e.name for e in entries if not _resolved(e)]
+            unresolved += [] if self._keep else [e.name for e in entries if not _resolved(e)]
             self.total += sum((self._keep or _resolved(e)) and e.entity in shard for e in entries)
         self.total = min(self.total, limit or self.total)
         if unresolved and unknown == "error":
@@ -68,12 +68,12 @@ class Wanted:
                 f"{len(unresolved)} of {self.n_names} names cannot be resolved: {examples(unresolved)}. "
                 "Mend them (bftembed genes resolve shows why), or choose to skip or keep them."
             )
-        if not self._keep and len(unresolved) == self.n_names:
+        if len(unresolved) == self.n_names and not self._keep:
             raise BftembedError(
                 f"None of the {self.n_names} names is a known {kind}: {examples(unresolved)}. "
                 "bftembed genes resolve shows why; --unknown keep profiles names as they are."
             )
-        self.skipped = [] if self._keep else unresolved
+        self.skipped = unresolved
 
     @classmethod
     def of(
