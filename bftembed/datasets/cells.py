@@ -1,4 +1,4 @@
-"""Data by name. Today: cells that a Python package brings, as a path; nothing is downloaded."""
+"""Cells that a Python package brings, as a path; nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -1,0 +1,30 @@
+"""Data by name: cells that a Python package brings, and public files of labels, sets, pairs and texts about genes."""
+
+from __future__ import annotations
+
+from bftembed.datasets.cells import CELLS, PackagedCells, data_path
+from bftembed.datasets.fetch import (
+    DataMismatchError,
+    DataNotFoundError,
+    content_sha256,
+    fetch_file,
+    find_file,
+    find_files,
+    load,
+)
+from bftembed.datasets.registry import FILES, DataFile
+
+__all__ = [
+    "CELLS",
+    "FILES",
+    "DataFile",
+    "DataMismatchError",
+    "DataNotFoundError",
+    "PackagedCells",
+    "content_sha256",
+    "data_path",
+    "fetch_file",
+    "find_file",
+    "find_files",
+    "load",
+]
