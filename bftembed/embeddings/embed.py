@@ -1,0 +1,118 @@
+"""Profiles to gene embeddings: `embed_genes`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bftembed.embeddings.table import GeneEmbeddings, checked_ids
+from bftembed.errors import BftembedError
+from bftembed.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from bftembed.encoders.base import Encoder
+    from bftembed.profiles.records import Profile
+    from bftembed.profiles.runner import GenerationReport
+
+
+def embed_genes(
+    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile] | GenerationReport,
+    encoder: str | Encoder = "builtin:all-minilm-l6-v2",
+    *,
+    allow_marks: Sequence[str] = (),
+    prompt: str | None = None,
+    generator: str | None = None,
+    keys: Sequence[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> GeneEmbeddings:
+    """Encode profiles into one vector per gene.
+
+    Parameters
+    ----------
+    profiles
+        Folder of a profile store, Parquet file exported from one, mapping of id to text, list of `Profile`, or what
+        `bftembed.generate_profiles` returned (the profiles of that run's list alone).
+    encoder
+        Spec (see `bftembed.encoders.base.encoder_from_spec`) or encoder.
+    allow_marks
+        Screening marks (``"truncated"``, ``"looping"`` …) of profiles that are embedded in spite of them. A profile
+        with any other mark is left out and counted; failed and empty ones always are. One string is split at its
+        commas.
+    prompt, generator
+        Take only profiles of this prompt (``"bft-gene"`` or ``"bft-gene@1"``) or generator (its spec, the
+        beginning of one, ``"facts"`` or ``"transformers"``, or its id: at least 6 digits of `Profile.generator_id`).
+    keys
+        Take only profiles with these keys (`Profile.key`).
+    out
+        Save the result there.
+    cache
+        SQLite file of vectors (`bftembed.encoders.cache.VectorCache`), made when missing: a text that is in it is not
+        encoded again, so that a killed run goes on. When None, an encoder that costs money (``openai:…``) keeps its
+        vectors in ``vectors.sqlite`` beside `profiles` where these are a folder or file; others keep none.
+    progress
+        Told the texts done and in all.
+
+    Returns
+    -------
+    GeneEmbeddings
+        Sorted by id. ``provenance`` holds ``bftembed`` (version), ``encoder`` (its spec), ``encoding`` (texts, chunks,
+        dropped tokens), ``counts`` (profiles, embedded, left_out, unique_texts), ``left_out`` (mark → ids; a mark
+        ``"zero vector"`` is a text that the encoder could not place), ``allowed_marks``, ``prompts``,
+        ``generators`` and ``texts_sha256``; with a cache, ``cache`` holds the texts ``encoded`` and ``reused``.
+
+    Raises
+    ------
+    BftembedError
+        When there are no profiles, nothing is left to embed, or an entity has several profiles (says how to choose).
+    """
+    from bftembed import __version__
+    from bftembed.encoders.base import encoder_from_spec
+    from bftembed.encoders.cache import CachedEncoder, cache_path, cached
+    from bftembed.io import canonical_json, refuse_input_as_output, sha256_text
+    from bftembed.profiles.selection import select_profiles
+
+    if out is not None:
+        refuse_input_as_output(out, profiles, cache)
+    chosen = select_profiles(profiles, allow_marks=allow_marks, prompt=prompt, generator=generator, keys=keys)
+    ids = checked_ids(list(chosen.texts))
+    engine = encoder_from_spec(encoder) if isinstance(encoder, str) else encoder
+    inputs = {name: name if engine.spec.uses_ids else text for name, text in chosen.texts.items()}
+    unique = list(dict.fromkeys(inputs.values()))
+    row = {text: i for i, text in enumerate(unique)}
+    with cached(engine, cache_path(engine, cache, profiles)) as asked:
+        vectors = asked.encode(unique, progress)[[row[inputs[name]] for name in ids]]
+    filled = np.asarray(vectors.any(axis=1))
+    left_out = dict(chosen.left_out)
+    if not filled.all():
+        left_out["zero vector"] = [name for name, has in zip(ids, filled, strict=True) if not has]
+    if not filled.any():
+        raise BftembedError(f"The encoder {engine.spec.name} gave no vector for any of {len(ids)} texts.")
+    provenance = {
+        "bftembed": __version__,
+        "encoder": engine.spec.to_dict(),
+        "encoding": asked.report.to_dict(),
+        "counts": {
+            "profiles": chosen.n_read,
+            "embedded": int(filled.sum()),
+            "left_out": chosen.n_read - int(filled.sum()),
+            "unique_texts": len(unique),
+        },
+        "left_out": left_out,
+        "allowed_marks": list(chosen.allowed_marks),
+        "prompts": list(chosen.prompts),
+        "generators": list(chosen.generators),
+        "texts_sha256": sha256_text(canonical_json(sorted(chosen.texts.items()))),
+    }
+    if isinstance(asked, CachedEncoder):
+        provenance["cache"] = {"encoded": asked.n_encoded, "reused": asked.n_reused}
+    kept = [name for name, has in zip(ids, filled, strict=True) if has]
+    result = GeneEmbeddings(kept, vectors[filled], provenance)
+    if out is not None:
+        result.save(out)
+    return result
