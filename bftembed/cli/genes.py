@@ -10,11 +10,14 @@ import typer
 
 from bftembed.cli.common import JsonOption, finish
 from bftembed.cli.genes_embed import embed
+from bftembed.cli.genes_umap import umap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Resolve names of genes; embed their profiles.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Resolve names of genes; embed their profiles; draw a map."
+)
 
 _SHOWN_ROWS = 40
 
@@ -102,3 +105,4 @@ def _shown(text: str, width: int) -> str:
 
 
 app.command("embed")(embed)
+app.command("umap")(umap)

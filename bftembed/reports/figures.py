@@ -31,8 +31,8 @@ SHAPES = ("o", "s", "^", "D", "v")
 OTHER = "#8a8a8a"
 MOST_LABELS = 14
 MOST_VECTOR_POINTS = 2000
-# Replaced by currentColor: a colour that nothing else uses.
-_INK = "#010203"
+#: Replaced by currentColor: a colour that nothing else uses.
+PAGE_INK = "#010203"
 _KINDS = {"profile": ("o", COLOURS[8]), "floor": ("s", OTHER), "reference": ("D", COLOURS[1]), "": ("o", COLOURS[0])}
 
 
@@ -109,7 +109,7 @@ def scatter(points: pd.DataFrame, alt: str, name: str) -> Plot:
                 rasterized=len(points) > MOST_VECTOR_POINTS,
             )
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    return Plot(_svg(figure, alt, name), tuple(swatches))
+    return Plot(inline_svg(figure, alt, name), tuple(swatches))
 
 
 def intervals(rows: pd.DataFrame, kinds: Mapping[str, str], metric: str, name: str) -> Plot:
@@ -134,7 +134,13 @@ def intervals(rows: pd.DataFrame, kinds: Mapping[str, str], metric: str, name: s
         shape, colour = _KINDS[kind]
         if math.isnan(row["mean"]):
             axes.text(
-                0.02, y, "no value", transform=axes.get_yaxis_transform(), va="center", color=_INK, fontstyle="italic"
+                0.02,
+                y,
+                "no value",
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                color=PAGE_INK,
+                fontstyle="italic",
             )
             told.append(f"{row['embedding']} no value")
             continue
@@ -148,7 +154,7 @@ def intervals(rows: pd.DataFrame, kinds: Mapping[str, str], metric: str, name: s
     axes.set(yticks=range(len(rows)), yticklabels=[_short(e) for e in rows["embedding"]], xlabel=metric)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=OTHER, alpha=0.25, linewidth=0.6)
-    return Plot(_svg(figure, f"{metric} of each embedding: {', '.join(told)}.", name))
+    return Plot(inline_svg(figure, f"{metric} of each embedding: {', '.join(told)}.", name))
 
 
 def kind_legend(kinds: Mapping[str, str]) -> tuple[Swatch, ...]:
@@ -173,11 +179,15 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     axes = figure.add_subplot()
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
-    style(axes, _INK)
+    style(axes, PAGE_INK)
     return figure, axes
 
 
-def _svg(figure: Figure, alt: str, name: str) -> str:
+def inline_svg(figure: Figure, alt: str, name: str) -> str:
+    """Return a figure as an SVG element for a page: `alt` for those who do not see it, `name` before every id.
+
+    What was drawn in `PAGE_INK` takes the colour of the page's text.
+    """
     import matplotlib
     from matplotlib.text import Text
 
@@ -193,7 +203,7 @@ def _svg(figure: Figure, alt: str, name: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\sid=")', rf"\g<1>{name}-", svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(_INK, "currentColor")
+    svg = svg.replace(PAGE_INK, "currentColor")
     width = figure.get_size_inches()[0] * 96
     head = f'<svg role="img" aria-label="{html.escape(alt)}" style="max-width: {width:.0f}px"'
     return re.sub(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output, write_text
 from bftembed.reports import figures, tables
+from bftembed.reports.page import own_version, render, shown_record
 from bftembed.results import ordered, paths_of, read_results
-from bftembed.runrecord import FILE_NAME, RunRecord, read_points
+from bftembed.runrecord import FILE_NAME, RunRecord
 
 if TYPE_CHECKING:
     import os
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from bftembed.runrecord import ExampleProfile
-
-LONGEST_TEXT = 2000
 _RANK = {"profile": 0, "": 1, "reference": 2, "floor": 3}
 
 
@@ -76,13 +72,13 @@ def write_report(
     summary = tables.summarise(frame)
     blocks = [_block(i, run, task, summary, frame, described) for i, (run, task) in enumerate(_pairs(summary))]
     first = next(iter(records.values()), RunRecord())
-    page = _render(
+    page = render(
+        "report.html.j2",
         title=title or first.title or "Benchmark of embeddings",
-        records=[_shown(record, folder, i) for i, (folder, record) in enumerate(records.items())],
+        records=[shown_record(record, folder, i) for i, (folder, record) in enumerate(records.items())],
         blocks=blocks,
         sources=[p.name for p in paths],
-        versions={"written by": _own_version()},
-        longest=LONGEST_TEXT,
+        versions={"written by": own_version()},
     )
     write_text(out, page)
     return Path(out)
@@ -170,51 +166,3 @@ def _failures(rows: pd.DataFrame) -> list[dict[str, Any]]:
         {"embedding": e, "note": n, "metrics": ", ".join(dict.fromkeys(g["metric"])), "n": len(g)}
         for (e, n), g in grouped
     ]
-
-
-def _shown(record: RunRecord, folder: Path, number: int) -> dict[str, Any]:
-    """Give the record with its UMAPs drawn; points that cannot be read leave their reason in the figure's place."""
-    drawn = []
-    for i, umap in enumerate(record.umaps):
-        try:
-            points = read_points(umap, folder)
-            plot = figures.scatter(points, f"{umap.title}: {len(points):,} points. {umap.caption}", f"u{number}n{i}")
-            drawn.append({"title": umap.title, "caption": umap.caption, "plot": plot, "missing": ""})
-        except BftembedError as err:
-            drawn.append({"title": umap.title, "caption": umap.caption, "plot": None, "missing": str(err)})
-    return {"record": record, "umaps": drawn, "profiles": _side_by_side(record.profiles)}
-
-
-def _side_by_side(profiles: tuple[ExampleProfile, ...]) -> list[dict[str, Any]]:
-    """Give a row per entity where several generators wrote of one; else all profiles as one row without a heading."""
-    of_entity: dict[str, list[ExampleProfile]] = {}
-    for profile in profiles:
-        of_entity.setdefault(profile.entity, []).append(profile)
-    if len(of_entity) == len(profiles):
-        return [{"entity": "", "profiles": profiles}]
-    return [{"entity": entity, "profiles": written} for entity, written in of_entity.items()]
-
-
-def _own_version() -> str:
-    from bftembed import __version__
-
-    return f"bftembed {__version__}"
-
-
-def _render(**values: Any) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = lambda x: f"{x:.3f}".replace("-", "−")
-    environment.filters["duration"] = _duration
-    source = resources.files("bftembed.reports").joinpath("report.html.j2").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(**values)
-    # Control characters and halves of surrogate pairs have no place in HTML; a model may emit them all the same.
-    page = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "�", page)
-    return page.encode("utf-8", "replace").decode("utf-8")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"

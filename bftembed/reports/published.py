@@ -1,0 +1,77 @@
+"""Published gene-level scores, as data: to be shown beside one's own, never among them.
+
+Two sources. Table 4 of the paper (arXiv 2511.21075): single values, without seeds or deviations. The notebooks of
+GenePT (github.com/yiqunchen/GenePT): means and population standard deviations over five folds, and three values that
+are read from a plot. Other models, other texts and in part other label files than anyone has here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAPER = "BFT paper, table 4"
+NOTEBOOK_LOGISTIC = "GenePT notebook, logistic regression"
+NOTEBOOK_FOREST = "GenePT notebook, random forest"
+NOTEBOOK_PLOT = "GenePT notebook, read from a plot"
+
+#: Columns of table 4, named as the tasks are here.
+TASKS = ("tf-range", "dosage", "no-methy", "lys4", "ggi", "ppi")
+
+#: (encoder, profiles by) → ROC-AUC of each of `TASKS`. scGPT has vectors of its own, so no encoder.
+TABLE_4: dict[tuple[str, str], tuple[float, ...]] = {
+    ("–", "scGPT"): (0.557, 0.853, 0.804, 0.847, 0.635, 0.661),
+    ("ada-002", "GPT-4o (GenePT)"): (0.585, 0.891, 0.910, 0.939, 0.806, 0.681),
+    ("ada-002", "dft"): (0.519, 0.808, 0.761, 0.793, 0.598, 0.604),
+    ("ada-002", "sft"): (0.534, 0.838, 0.769, 0.812, 0.616, 0.622),
+    ("ada-002", "bft"): (0.629, 0.913, 0.927, 0.910, 0.823, 0.769),
+    ("BioBERT", "dft"): (0.495, 0.806, 0.755, 0.777, 0.566, 0.583),
+    ("BioBERT", "sft"): (0.505, 0.836, 0.763, 0.798, 0.584, 0.596),
+    ("BioBERT", "bft"): (0.591, 0.872, 0.879, 0.864, 0.741, 0.707),
+}
+
+#: Task → (mean, standard deviation) of the ROC-AUC over five folds: logistic regression, then random forest.
+NOTEBOOK: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "tf-range": ((0.726, 0.261), (0.635, 0.070)),
+    "dosage": ((0.889, 0.030), (0.899, 0.031)),
+    "no-methy": ((0.912, 0.062), (0.922, 0.059)),
+    "lys4": ((0.941, 0.034), (0.952, 0.036)),
+}
+#: Accuracy of the logistic regression (not converged) on the types of genes, one split.
+NOTEBOOK_GENE_TYPE = 0.9564
+#: Embedding → ROC-AUC on the gene-gene interactions. The plot's title says random forest, its code logistic regression.
+NOTEBOOK_GGI = {"GenePT": 0.83, "random vectors": 0.49, "Gene2vec": 0.67}
+
+_GENEPT = "ada-002, NCBI summaries (GenePT)"
+
+
+def published_gene_scores() -> pd.DataFrame:
+    """Return the published scores as a long table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``source`` (one of `PAPER`, `NOTEBOOK_LOGISTIC`, `NOTEBOOK_FOREST`, `NOTEBOOK_PLOT`), ``embedding``,
+        ``task``, ``metric`` (``roc_auc``, its deviation over the folds ``roc_auc_sd``, or ``accuracy``) and ``value``.
+        Sources in this order, tasks in that of the paper.
+    """
+    import pandas as pd
+
+    rows = [
+        (PAPER, profiles if encoder == "–" else f"{encoder}, profiles by {profiles}", task, "roc_auc", value)
+        for (encoder, profiles), values in TABLE_4.items()
+        for task, value in zip(TASKS, values, strict=True)
+    ]
+    for i, source in enumerate((NOTEBOOK_LOGISTIC, NOTEBOOK_FOREST)):
+        for task, scores in NOTEBOOK.items():
+            mean, deviation = scores[i]
+            rows += [(source, _GENEPT, task, "roc_auc", mean), (source, _GENEPT, task, "roc_auc_sd", deviation)]
+        if source == NOTEBOOK_LOGISTIC:
+            rows.append((source, _GENEPT, "gene-type", "accuracy", NOTEBOOK_GENE_TYPE))
+    rows += [
+        (NOTEBOOK_PLOT, _GENEPT if name == "GenePT" else name, "ggi", "roc_auc", value)
+        for name, value in NOTEBOOK_GGI.items()
+    ]
+    return pd.DataFrame(rows, columns=["source", "embedding", "task", "metric", "value"])
