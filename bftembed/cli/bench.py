@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
+from bftembed.cli.bench_genes import genes
 from bftembed.cli.common import JsonOption, finish, progress_bar
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score embeddings; each score beside its floors.")
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `clustering` a command of its own name while it is the only one."""
+app.command("genes")(genes)
 
 
 @app.command("clustering")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.encoders.base import EncoderSpec, EncodingReport, check_texts, check_vectors, unit_rows, versions
-from bftembed.errors import BftembedError
+from bftembed.errors import BftembedError, unknown_name
 from bftembed.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 #: From this many texts on, a word must occur in two of them: one that occurs once relates no two genes.
 _RARE_WORDS_FROM = 50
+#: Options of scikit-learn's vectorizer.
+_ANALYZERS: dict[str, dict[str, Any]] = {
+    "word": {"stop_words": "english"},
+    "char": {"analyzer": "char_wb", "ngram_range": (1, 3)},
+}
 
 
 class TfidfEncoder:
@@ -29,18 +34,22 @@ class TfidfEncoder:
     ----------
     dim
         Dimensions wanted; fewer where the texts have a lower rank, then ``spec.dim`` says so after `encode`.
+    analyzer
+        ``"word"``, or ``"char"`` for runs of one to three letters inside words: what the spelling of a name says.
     """
 
-    def __init__(self, dim: int = 256) -> None:
+    def __init__(self, dim: int = 256, analyzer: str = "word") -> None:
         if not isinstance(dim, int) or dim < 1:
             raise BftembedError(f"tfidf: dim={dim!r} must be a whole number of at least 1.")
-        self._dim = dim
+        if analyzer not in _ANALYZERS:
+            raise unknown_name("analyzer of tfidf", str(analyzer), _ANALYZERS)
+        self._dim, self._analyzer = dim, analyzer
         self.spec = EncoderSpec(
             name="tfidf",
             revision="",
             dim=dim,
             normalised=True,
-            options={"sublinear_tf": True, "stop_words": "english", "svd_seed": 0},
+            options={"sublinear_tf": True, **_ANALYZERS[analyzer], "svd_seed": 0},
             versions=versions("scikit-learn", "numpy"),
         )
         self.report = EncodingReport(0)
@@ -57,7 +66,7 @@ class TfidfEncoder:
 
         documents = check_texts(texts)
         min_df = 1 if len(documents) < _RARE_WORDS_FROM else 2
-        words = TfidfVectorizer(sublinear_tf=True, stop_words="english", min_df=min_df)
+        words = TfidfVectorizer(sublinear_tf=True, min_df=min_df, **_ANALYZERS[self._analyzer])
         try:
             weights = words.fit_transform(documents)
         except ValueError as err:

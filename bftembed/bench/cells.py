@@ -1,4 +1,4 @@
-"""The benchmark verbs: an AnnData or a h5ad in, the results table out. The scoring itself lives in `bftembed.tasks`."""
+"""Benchmarks of cell embeddings: an AnnData or a h5ad in, the results table out."""
 
 from __future__ import annotations
 

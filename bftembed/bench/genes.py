@@ -1,0 +1,215 @@
+"""Benchmarks of gene embeddings: vectors of any origin and tasks in, the results table out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bftembed.embeddings import GeneEmbeddings, GeneVectors, embed_genes, read_vectors
+from bftembed.errors import BftembedError, examples
+from bftembed.io import refuse_input_as_output
+from bftembed.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pandas as pd
+
+    from bftembed.tasks.genes.definition import GeneTask
+
+    Vectors = str | os.PathLike[str] | GeneEmbeddings | GeneVectors
+    Texts = str | os.PathLike[str] | Mapping[str, str]
+
+#: How a set of texts is named that is public data: ``dataset:refseq-summaries``.
+_DATASET = "dataset:"
+
+
+def genes(
+    embeddings: Mapping[str, Vectors] | Sequence[str | os.PathLike[str]],
+    tasks: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | GeneTask],
+    *,
+    protocols: str | Sequence[str] = "strict",
+    probes: str | Sequence[str] = "logistic",
+    seeds: int | Iterable[int] = 5,
+    floors: bool = True,
+    own: bool = True,
+    texts: Texts | Mapping[str, Texts] | None = None,
+    encoder: str | None = None,
+    allow_pickle: bool = False,
+    key: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    jobs: int = 1,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Score gene embeddings on tasks about genes and gene pairs, beside the floors that they have to beat.
+
+    Parameters
+    ----------
+    embeddings
+        Name → file (see `bftembed.embeddings.read_vectors`) or vectors; or files, ``"NAME=FILE"`` or named by their
+        stem.
+    tasks
+        Names (``bftembed.tasks.genes.builtin.TASKS``), folders of your own
+        (`bftembed.tasks.genes.folder.load_task`), or tasks; one string is split at its commas.
+    protocols
+        ``"strict"`` (`bftembed.tasks.genes.splits.plan_strict`, `bftembed.tasks.genes.probes`) and ``"genept"``
+        (`bftembed.tasks.genes.genept`).
+    probes
+        For ``strict``: ``"logistic"``, ``"mlp"``.
+    seeds
+        Number of divisions of ``strict``, or their seeds.
+    floors
+        Whether to score floors and ceilings too.
+    own
+        Whether to score each embedding also on all genes that it has, not only on those that all have.
+    texts
+        What the vectors were made from, for the floors of text (length, TF-IDF) and the leak check: gene → text, a
+        profile store or its Parquet export, a table of gene and text, or ``"dataset:NAME"``; one for all embeddings,
+        or one for each name.
+    encoder
+        Spec of the encoder of all embeddings that have texts: texts that state a label are encoded again without the
+        words, and scored as ``"NAME, label words masked"``. None leaves that out.
+    allow_pickle, key
+        As in `bftembed.embeddings.read_vectors`.
+    out
+        Results file to write (Parquet), whole or not at all; None writes nothing.
+    cache
+        Folder where the scores of fits are kept, so that a rerun with one more embedding fits only that; None keeps
+        nothing.
+    jobs
+        Processes that fit side by side. Above 1, a script needs ``if __name__ == "__main__":``.
+    progress
+        Called for every task and protocol.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The long results table; see `bftembed.tasks.genes.suite.run` for what its rows mean.
+
+    Raises
+    ------
+    BftembedError
+        For files that cannot be read, unknown tasks or protocols, two embeddings of one name, data that are not at
+        hand, and when no embedding has a gene of any task.
+    """
+    from bftembed.results import to_frame, write_results
+    from bftembed.tasks.genes import suite
+    from bftembed.tasks.genes.builtin import get_task
+    from bftembed.tasks.genes.cache import ScoreCache
+    from bftembed.tasks.genes.definition import GeneTask
+    from bftembed.tasks.genes.setup import Embedding, Settings
+
+    named = _named(embeddings)
+    wanted = _listed(tasks)
+    if not wanted:
+        raise BftembedError("No task was named. See the names with: bftembed bench genes --list-tasks")
+    if out is not None:
+        refuse_input_as_output(out, *(v for v in named.values() if isinstance(v, (str, os.PathLike))))
+    settings = Settings(
+        protocols=_listed(protocols),
+        probes=_listed(probes),
+        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        floors=floors,
+        own=own,
+        jobs=jobs,
+    )
+    vectors = {name: _vectors(v, allow_pickle, key) for name, v in named.items()}
+    sources = _texts_by_name(texts, list(named))
+    found = [t if isinstance(t, GeneTask) else get_task(t) for t in wanted]
+    read = {name: _read_texts(source, vectors[name]) for name, source in sources.items()}
+    scored = {
+        name: Embedding(v, read.get(name, {}), _masked(v, read.get(name, {}), found, encoder, progress))
+        for name, v in vectors.items()
+    }
+    results = suite.run(scored, found, settings, cache=ScoreCache(cache), progress=progress)
+    frame = to_frame(results)
+    if frame["value"].isna().all():
+        raise BftembedError(f"No embedding could be scored on any task. The first reason: {frame['note'].iloc[0]}")
+    if out is not None:
+        write_results(frame, out)
+    return frame
+
+
+def _named(embeddings: Mapping[str, Vectors] | Sequence[str | os.PathLike[str]]) -> dict[str, Vectors]:
+    if isinstance(embeddings, Mapping):
+        return dict(embeddings)
+    found: dict[str, Vectors] = {}
+    for given in [embeddings] if isinstance(embeddings, (str, os.PathLike)) else embeddings:
+        name, sign, file = str(given).partition("=")
+        if not sign or Path(str(given)).exists():
+            name, file = Path(str(given)).stem, str(given)
+        if name in found:
+            raise BftembedError(f"Two embeddings are called {name!r}. Name them: NAME={given}")
+        found[name] = file
+    return found
+
+
+def _listed(given: Any) -> tuple[Any, ...]:
+    if isinstance(given, str):
+        return tuple(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
+    return (given,) if isinstance(given, os.PathLike) or not hasattr(given, "__iter__") else tuple(given)
+
+
+def _vectors(given: Vectors, allow_pickle: bool, key: str | None) -> GeneVectors:
+    if isinstance(given, GeneVectors):
+        return given
+    if isinstance(given, GeneEmbeddings):
+        return GeneVectors(tuple(given.ids), given.matrix, "memory", "bftembed", given.provenance)
+    return read_vectors(given, allow_pickle=allow_pickle, key=key)
+
+
+def _texts_by_name(texts: Texts | Mapping[str, Texts] | None, names: list[str]) -> dict[str, Texts]:
+    """Return embedding → source of its texts. A mapping is one of genes, unless its keys are names of embeddings."""
+    if texts is None:
+        return {}
+    if isinstance(texts, Mapping) and texts.keys() <= set(names):
+        return dict(texts)
+    if isinstance(texts, Mapping) and any(not isinstance(t, str) for t in texts.values()):
+        raise BftembedError(f"texts are given for {examples(texts)}, but the embeddings are {examples(names)}.")
+    return dict.fromkeys(names, texts)  # type: ignore[arg-type]
+
+
+def _read_texts(source: Texts, vectors: GeneVectors) -> Mapping[str, str]:
+    from bftembed.datasets import load
+    from bftembed.profiles.context import read_context
+    from bftembed.profiles.selection import select_profiles
+
+    if isinstance(source, Mapping):
+        return source
+    text = str(source)
+    if text.startswith(_DATASET):
+        found = load(text.removeprefix(_DATASET))
+        if not isinstance(found, dict) or not all(isinstance(t, str) for t in found.values()):
+            raise BftembedError(f"{text} is not a set of texts. Known ones: refseq-summaries, geneagent-descriptions.")
+        return found
+    if Path(text).suffix.lower() in (".tsv", ".csv", ".txt"):
+        return read_context(text)
+    return select_profiles(text, allow_marks=vectors.provenance.get("allowed_marks", ())).texts
+
+
+def _masked(
+    vectors: GeneVectors, texts: Mapping[str, str], tasks: list[GeneTask], encoder: str | None, progress: Progress
+) -> dict[str, GeneVectors]:
+    """Encode again, for every task, the texts that state its label, without the words that do."""
+    from bftembed.tasks.genes.leaks import mask_texts
+
+    if encoder is None or not texts:
+        return {}
+    ids = set(vectors.ids)
+    known = {gene: text for gene, text in texts.items() if gene in ids}
+    found = {}
+    for task in tasks:
+        changed = {gene: text for gene, text in mask_texts(task, known).items() if text.strip()}
+        if not changed:
+            continue
+        made = embed_genes(changed, encoder, progress=progress)
+        if made.dim != vectors.dim:
+            raise BftembedError(
+                f"The encoder {encoder} gives {made.dim} dimensions, the embedding {vectors.source} has {vectors.dim}. "
+                "Name the encoder that made the embedding."
+            )
+        found[task.info.name] = GeneVectors(tuple(made.ids), made.matrix, "memory", "bftembed", made.provenance)
+    return found

@@ -1,0 +1,113 @@
+"""Scores of a classifier, and their bootstrap over the units that were drawn. Arrays in, arrays or floats out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+# Numbers in a block of (replicates × items): 32 MB of float64.
+_BLOCK = 4_000_000
+
+
+def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Return the area under the ROC curve: the chance that a positive scores above a negative, ties one half.
+
+    Parameters
+    ----------
+    labels
+        (n,), 0 or 1.
+    scores
+        (n,) finite numbers; only their order counts.
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN when one class is empty.
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ, labels other than 0 and 1, and scores that are not finite.
+    """
+    y, s = _checked(labels, scores)
+    return float(weighted_roc_auc(y, s, np.ones((1, len(y))))[0])
+
+
+def weighted_roc_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> NDArray[np.float64]:
+    """Return the area under the ROC curve for several weightings of the same items.
+
+    Parameters
+    ----------
+    labels, scores
+        As in `roc_auc`, shape (n,).
+    weights
+        (n_replicates, n) numbers of at least 0, for example how often a bootstrap drew each item.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_replicates,)
+        NaN where a class has no weight.
+    """
+    y, s = _checked(labels, scores)
+    w = np.asarray(weights)
+    if w.ndim != 2 or w.shape[1] != len(y):
+        raise ValueError(f"weights have shape {w.shape}, expected (n_replicates, {len(y)}).")
+    if not len(y):
+        return np.full(len(w), np.nan)
+    order = np.argsort(s, kind="stable")
+    positive = y[order] == 1
+    starts = np.flatnonzero(np.r_[True, np.diff(s[order]) > 0])  # of each group of equal scores
+    found = np.empty(len(w))
+    step = max(1, _BLOCK // len(y))
+    for first in range(0, len(w), step):
+        block = w[first : first + step][:, order].astype(np.float64)
+        ones = np.add.reduceat(np.where(positive, block, 0.0), starts, axis=1)
+        zeros = np.add.reduceat(np.where(positive, 0.0, block), starts, axis=1)
+        below = np.cumsum(zeros, axis=1)
+        pairs = ones.sum(axis=1) * below[:, -1]
+        won = (ones * (below - zeros / 2)).sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[first : first + step] = np.where(pairs > 0, won / pairs, np.nan)
+    return found
+
+
+def bootstrap_counts(n_units: int, n_replicates: int, seed: int) -> NDArray[np.uint16]:
+    """Return how often each unit is drawn in each replicate, uint16 (n_replicates, n_units); rows sum to n_units.
+
+    Raises
+    ------
+    ValueError
+        When there is no unit or no replicate.
+    """
+    if n_units < 1 or n_replicates < 1:
+        raise ValueError(f"A bootstrap needs units and replicates, got {n_units} and {n_replicates}.")
+    draw = np.random.default_rng(seed)
+    counts = np.empty((n_replicates, n_units), dtype=np.uint16)
+    for row in counts:
+        row[:] = np.bincount(draw.integers(n_units, size=n_units), minlength=n_units)
+    return counts
+
+
+def percentile_interval(replicates: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Return the ends of the percentile interval of bootstrap `replicates`, (n,); NaN without a finite one."""
+    values = np.asarray(replicates, dtype=float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return np.nan, np.nan
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    y, s = np.asarray(labels), np.asarray(scores)
+    if y.ndim != 1 or y.shape != s.shape:
+        raise ValueError(f"labels and scores have shapes {y.shape} and {s.shape}; expected one number each, (n,).")
+    if not np.isin(y, (0, 1)).all():
+        raise ValueError("labels are 0 or 1.")
+    if not np.isfinite(s).all():
+        raise ValueError(f"{int((~np.isfinite(s)).sum())} of {len(s)} scores are not finite.")
+    return y, s

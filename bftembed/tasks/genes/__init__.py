@@ -1,0 +1,1 @@
+"""Gene-level benchmark tasks: properties of genes and of gene pairs."""

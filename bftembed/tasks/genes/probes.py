@@ -1,0 +1,140 @@
+"""What is fitted on the vectors under protocol ``strict``: a probe takes a fold and returns scores of its test items.
+
+scikit-learn fits; here features are scaled and the regularisation is chosen, both inside the training part.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bftembed.metrics.classification import roc_auc
+from bftembed.tasks.genes.features import symmetric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from bftembed.tasks.genes.splits import Fold
+
+#: Inverse strengths of the L2 penalty, from which a fold's training part chooses one.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+#: Features are divided by their own standard deviation, or all by one number. The first suits features of equal worth;
+#: it makes noise of the last axes of an SVD as large as the first axis, and a floor of such features too low.
+SCALINGS = ("each", "common")
+_PENALTIES = tuple(float(a) for a in np.logspace(-1, 5, 7))
+_CHOICES = [(scaling, strength) for scaling in SCALINGS for strength in STRENGTHS]
+# Beyond so many training items one inner division says as much as three.
+_MANY = 5000
+
+
+def logistic(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """Fit a standardised logistic regression and return the log-odds of the test items, float64 (n_test,).
+
+    Scaling (`SCALINGS`) and C (`STRENGTHS`) are those with the highest mean ROC-AUC over inner divisions of the
+    training part (three stratified ones; one beyond 5,000 items; for pairs one whose genes do not meet), the first of
+    equals.
+    """
+    train, labels = symmetric(vectors, fold.train_items), fold.train_labels
+    found = [_inner_scores(train, labels, inner) for inner in _inner(fold)]
+    means = np.mean([f for f in found if f is not None] or [[0.0] * len(_CHOICES)], axis=0)
+    scaling, strength = _CHOICES[int(np.argmax(means))]
+    train, test = _scaled(train, symmetric(vectors, fold.test_items), scaling)
+    return _regression(train, labels, strength).decision_function(test).astype(np.float64)
+
+
+def mlp(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """Fit a network with one hidden layer of 64 on standardised features; probabilities of the test items, (n_test,).
+
+    It stops when a held-out tenth of the training part no longer improves. Multilabel labels are not taken.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    train, test = _scaled(symmetric(vectors, fold.train_items), symmetric(vectors, fold.test_items))
+    network = MLPClassifier(
+        (64,), alpha=1e-2, early_stopping=True, max_iter=200, random_state=fold.seed * 100 + fold.fold
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        network.fit(train, fold.train_labels)
+    return network.predict_proba(test)[:, 1].astype(np.float64)
+
+
+def ridge(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Fit a ridge regression to every label at once; its predictions for the test items, float32 (n_test, n_labels).
+
+    The penalty is chosen for each label by leave-one-out on the training part, which ridge regression gives in closed
+    form. Hundreds of labels cost little more than one.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    train, test = _scaled(symmetric(vectors, fold.train_items), symmetric(vectors, fold.test_items))
+    model = RidgeCV(alphas=_PENALTIES, alpha_per_target=True)
+    predicted = model.fit(train, fold.train_labels.astype(np.float32)).predict(test)
+    return predicted.reshape(len(test), -1).astype(np.float32)
+
+
+PROBES: dict[str, Callable[[Fold, NDArray[Any]], NDArray[Any]]] = {"logistic": logistic, "mlp": mlp, "ridge": ridge}
+
+
+def _inner(fold: Fold) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
+
+    seed = fold.seed * 100 + fold.fold
+    items, labels = fold.train_items, fold.train_labels
+    if items.shape[1] == 2:
+        held = np.random.default_rng(seed).random(int(items.max()) + 1) < 0.3
+        inside = held[items]
+        yield np.flatnonzero((~inside).all(axis=1)), np.flatnonzero(inside.all(axis=1))
+    elif len(items) > _MANY:
+        yield from StratifiedShuffleSplit(1, test_size=0.25, random_state=seed).split(items, labels)
+    else:
+        n = min(3, int(np.bincount(labels, minlength=2).min()))
+        if n > 1:
+            yield from StratifiedKFold(n, shuffle=True, random_state=seed).split(items, labels)
+
+
+def _inner_scores(
+    features: NDArray[np.float32], labels: NDArray[Any], inner: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> list[float] | None:
+    """Return the ROC-AUC of every choice on the held part, or None when a part has one class only."""
+    fit, held = inner
+    if min(len(np.unique(labels[fit])), len(np.unique(labels[held]))) < 2:
+        return None
+    found = []
+    for scaling in SCALINGS:
+        train, test = _scaled(features[fit], features[held], scaling)
+        for strength in STRENGTHS:
+            model = _regression(train, labels[fit], strength)
+            found.append(roc_auc(labels[held], model.decision_function(test)))
+    return found
+
+
+def _regression(features: NDArray[np.float32], labels: NDArray[Any], strength: float) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=strength, tol=1e-3, max_iter=500).fit(features, labels)
+
+
+def _scaled(
+    train: NDArray[np.float32], test: NDArray[np.float32], scaling: str = "each"
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return both with the mean of `train` taken off and scaled, so that its variances sum to their number.
+
+    A feature that does not vary becomes zero.
+    """
+    mean = train.mean(axis=0, dtype=np.float64)
+    spread = train.std(axis=0, dtype=np.float64)
+    varies = spread > 1e-12 * np.maximum(np.abs(mean), 1e-12)
+    if scaling == "common":
+        spread = np.where(varies, np.sqrt(np.mean(spread**2)), 0.0)
+    factor = np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
+    shift, scale = mean.astype(np.float32), factor.astype(np.float32)
+    return (train - shift) * scale, (test - shift) * scale

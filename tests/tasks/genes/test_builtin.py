@@ -1,0 +1,381 @@
+"""The tasks that come with the package: on the real files, counted independently, and on small ones of their format."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from tests_paths import SHARED
+
+from bftembed.datasets import FILES, DataMismatchError, DataNotFoundError
+from bftembed.entities.genes import GeneIndex
+from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.tasks.genes import builtin
+from bftembed.tasks.genes.builtin import TASKS, get_task, list_tasks
+
+ALL = ("tf-range", "dosage", "no-methy", "lys4", "ggi", "ppi", "gene-type", "tf-vs-other", "kegg")
+AT_HAND = ("dosage", "ggi", "ppi", "gene-type", "tf-vs-other", "kegg")
+
+
+@pytest.fixture(scope="session")
+def real(shared_data, tmp_path_factory):
+    """Load a task from the shared data, once."""
+    shared_data("pairs")
+    loaded = {}
+
+    def load(name):
+        if name not in loaded:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("BFTEMBED_DATA", str(SHARED))
+                patch.setenv("BFTEMBED_CACHE", str(tmp_path_factory.mktemp("cache")))
+                loaded[name] = get_task(name)
+        return loaded[name]
+
+    return load
+
+
+@pytest.fixture
+def put(tmp_path, monkeypatch):
+    """Put a file of the user's own content in the place of a known one; nothing else is on the machine."""
+    root = tmp_path / "data"
+    root.mkdir()
+    monkeypatch.setenv("BFTEMBED_DATA", str(root))
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
+
+    def _put(name, text):
+        entry = FILES[name]
+        (root / entry.path).parent.mkdir(exist_ok=True)
+        (root / entry.path).write_text(text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        monkeypatch.setitem(FILES, name, dataclasses.replace(entry, sha256=digest, accepted=()))
+
+    return _put
+
+
+@pytest.fixture(scope="session")
+def ensembl():
+    """Give the Ensembl id of a symbol."""
+    return lambda symbol: GeneIndex.default().get(symbol).ensembl_gene_id
+
+
+def lines(relative):
+    with gzip.open(SHARED / relative, "rt") as file:
+        return file.read().splitlines()
+
+
+def named(task, label):
+    return [task.genes[i] for i in task.items[task.labels == label, 0]]
+
+
+def pairs_of(task, chosen):
+    return [(task.genes[a], task.genes[b]) for a, b in task.items[chosen]]
+
+
+# The real files
+
+
+@pytest.mark.parametrize("name", AT_HAND)
+def test_the_card_and_the_arrays_fit_the_kind(real, name):
+    task = real(name)
+    info = task.info
+    assert info.name == name
+    assert info.kind == ("pairs" if task.kind == "pairs" else "genes")
+    assert (info.main_metric, info.direction, info.version) == ("roc_auc", "higher", 1)
+    assert info.source
+    assert info.licence
+    assert info.split_rule
+    assert task.kind == {row["name"]: row["kind"] for row in list_tasks()}[name]
+    assert len(set(task.genes)) == len(task.genes)
+    assert set(np.unique(task.items)) == set(range(len(task.genes)))
+
+
+def test_dosage_is_the_lists_of_the_file_in_their_order(real):
+    task = real("dosage")
+    rows = [line.split(",") for line in (SHARED / FILES["dosage-cx0"].path).read_text().splitlines()[1:]]
+    of_file = {yes: [row[0] for row in rows if row[3] == yes] for yes in ("Yes", "")}
+    assert {yes: len(ids) for yes, ids in of_file.items()} == {"Yes": 122, "": 368}
+    by_ensembl = {record.ensembl_gene_id: s for s in GeneIndex.default() if (record := GeneIndex.default().get(s))}
+    assert named(task, 1) == [by_ensembl[gene] for gene in of_file["Yes"]]
+    assert named(task, 0) == [by_ensembl[gene] for gene in of_file[""] if gene in by_ensembl]
+    assert Counter(task.labels.tolist()) == {1: 122, 0: 365}
+    assert task.labels.tolist() == sorted(task.labels.tolist(), reverse=True)
+    assert "dosage-cx0" in task.info.source
+    assert "haploinsufficient" in task.label_words
+    assert any("3 of 490 Ensembl ids" in note for note in task.notes)
+    assert any("geneformer-dosage is not on this machine" in note for note in task.notes)
+
+
+def test_ggi_is_the_files_of_gene2vec(real):
+    task = real("ggi")
+    assert Counter(task.split.tolist()) == {"train": 263_016, "unused": 5_568, "test": 21_448}
+    text, label = [], []
+    for part in ("train", "valid", "test"):
+        text += lines(f"pairs/gene2vec_{part}_text.txt.gz")
+        label += lines(f"pairs/gene2vec_{part}_label.txt.gz")
+    assert [" ".join(pair) for pair in pairs_of(task, slice(None))] == [line.strip() for line in text]
+    assert task.labels.tolist() == [int(x) for x in label]
+    assert task.labels[task.split == "train"].mean() == pytest.approx(0.496, abs=0.001)
+    assert task.negatives == "degree-matched"
+    assert task.label_words == ()
+
+
+def test_ggi_tests_genes_that_it_never_trains_on(real):
+    task = real("ggi")
+    genes = {part: set(task.items[task.split == part].ravel().tolist()) for part in ("train", "unused", "test")}
+    assert not genes["train"] & genes["test"]
+    assert not genes["train"] & genes["unused"]
+    assert (len(genes["test"]), len(genes["unused"])) == (2_467, 1_173)
+
+
+def test_ppi_positives_are_huri_and_its_split_is_disjoint_in_genes(real):
+    task = real("ppi")
+    rows = [line.split("\t") for line in lines("pairs/huri_table11_union.tsv.gz")[1:]]
+    huri = [row[:2] for row in rows if row[2] == "1"]
+    assert len(huri) == 52_569
+    by_ensembl = {record.ensembl_gene_id: s for s in GeneIndex.default() if (record := GeneIndex.default().get(s))}
+    mapped = [(by_ensembl[a], by_ensembl[b]) for a, b in huri if a in by_ensembl and b in by_ensembl]
+    assert len(mapped) == 52_222
+    assert pairs_of(task, task.labels == 1) == mapped
+    assert any("347 of 52569 pairs" in note for note in task.notes)
+    parts = {part: task.items[task.split == part] for part in ("train", "test", "unused")}
+    train, test = set(parts["train"].ravel().tolist()), set(parts["test"].ravel().tolist())
+    assert not train & test
+    assert (np.isin(parts["unused"], list(train)).sum(axis=1) <= 1).all()
+    # Seed 2023. Pairs with both genes among 70 % of the genes are about half of all.
+    assert {part: len(items) for part, items in parts.items()} == {"train": 53_404, "test": 8_612, "unused": 21_214}
+
+
+def test_ppi_negatives_are_free_pairs_of_the_searched_genes(real):
+    task = real("ppi")
+    positives = {frozenset(pair) for pair in pairs_of(task, task.labels == 1)}
+    negatives = pairs_of(task, task.labels == 0)
+    assert all(a != b for a, b in negatives)
+    assert len({frozenset(pair) for pair in negatives}) == len(negatives)
+    assert not positives & {frozenset(pair) for pair in negatives}
+    for part in ("train", "test"):
+        assert Counter(task.labels[task.split == part].tolist())[0] == (task.labels[task.split == part] == 1).sum()
+    assert not (task.labels[task.split == "unused"] == 0).any()
+    rows = [line.split("\t") for line in lines("pairs/huri_table1_space3_genes.tsv.gz")[1:]]
+    found = GeneIndex.default().resolve([row[0] for row in rows if row[1] == "1"])
+    space = {r.symbol for r in found if r.symbol}
+    assert {gene for pair in negatives for gene in pair} <= space
+    # Uniform: proteins without a partner in HuRI are drawn as often as the others.
+    partnered = {gene for pair in positives for gene in pair}
+    drawn = [gene in partnered for pair in negatives for gene in pair]
+    assert np.mean(drawn) == pytest.approx(len(partnered & space) / len(space), abs=0.01)
+
+
+def test_ppi_is_the_same_every_time(real, monkeypatch):
+    monkeypatch.setenv("BFTEMBED_DATA", str(SHARED))
+    again, task = get_task("ppi"), real("ppi")
+    assert again.genes == task.genes
+    assert (again.items == task.items).all()
+    assert (again.split == task.split).all()
+    assert "construction of ours" in task.info.split_rule
+
+
+def test_gene_types_are_those_with_more_than_75_names(real):
+    import pandas as pd
+
+    task = real("gene-type")
+    table = pd.read_csv(SHARED / f"{FILES['gene-biotypes'].path}.gz", dtype=str, keep_default_na=False)
+    assert len(table) == 69_299
+    one = table[table.gene_name != ""].groupby("gene_name").gene_type.agg(["nunique", "first"])
+    one = one[one["nunique"] == 1]["first"]
+    sizes = one.value_counts()
+    kept = one[one.isin(sizes.index[sizes > 75])]
+    assert {task.genes[i]: task.label_names[label] for i, label in zip(task.items[:, 0], task.labels, strict=True)} == (
+        kept.to_dict()
+    )
+    assert len(task) == len(task.genes) == len(kept)
+    assert list(task.label_names) == sorted(set(kept))
+    assert "protein_coding" in task.label_names
+    assert "random_state=2023" in task.info.split_rule
+    assert any(note.startswith("22493 of 69299") for note in task.notes)
+    assert any(note.startswith(f"{(table[table.gene_name != ''].groupby('gene_name').gene_type.nunique() > 1).sum()} ")
+               for note in task.notes)  # fmt: skip
+
+
+def test_transcription_factors_against_the_other_coding_genes(real):
+    task = real("tf-vs-other")
+    listed = (SHARED / FILES["transcription-factors"].path).read_text().split()
+    assert len(listed) == 1_639
+    positive, negative = named(task, 1), named(task, 0)
+    assert len(positive) == len(set(positive)) == 1_639
+    index = GeneIndex.default()
+    assert [r.entity for r in index.resolve(listed)] == positive
+    coding = {s for s in index if index.get(s).locus_type == "gene with protein product"}
+    assert set(negative) == coding - set(positive)
+    # Listed as ARNTL: it must not come back as a negative under its new name.
+    assert "BMAL1" in positive
+    assert any("earlier name" in note for note in task.notes)
+
+
+def test_kegg_pathways_of_20_to_300_genes(real):
+    task = real("kegg")
+    sets = {}
+    for line in lines("gene_labels/ylab_KEGG_CPDB.gmt.gz"):
+        name, _, *ids = line.split("\t")
+        sets[name] = {r.symbol for r in GeneIndex.default().resolve([i.strip() for i in ids]) if r.symbol}
+    assert len(sets) == 333
+    kept = {name: genes for name, genes in sets.items() if 20 <= len(genes) <= 300}
+    assert task.label_names == tuple(kept)
+    for j, genes in enumerate(kept.values()):
+        assert {task.genes[i] for i in task.items[task.labels[:, j], 0]} == genes
+    assert set(task.genes) == set().union(*kept.values())
+    assert any("39 of 333 pathways" in note for note in task.notes)
+
+
+# Small files of the same format
+
+
+def test_tf_range_keeps_spelling_order_and_repeats(put):
+    put(
+        "tf-range",
+        ",score,assignment\nSOX2,1,long-range TF\nNA,2,short-range TF\nMYC,3,neither\nOldName,4,long-range TF\n"
+        "SOX2,5,long-range TF\nKLF4,6,short-range TF\n",
+    )
+    task = get_task("tf-range")
+    assert named(task, 1) == ["SOX2", "OldName", "SOX2"]
+    assert named(task, 0) == ["NA", "KLF4"]
+    assert task.labels.tolist() == [1, 1, 1, 0, 0]
+    assert "long-range" in task.label_words
+    assert task.notes == ()
+    assert "Chen" in task.info.source
+
+
+@pytest.mark.parametrize("name, others", [("no-methy", "geneformer-no-methylation"), ("lys4", "geneformer-lys4-only")])
+def test_bivalent_genes_against_others(put, ensembl, name, others):
+    put("geneformer-bivalent", f"{ensembl('PAX6')}\n{ensembl('SOX2')}\nENSG99999999999\n{ensembl('PAX6')}\n")
+    put(others, f"{ensembl('ACTB')}\n\n{ensembl('GAPDH')}\n")
+    task = get_task(name)
+    assert named(task, 1) == ["PAX6", "SOX2", "PAX6"]
+    assert named(task, 0) == ["ACTB", "GAPDH"]
+    assert "H3K27me3" in task.label_words
+    assert task.notes == ("1 of 5 Ensembl ids have no approved symbol, left out: 'ENSG99999999999'",)
+    assert others in task.info.source
+
+
+def test_a_gene_that_mapping_puts_into_both_classes_is_left_out_of_both(put, ensembl):
+    put("geneformer-bivalent", f"{ensembl('PAX6')}.3\n{ensembl('SOX2')}\n")
+    put("geneformer-lys4-only", f"{ensembl('ACTB')}\n{ensembl('PAX6')}.4\n")
+    task = get_task("lys4")
+    assert task.genes == ("SOX2", "ACTB")
+    assert task.notes == ("1 genes of both classes are left out of both: 'PAX6'",)
+
+
+def test_the_canonical_dosage_file_is_preferred(put, ensembl):
+    put(
+        "geneformer-dosage",
+        f"dosage_sensitive,dosage_insensitive\n{ensembl('PAX6')},{ensembl('ZNF200')}\n,{ensembl('ZNF2')}\n",
+    )
+    put("dosage-cx0", "ensembl_id,gene_name,dosage_insensitive,dosage_sensitive\nENSG1,A,Yes,\nENSG2,B,,Yes\n")
+    task = get_task("dosage")
+    assert named(task, 1) == ["PAX6"]
+    assert named(task, 0) == ["ZNF200", "ZNF2"]
+    assert "geneformer-dosage" in task.info.source
+    assert "cx0" not in task.info.source
+    assert task.notes == ()
+
+
+def test_a_gene_type_needs_76_names(put):
+    of_type = {"rare": 75, "kept": 76, "other": 80}
+    rows = [(f"{kind}{i}", kind) for kind, n in of_type.items() for i in range(n)]
+    # One name with two ids of one type is one gene; no name, and a name of two types, are none.
+    rows += [("rare0", "rare"), ("NA", "other"), ("", "rare"), ("two", "rare"), ("two", "kept")]
+    text = "".join(f"ENSG{i:011},{name},{kind}\n" for i, (name, kind) in enumerate(rows))
+    put("gene-biotypes", f"ensembl_id,gene_name,gene_type\n{text}")
+    task = get_task("gene-type")
+    assert task.label_names == ("kept", "other")
+    assert Counter(task.labels.tolist()) == {0: 76, 1: 81}
+    assert "NA" in task.genes
+    assert [note.split()[0] for note in task.notes] == ["1", "1", "75"]
+
+
+def test_a_pathway_needs_20_to_300_genes(put):
+    ids = [record.entrez_id for s in GeneIndex.default() if (record := GeneIndex.default().get(s)).entrez_id][:301]
+    sizes = {"p19": 19, "p20": 20, "p300": 300, "p301": 301}
+    lines = ["\t".join([name, "text", *ids[:n], ids[0], "999999999999"]) for name, n in sizes.items()]
+    put("kegg", "\n".join(lines))
+    task = get_task("kegg")
+    assert task.label_names == ("p20", "p300")
+    assert task.labels.sum(axis=0).tolist() == [20, 300]
+    assert len(task) == 300
+    assert task.notes[0].startswith("1 of 302 Entrez ids")
+
+
+def test_ggi_with_a_label_too_few(put):
+    for part in ("train", "valid", "test"):
+        put(f"gene2vec-{part}-text", "A B\nNA C\n")
+        put(f"gene2vec-{part}-label", "1\n0\n" if part != "valid" else "1\n")
+    with pytest.raises(BftembedError, match="Task ggi: gene2vec-valid has 2 pairs, but 1 labels"):
+        get_task("ggi")
+
+
+def test_too_few_genes_for_negatives_are_an_error_not_a_hang(put, ensembl):
+    symbols = ["ACTB", "GAPDH", "PAX6", "SOX2", "MYC", "TP53"]
+    ids = [ensembl(s) for s in symbols]
+    put("huri-space", "Ensembl_gene_id\tin_space_3\n" + "".join(f"{i}\t1\n" for i in ids))
+    pairs = [(a, b) for a in ids for b in ids if a < b]
+    put("huri", "Ensembl_gene_id_a\tEnsembl_gene_id_b\tin_HuRI\n" + "".join(f"{a}\t{b}\t1\n" for a, b in pairs))
+    with pytest.raises(BftembedError, match=r"Task ppi \(train\): \d+ negatives are needed, but 4 genes"):
+        get_task("ppi")
+
+
+# Names, folders, and what is not there
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_data_that_is_not_here_says_which_task_wants_it(put, name):
+    with pytest.raises(DataNotFoundError, match=f"^Task {name}: The data file .* is not on this machine") as caught:
+        get_task(name)
+    assert "BFTEMBED_DATA" in str(caught.value)
+
+
+def test_dosage_asks_for_the_canonical_file(put):
+    with pytest.raises(DataNotFoundError, match="bftembed data get geneformer-dosage"):
+        get_task("dosage")
+
+
+def test_data_of_another_content_says_which_task_wants_it(put, tmp_path):
+    put("tf-range", ",assignment\nA,long-range TF\nB,short-range TF\n")
+    (tmp_path / "data" / FILES["tf-range"].path).write_text("something else")
+    with pytest.raises(DataMismatchError, match="^Task tf-range: "):
+        get_task("tf-range")
+
+
+def test_the_list_of_tasks_reads_nothing(put, monkeypatch):
+    assert tuple(TASKS) == ALL
+    put("dosage-cx0", "x")
+    put("geneformer-bivalent", "x")
+    put("geneformer-lys4-only", "x")
+    monkeypatch.setattr(builtin, "load", None)
+    rows = list_tasks()
+    assert [row["name"] for row in rows] == list(ALL)
+    assert {row["name"] for row in rows if row["here"]} == {"dosage", "lys4"}
+    assert {row["kind"] for row in rows} == {"binary", "pairs", "multiclass", "multilabel"}
+    assert all(row["description"] == TASKS[row["name"]] for row in rows)
+
+
+def test_a_name_is_one_of_ours_or_a_folder(tmp_path, monkeypatch):
+    path = tmp_path / "my_task"
+    path.mkdir()
+    (path / "task.yaml").write_text("name: mine\nkind: binary\n")
+    (path / "entities.csv").write_text("symbol\nA\nB\n")
+    (path / "outcomes.csv").write_text("label\n1\n0\n")
+    monkeypatch.chdir(tmp_path)
+    for way in (path, str(path), "./my_task", "my_task"):
+        assert get_task(way).info.name == "mine"
+    with pytest.raises(UnknownNameError, match="Did you mean 'dosage'"):
+        get_task("dosagee")
+    with pytest.raises(UnknownNameError, match="a folder such as"):
+        get_task("x" * 5000)
+    with pytest.raises(BftembedError, match="No such task folder: other"):
+        get_task("./other")
+    (path / "task.yaml").write_text("name: dosage\nkind: binary\n")
+    with pytest.raises(BftembedError, match="like one of ours"):
+        get_task("./my_task")
