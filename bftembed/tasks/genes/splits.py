@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 N_FOLDS = 5
 #: Pairs of a fold beyond these are left out at random, so that a task of a million pairs takes no longer.
-MOST_TRAIN_PAIRS, MOST_TEST_PAIRS = 20_000, 5_000
+MOST_TRAIN_PAIRS, MOST_TEST_PAIRS = 10_000, 5_000
 _TRIES = 20
 
 
