@@ -13,9 +13,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 demo: $(VENV)/.run
 	$(VENV)/bin/bftembed demo --config configs/demo.yaml
 
-## Run the test suite
+## Run the test suite, in two processes
 test: $(VENV)/.dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 ## Run the longer checks: kills of a run of the real language model
 test-slow: $(VENV)/.dev

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--max-new-tokens", type=int, default=24)
     parser.add_argument("--store", type=Path, default=None)
+    parser.add_argument("--engines", nargs="+", default=None, help="only these; all are needed for the comparison")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engines.json")
     options = parser.parse_args()
 
@@ -69,13 +70,15 @@ def main() -> None:
         specs = {
             "transformers": f"builtin:smollm2-135m-instruct,{limit}",
             "transformers fp32": f"builtin:smollm2-135m-instruct,{limit},dtype=fp32",
-            "llamacpp": f"llamacpp:builtin:smollm2-135m-instruct,{limit}",
+            "llamacpp": f"llamacpp:builtin:smollm2-135m-instruct,{limit},threads=1",
             "openai": f"openai:{server.model},{limit}",
         }
         environment = os.environ | {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "none"}
         result: dict[str, Any] = {"environment": versions(), "max_new_tokens": options.max_new_tokens, "engines": {}}
         profiles = {}
         for engine, spec in specs.items():
+            if options.engines and engine not in options.engines:
+                continue
             if engine == "openai":
                 server.start()
             call = [sys.executable, "-c", "from bftembed.cli import main; main()", "profiles", "generate", str(names)]
@@ -97,10 +100,12 @@ def main() -> None:
                 "marks": dict(marks),
             }
             print(engine, result["engines"][engine], flush=True)
-        server.kill()
+            if engine == "openai":
+                server.kill()
         result["compared"] = compared(profiles)
     print(json.dumps(result["compared"], indent=1))
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if not options.engines:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.errors import BftembedError
 from bftembed.io import atomic_path, canonical_json, sha256_text
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from bftembed.tasks.genes.splits import Plan
 
 #: Raised whenever equal input may give other scores.
-VERSION = 1
+VERSION = 2
 
 
 class ScoreCache:
@@ -43,7 +45,7 @@ class ScoreCache:
         try:
             with np.load(self._file(key), allow_pickle=False) as stored:
                 found = [stored[f"fold{i}"] for i in range(n_folds)]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile):
             return None
         self.n_found += 1
         return found
@@ -53,7 +55,12 @@ class ScoreCache:
         self.n_computed += 1
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise BftembedError(
+                f"The cache {self.folder} cannot be made ({err.strerror}). Name another folder."
+            ) from err
         with atomic_path(self._file(key)) as temporary, temporary.open("wb") as handle:
             np.savez(handle, allow_pickle=False, **{f"fold{i}": s for i, s in enumerate(scores)})
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from bftembed.encoders.tfidf import TfidfEncoder
 from bftembed.entities.genes import GeneIndex
+from bftembed.errors import BftembedError
 from bftembed.io import canonical_json, sha256_text
 from bftembed.tasks.genes.definition import cleaned_pairs
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 #: How the names of floors and ceilings begin in the results.
 FLOOR, CEILING = "floor: ", "ceiling: "
+PERMUTED = f"{FLOOR}permuted labels"
 _TEXT_DIM, _SYMBOL_DIM = 256, 128
 _NO_TEXT = "unnamed"
 
@@ -77,14 +79,15 @@ def floors_of(
     list of Candidate
         Random Gaussian vectors (one floor for each number of dimensions), permuted labels (for each embedding), symbol
         alone (TF-IDF of its letters), name alone (TF-IDF of the words of the HGNC name), and for each set of texts
-        their length and their TF-IDF; for pairs also the number of partners.
+        their length and their TF-IDF. For pairs also a ceiling, the number of partners: it counts those of the test
+        pairs too.
     """
     found = []
     for d in sorted({x.shape[1] for x in embeddings.values()}):
         shape = (len(task.genes), d)
         draws = tuple(np.random.default_rng([seed, d]).standard_normal(shape, np.float32) for seed in range(n_seeds))
         found.append(Candidate(f"{FLOOR}random vectors ({d} dimensions)", draws))
-    found += [Candidate(f"{FLOOR}permuted labels of {name}", (x,), permuted=True) for name, x in embeddings.items()]
+    found += [Candidate(f"{PERMUTED} of {name}", (x,), permuted=True) for name, x in embeddings.items()]
     found.append(Candidate(f"{FLOOR}symbol only", (_words(task.genes, _SYMBOL_DIM, "char"),)))
     found.append(Candidate(f"{FLOOR}name only", (_words(_names(task.genes), _TEXT_DIM, "word"),)))
     told: set[str] = set()
@@ -99,7 +102,7 @@ def floors_of(
     if task.kind == "pairs":
         clean = cleaned_pairs(task.items, task.labels)
         degree = np.bincount(clean.items[clean.labels == 1].ravel(), minlength=len(task.genes))
-        found.append(Candidate(f"{FLOOR}degree", (np.log1p(degree).astype(np.float32)[:, None],)))
+        found.append(Candidate(f"{CEILING}degree", (np.log1p(degree).astype(np.float32)[:, None],)))
     return found
 
 
@@ -110,4 +113,7 @@ def _names(genes: Sequence[str]) -> list[str]:
 
 
 def _words(texts: Sequence[str], dim: int, analyzer: str) -> NDArray[np.float32]:
-    return TfidfEncoder(dim, analyzer).encode([t if t.strip() else _NO_TEXT for t in texts])
+    try:
+        return TfidfEncoder(dim, analyzer).encode([t if t.strip() else _NO_TEXT for t in texts])
+    except BftembedError:  # no word that tells one gene from another
+        return np.zeros((len(texts), 1), np.float32)

@@ -35,6 +35,8 @@ RARE_TYPE = 75
 def plan_genept(task: GeneTask) -> Plan:
     """Divide a task as the notebooks do; the items keep the order and the repeats of the source.
 
+    A task that brings its split is divided by it, as the notebooks do with GGI.
+
     Raises
     ------
     BftembedError
@@ -48,7 +50,13 @@ def plan_genept(task: GeneTask) -> Plan:
         raise BftembedError(
             f"Task {task.info.name}: the GenePT notebooks have no multilabel task. Use protocol strict."
         )
-    if task.kind == "binary":
+    if task.split is not None:
+        parts = [(np.flatnonzero(task.split == TRAIN), np.flatnonzero(task.split == TEST))]
+        if unused := len(rows) - sum(map(len, parts[0])):
+            notes.append(f"{unused} items that the split leaves unused")
+        if both := len(np.intersect1d(task.items[parts[0][0]], task.items[parts[0][1]])):
+            notes.append(f"{both} genes on both sides of the split")
+    elif task.kind == "binary":
         enough_genes(task, task.labels)
         parts = list(StratifiedKFold(N_FOLDS, shuffle=False).split(rows, task.labels))
     elif task.kind == "multiclass":
@@ -58,16 +66,15 @@ def plan_genept(task: GeneTask) -> Plan:
         if int(often.sum()) < 2:
             raise BftembedError(f"Task {task.info.name}: fewer than two types have more than {RARE_TYPE} genes.")
         parts = [tuple(train_test_split(rows, test_size=0.30, random_state=SEED))]
-    elif task.split is None:
-        parts = [tuple(train_test_split(rows, test_size=0.30, random_state=SEED))]
     else:
-        parts = [(np.flatnonzero(task.split == TRAIN), np.flatnonzero(task.split == TEST))]
+        parts = [tuple(train_test_split(rows, test_size=0.30, random_state=SEED))]
     folds = [
         Fold(SEED, i, task.items[train], task.labels[train], task.items[test], task.labels[test])
         for i, (train, test) in enumerate(parts)
     ]
     both_classes(task, folds)
-    return Plan(tuple(folds), task.label_names, len(rows), tuple(notes))
+    n_items = len(rows) if len(folds) > 1 else sum(map(len, parts[0]))
+    return Plan(tuple(folds), task.label_names, n_items, tuple(notes))
 
 
 def genept_scores(plan: Plan, vectors: NDArray[Any], forest: bool) -> dict[str, list[NDArray[Any]]]:

@@ -29,6 +29,7 @@ _PENALTIES = tuple(float(a) for a in np.logspace(-1, 5, 7))
 _CHOICES = [(scaling, strength) for scaling in SCALINGS for strength in STRENGTHS]
 # Beyond so many training items one inner division says as much as three.
 _MANY = 5000
+_BATCH = 200
 
 
 def logistic(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
@@ -49,14 +50,23 @@ def logistic(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
 def mlp(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
     """Fit a network with one hidden layer of 64 on standardised features; probabilities of the test items, (n_test,).
 
-    It stops when a held-out tenth of the training part no longer improves. Multilabel labels are not taken.
+    It stops when a held-out tenth of the training part has not improved for 10 epochs and 200 steps; with 10 training
+    items or fewer, or one of a class, none is held out. Multilabel labels are not taken.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
     train, test = _scaled(symmetric(vectors, fold.train_items), symmetric(vectors, fold.test_items))
+    hold_out = len(train) > 10 and int(np.bincount(fold.train_labels, minlength=2).min()) > 1
     network = MLPClassifier(
-        (64,), alpha=1e-2, early_stopping=True, max_iter=200, random_state=fold.seed * 100 + fold.fold
+        (64,),
+        alpha=1e-2,
+        early_stopping=hold_out,
+        # Ten epochs of a small task are ten steps: nothing would be learnt.
+        n_iter_no_change=max(10, 200 * _BATCH // len(train)),
+        max_iter=200,
+        batch_size=min(_BATCH, len(train) * 9 // 10),
+        random_state=fold.seed * 100 + fold.fold,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -67,15 +77,21 @@ def mlp(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
 def ridge(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float32]:
     """Fit a ridge regression to every label at once; its predictions for the test items, float32 (n_test, n_labels).
 
-    The penalty is chosen for each label by leave-one-out on the training part, which ridge regression gives in closed
-    form. Hundreds of labels cost little more than one.
+    Scaling and penalty are chosen for each label by leave-one-out on the training part, which ridge regression gives in
+    closed form. Hundreds of labels cost little more than one.
     """
     from sklearn.linear_model import RidgeCV
 
-    train, test = _scaled(symmetric(vectors, fold.train_items), symmetric(vectors, fold.test_items))
-    model = RidgeCV(alphas=_PENALTIES, alpha_per_target=True)
-    predicted = model.fit(train, fold.train_labels.astype(np.float32)).predict(test)
-    return predicted.reshape(len(test), -1).astype(np.float32)
+    labels = fold.train_labels.reshape(len(fold.train_labels), -1).astype(np.float32)
+    found, best = np.zeros((len(fold.test_items), labels.shape[1]), np.float32), np.full(labels.shape[1], -np.inf)
+    for scaling in SCALINGS:
+        parts = symmetric(vectors, fold.train_items), symmetric(vectors, fold.test_items)
+        train, test = _scaled(*parts, scaling)
+        model = RidgeCV(alphas=_PENALTIES, alpha_per_target=True).fit(train, labels)
+        better = model.best_score_ > best
+        found[:, better] = model.predict(test).reshape(found.shape)[:, better]
+        best = np.maximum(best, model.best_score_)
+    return found
 
 
 PROBES: dict[str, Callable[[Fold, NDArray[Any]], NDArray[Any]]] = {"logistic": logistic, "mlp": mlp, "ridge": ridge}

@@ -113,7 +113,9 @@ class Round:
                 results += table.above_floor(name, scores, replicated)
                 if texts[name] and self.protocol == "strict":
                     results += unstated_rows(table, task, name, scores[name], texts[name])
-            if self.settings.floors and self.task.kind == "pairs":
+            # Where negatives are drawn with the degrees of the positives, a gene's other pairs tell nothing.
+            drawn = self.protocol == "strict" and self.task.negatives == "degree-matched"
+            if self.settings.floors and self.task.kind == "pairs" and not drawn:
                 ceiling = [node_propensity(fold) for fold in plan.folds]
                 results += table.rows(f"{CEILING}node propensity", ceiling, None)
         return results
@@ -197,7 +199,7 @@ class Round:
             embedding=name,
             task=self.task.info.name,
             protocol=self.protocol,
-            metric="roc_auc",
+            metric="accuracy" if self.protocol == "genept" and self.task.kind == "multiclass" else "roc_auc",
             n_missing=len(self.task),
             note=why,
         )

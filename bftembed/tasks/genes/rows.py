@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from bftembed.metrics.classification import percentile_interval
 from bftembed.results import Result
-from bftembed.tasks.genes.floors import FLOOR
-from bftembed.tasks.genes.scoring import fold_value
+from bftembed.tasks.genes.floors import FLOOR, PERMUTED
+from bftembed.tasks.genes.scoring import fit_interval, fold_value
 from bftembed.tasks.genes.splits import Fold, Plan
 
 if TYPE_CHECKING:
@@ -52,13 +53,18 @@ class Table:
         for fold, values in zip(self.plan.folds, scores, strict=True):
             value = fold_value(fold, values)
             found.append(self.row(name, metric, f"fold{fold.fold}", fold.seed, value))
-        return found + (self._ends(name, metric, replicated) if replicated is not None else [])
+        if replicated is None:
+            return found
+        return found + self._ends(name, metric, replicated, [row.value for row in found])
 
     def above_floor(
         self, name: str, scores: Mapping[str, Sequence[NDArray[Any]]], replicated: Mapping[str, NDArray[np.float64]]
     ) -> list[Result]:
-        """Return the difference of an embedding to the best floor, and its interval over the same draws of genes."""
-        means = {n: self._mean(s) for n, s in scores.items() if n.startswith(FLOOR)}
+        """Return the difference of an embedding to the best floor, and its interval over the same draws of genes.
+
+        Permuted labels are no floor to be the best: they check the procedure.
+        """
+        means = {n: self._mean(s) for n, s in scores.items() if n.startswith(FLOOR) and not n.startswith(PERMUTED)}
         means = {n: m for n, m in means.items() if not np.isnan(m)}
         if not means:
             return []
@@ -68,7 +74,7 @@ class Table:
         difference = self._mean(scores[name]) - means[best]
         return [
             table.row(name, metric, "all", None, difference),
-            *table._ends(name, metric, replicated[name] - replicated[best]),
+            *table._ends(name, metric, replicated[name] - replicated[best], self._paired(scores[name], scores[best])),
         ]
 
     def restricted(self, kept: Sequence[NDArray[np.bool_]]) -> Table:
@@ -101,9 +107,20 @@ class Table:
             note=note,
         )
 
-    def _ends(self, name: str, metric: str, replicated: NDArray[np.float64]) -> list[Result]:
-        ends = zip(("ci95-low", "ci95-high"), percentile_interval(replicated), strict=True)
-        return [self.row(name, metric, split, None, end) for split, end in ends]
+    def _ends(self, name: str, metric: str, replicated: NDArray[np.float64], values: Sequence[float]) -> list[Result]:
+        """Return the outer ends of both intervals: of the genes that are scored, and of the fits."""
+        both = np.array([percentile_interval(replicated), fit_interval(values)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # neither has a value
+            ends = np.nanmin(both[:, 0]), np.nanmax(both[:, 1])
+        return [
+            self.row(name, metric, split, None, float(end))
+            for split, end in zip(("ci95-low", "ci95-high"), ends, strict=True)
+        ]
+
+    def _paired(self, scores: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> list[float]:
+        folds = zip(self.plan.folds, scores, others, strict=True)
+        return [fold_value(fold, one) - fold_value(fold, other) for fold, one, other in folds]
 
     def _mean(self, scores: Sequence[NDArray[Any]]) -> float:
         values = [fold_value(f, s) for f, s in zip(self.plan.folds, scores, strict=True)]

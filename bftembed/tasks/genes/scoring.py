@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.metrics.classification import bootstrap_counts, roc_auc, weighted_roc_auc
+from bftembed.tasks.genes.splits import N_FOLDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,7 @@ def replicates(plan: Plan, scores: Sequence[NDArray[Any]], n_genes: int, n: int,
     Each replicate draws n_genes genes with replacement; an item counts as often as its gene was drawn, a pair as the
     product of its two (the pigeonhole bootstrap of Owen 2007, which is on the wide side). Every fold of every seed
     sees the same draw, and so does every embedding with equal `n_genes`, `n` and `seed`: differences of two are paired.
-    Models are not fitted again, so the interval speaks of the genes that are scored, not of those that are learnt from.
+    Models are not fitted again, so this speaks of the genes that are scored; for the fits see `fit_interval`.
     """
     counts = bootstrap_counts(n_genes, n, seed)
     total, number = np.zeros(n), np.zeros(n)
@@ -65,6 +66,22 @@ def _weighted(labels: NDArray[Any], scores: NDArray[Any], weights: NDArray[np.fl
         drawn = weights.sum(axis=1, dtype=np.float64)
         return np.where(drawn > 0, weights @ (scores == labels) / np.maximum(drawn, 1), np.nan)
     return weighted_roc_auc(labels, scores, weights)
+
+
+def fit_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Return the corrected resampled t interval of the mean over folds (Nadeau and Bengio 2003); NaN for one fold.
+
+    The variance of the fold values, times 1/n + 1/(k - 1) for n values of k-fold divisions: training parts overlap, so
+    the values are not independent. It covers what a bootstrap of the test items leaves out, the chance in the fit.
+    """
+    from scipy.stats import t
+
+    finite = [v for v in values if not np.isnan(v)]
+    if len(finite) < 2:
+        return np.nan, np.nan
+    half = t.ppf((1 + level) / 2, len(finite) - 1) * np.std(finite, ddof=1)
+    half *= np.sqrt(1 / len(finite) + 1 / (N_FOLDS - 1))
+    return float(np.mean(finite) - half), float(np.mean(finite) + half)
 
 
 def node_propensity(fold: Fold) -> NDArray[np.float64]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.errors import BftembedError
-from bftembed.tasks.genes.definition import TEST, TRAIN, cleaned_pairs
+from bftembed.errors import BftembedError, examples
+from bftembed.tasks.genes.definition import TEST, TRAIN, UNUSED, cleaned_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 N_FOLDS = 5
 #: Pairs of a fold beyond these are left out at random, so that a task of a million pairs takes no longer.
 MOST_TRAIN_PAIRS, MOST_TEST_PAIRS = 10_000, 5_000
-_TRIES = 20
+_TRIES, _EXCHANGES = 20, 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,8 @@ def plan_strict(task: GeneTask, seeds: Iterable[int]) -> Plan:
     Raises
     ------
     BftembedError
-        When a class has fewer items than folds, or no fold has both labels on both sides.
+        When a class has fewer items than folds, a fold has one class only on a side, or the task's split has a gene
+        on both sides. Names the class, the fold, the genes.
     """
     seed_list = [int(s) for s in seeds]
     if task.kind == "pairs":
@@ -91,9 +92,13 @@ def plan_strict(task: GeneTask, seeds: Iterable[int]) -> Plan:
 def _plan_single(task: GeneTask, seeds: list[int]) -> Plan:
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    items, first = np.unique(task.items[:, 0], return_index=True)
+    used = np.arange(len(task)) if task.split is None else np.flatnonzero(task.split != UNUSED)
+    items, first = np.unique(task.items[used, 0], return_index=True)
+    first = used[first]
     labels, notes = task.labels[first], []
-    if repeats := len(task) - len(items):
+    if unused := len(task) - len(used):
+        notes.append(f"{unused} items that the split leaves unused")
+    if repeats := len(used) - len(items):
         notes.append(f"{repeats} repeated genes counted once")
     names = task.label_names
     if task.kind == "multiclass":
@@ -109,6 +114,12 @@ def _plan_single(task: GeneTask, seeds: list[int]) -> Plan:
         enough_genes(task, labels)
     if task.split is not None:
         split = task.split[first]
+        both = np.intersect1d(task.items[task.split == TRAIN], task.items[task.split == TEST])
+        if len(both):
+            raise BftembedError(
+                f"Task {task.info.name}: {len(both)} genes are on both sides of its split "
+                f"({examples(task.genes[i] for i in both)}). Keep each in one."
+            )
         parts = [(0, 0, np.flatnonzero(split == TRAIN), np.flatnonzero(split == TEST))]
         notes.append("one split, as the task brings it")
     else:
@@ -122,7 +133,8 @@ def _plan_single(task: GeneTask, seeds: list[int]) -> Plan:
     folds = [Fold(s, i, column[tr], labels[tr], column[te], labels[te]) for s, i, tr, te in parts]
     if labels.ndim == 1:
         both_classes(task, folds)
-    return Plan(tuple(folds), names, len(items), tuple(notes))
+    n_items = len(items) if task.split is None else sum(map(len, parts[0][2:]))
+    return Plan(tuple(folds), names, n_items, tuple(notes))
 
 
 def enough_genes(task: GeneTask, labels: NDArray[Any]) -> None:
@@ -192,8 +204,9 @@ def matched_negatives(
     """Draw as many pairs as `positives`, in which every gene occurs as often, and none of which is a known positive.
 
     The second genes of the positives are dealt anew to the first ones (the configuration model); self-pairs, known
-    positives and repeats are dealt again among all, 20 times, and what then still clashes is left out. So a probe
-    cannot score by knowing which genes have many partners.
+    positives and repeats are dealt again among all, 20 times; what then still clashes changes partners with pairs that
+    do not, wherever both new ones are free, and is left out after 200 rounds of it. So a probe cannot score by knowing
+    which genes have many partners.
 
     Parameters
     ----------
@@ -225,8 +238,32 @@ def matched_negatives(
         others = np.setdiff1d(draw.choice(len(right), min(len(right), 2 * len(clash)), replace=False), clash)
         among = np.concatenate([clash, others])
         right[among] = right[draw.permutation(among)]
+    _exchange(left, right, taken, width, draw)
     free = np.setdiff1d(np.arange(len(left)), _clashes(left, right, taken, width))
     return np.sort(np.stack([left[free], right[free]], axis=1), axis=1)
+
+
+def _exchange(
+    left: NDArray[np.int64], right: NDArray[np.int64], taken: NDArray[np.int64], width: int, draw: np.random.Generator
+) -> None:
+    """Let clashing pairs change partners with others, in place, where it makes two free pairs: clashes never grow."""
+    for _ in range(_EXCHANGES):
+        clash = _clashes(left, right, taken, width)
+        fine = np.setdiff1d(np.arange(len(left)), clash)
+        n = min(len(clash), len(fine))
+        if not n:
+            return
+        one, other = draw.permutation(clash)[:n], draw.permutation(fine)[:n]
+        turned = other[draw.random(n) < 0.5]
+        left[turned], right[turned] = right[turned], left[turned]
+        new = np.concatenate([np.stack([left[one], right[other]], axis=1), np.stack([left[other], right[one]], axis=1)])
+        codes = _codes(new, width)
+        occupied = np.concatenate([taken, _codes(np.stack([left[fine], right[fine]], axis=1), width)])
+        _, position, times = np.unique(codes, return_inverse=True, return_counts=True)
+        free = (new[:, 0] != new[:, 1]) & ~np.isin(codes, occupied) & (times[position] == 1)
+        chosen = free[:n] & free[n:]
+        one, other = one[chosen], other[chosen]
+        right[one], right[other] = right[other], right[one]
 
 
 def _codes(pairs: NDArray[np.int64], width: int) -> NDArray[np.int64]:

@@ -77,4 +77,6 @@ def unstated_rows(
     if not any(k.any() for k in kept):
         return found
     values = [s[k] for s, k in zip(scores, kept, strict=True)]
-    return found + table.restricted(kept).rows(f"{name}{UNSTATED}", values, None)
+    rows = table.restricted(kept).rows(f"{name}{UNSTATED}", values, None)
+    # A fold that is left with one class has no score; where all are, the shares above say why.
+    return found + [row for row in rows if not np.isnan(row.value)]

@@ -1,0 +1,76 @@
+"""Gene tasks and vectors of which the right score is known, for the tests of the gene-level benchmark."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bftembed.embeddings import GeneVectors
+from bftembed.tasks.genes.definition import pair_task, single_task
+from bftembed.tasks.info import TaskInfo
+
+
+def card(name="toy"):
+    return TaskInfo(name, "genes", "a test", "CC0", "random", "roc_auc", "higher", 1)
+
+
+def symbols(n, seed=0):
+    """Return n names that no gene has, without any pattern."""
+    draw = np.random.default_rng([seed, 77])
+    found = {}
+    while len(found) < n:
+        found["ZQ" + "".join(draw.choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), 6))] = None
+    return list(found)
+
+
+def vectors(genes, matrix, source="memory"):
+    return GeneVectors(tuple(genes), np.asarray(matrix), source, "npz", {})
+
+
+def binary(n=60, n_positive=None, seed=0, name="toy", **options):
+    """Return a binary task of n genes in random order, and its labels."""
+    labels = np.zeros(n, np.int64)
+    labels[: n // 2 if n_positive is None else n_positive] = 1
+    labels = np.random.default_rng(seed).permutation(labels)
+    genes = symbols(n, seed)
+    return single_task(card(name), "binary", genes, labels, **options), labels
+
+
+def signal(labels, strength=1.0, d=8, seed=0, dtype=np.float32):
+    """Return noise (n, d) whose first axis is moved by the label."""
+    matrix = np.random.default_rng([seed, 5]).standard_normal((len(labels), d))
+    matrix[:, 0] += strength * np.asarray(labels)
+    return matrix.astype(dtype)
+
+
+def random_pairs(n_genes=60, n_pairs=300, seed=0, name="toy pairs", **options):
+    """Return a task of positive pairs alone, drawn at random."""
+    draw = np.random.default_rng([seed, 9])
+    genes = symbols(n_genes, seed)
+    a, b = np.triu_indices(n_genes, 1)
+    chosen = draw.choice(len(a), n_pairs, replace=False)
+    pairs = [(genes[i], genes[j]) for i, j in zip(a[chosen], b[chosen], strict=True)]
+    return pair_task(card(name), pairs, np.ones(n_pairs, np.int64), **options)
+
+
+def scores(frame, embedding, metric="roc_auc", run="shared", protocol=None):
+    """Return the values of the folds of an embedding, in the order of seeds and folds."""
+    chosen = frame[(frame["embedding"] == embedding) & (frame["metric"] == metric) & (frame["run"] == run)]
+    if protocol is not None:
+        chosen = chosen[chosen["protocol"] == protocol]
+    folds = chosen[chosen["split"].str.startswith("fold")]
+    assert folds["protocol"].nunique() == 1, sorted(set(folds["protocol"]))
+    return folds.sort_values(["seed", "split"])["value"].to_numpy()
+
+
+def end(frame, embedding, which, metric="roc_auc", run="shared", protocol=None):
+    """Return the value of a row that is not of a fold: ``all``, ``ci95-low`` or ``ci95-high``."""
+    chosen = frame[
+        (frame["embedding"] == embedding)
+        & (frame["metric"] == metric)
+        & (frame["run"] == run)
+        & (frame["split"] == which)
+    ]
+    if protocol is not None:
+        chosen = chosen[chosen["protocol"] == protocol]
+    assert len(chosen) == 1, chosen
+    return float(chosen["value"].iloc[0])

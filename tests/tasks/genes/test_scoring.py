@@ -1,0 +1,207 @@
+"""Values of folds, the bootstrap over genes, and the rows that come of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from gene_toys import binary, card, end, random_pairs, scores, signal, symbols, vectors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+import bftembed
+from bftembed.tasks.genes.definition import single_task
+from bftembed.tasks.genes.rows import Table
+from bftembed.tasks.genes.scoring import fold_value, node_propensity, replicates
+from bftembed.tasks.genes.splits import Fold, Plan, plan_strict
+
+EMPTY = np.empty((0, 1), np.int64)
+
+
+def fold_on(items, labels, seed=0, fold=0):
+    items = np.asarray(items, np.int64)
+    return Fold(seed, fold, EMPTY, np.empty(0, int), items.reshape(len(labels), -1), np.asarray(labels))
+
+
+def plan_of(*folds):
+    return Plan(tuple(folds), ("negative", "positive"), sum(len(f.test_labels) for f in folds), ())
+
+
+def test_the_value_of_a_fold():
+    fold = fold_on(range(4), [0, 0, 1, 1])
+    assert fold_value(fold, np.array([0.1, 0.3, 0.2, 0.4])) == 0.75
+    assert fold_value(fold, np.array([0, 1, 1, 1])) == 0.75  # classes: accuracy
+    assert math.isnan(fold_value(fold_on(range(2), [1, 1]), np.array([0.1, 0.2])))
+    labels = np.array([[0, 1, 0], [1, 1, 0], [1, 1, 1]], dtype=bool)
+    many = fold_on(range(3), labels)
+    values = np.array([[0.1, 0.0, 0.5], [0.2, 0.0, 0.6], [0.0, 0.0, 0.1]])
+    assert fold_value(many, values) == pytest.approx((0.5 + 0.0) / 2)  # the second label has one class only
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 1000), st.integers(1, 3))
+def test_replicates_are_those_of_a_loop(seed, n_folds):
+    draw = np.random.default_rng(seed)
+    n_genes, n = 12, 20
+    folds, values = [], []
+    for i in range(n_folds):
+        items = draw.integers(n_genes, size=8)
+        folds.append(fold_on(items, draw.integers(0, 2, 8), fold=i))
+        values.append(draw.integers(0, 4, 8).astype(float))
+    found = replicates(plan_of(*folds), values, n_genes, n, seed)
+    chance = np.random.default_rng(seed)
+    for value in found:
+        drawn = np.bincount(chance.integers(n_genes, size=n_genes), minlength=n_genes)
+        expected = []
+        for fold, s in zip(folds, values, strict=True):
+            w = drawn[fold.test_items[:, 0]]
+            if w[fold.test_labels == 1].sum() and w[fold.test_labels == 0].sum():
+                expected.append(roc_auc_score(fold.test_labels, s, sample_weight=w))
+        assert value == pytest.approx(np.mean(expected), abs=1e-9) if expected else math.isnan(value)
+
+
+def test_a_pair_counts_as_often_as_both_of_its_genes_together():
+    draw = np.random.default_rng(0)
+    items, labels = draw.integers(8, size=(30, 2)), draw.integers(0, 2, 30)
+    values = draw.standard_normal(30)
+    found = replicates(plan_of(fold_on(items, labels)), [values], 8, 10, 3)
+    chance = np.random.default_rng(3)
+    for value in found:
+        drawn = np.bincount(chance.integers(8, size=8), minlength=8)
+        w = drawn[items[:, 0]] * drawn[items[:, 1]]
+        assert value == pytest.approx(roc_auc_score(labels, values, sample_weight=w), abs=1e-9)
+
+
+def test_replicates_of_accuracy_and_of_many_labels():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 30)
+    guess = np.where(draw.random(30) < 0.6, labels, 0)
+    found = replicates(plan_of(fold_on(range(30), labels)), [guess], 30, 400)
+    assert found.mean() == pytest.approx((guess == labels).mean(), abs=0.02)
+    many = labels[:, None] == np.arange(3)
+    values = draw.standard_normal((30, 3)) + many
+    found = replicates(plan_of(fold_on(range(30), many)), [values], 30, 400)
+    single = [
+        replicates(plan_of(fold_on(range(30), many[:, j].astype(int))), [values[:, j]], 30, 400) for j in range(3)
+    ]
+    assert found == pytest.approx(np.mean(single, axis=0), abs=1e-9)
+
+
+def test_draws_are_paired_and_their_mean_is_the_score():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, 200)
+    plan = plan_of(fold_on(range(200), labels))
+    first, second = (signal(labels, 1.0, 1, seed)[:, 0] for seed in (0, 1))
+    a, b = (replicates(plan, [s], 200, 500) for s in (first, second))
+    assert (replicates(plan, [first], 200, 500) == a).all()
+    assert (replicates(plan, [first + 0], 200, 500) - a == 0).all()
+    assert a.mean() == pytest.approx(fold_value(plan.folds[0], first), abs=0.01)
+    # The same genes in the same order: scores that agree are harder or easier together.
+    near = replicates(plan, [first + 0.1 * second], 200, 500)
+    assert np.std(near - a) < np.std(b - a) < np.std(a) + np.std(b)
+
+
+def naive_propensity(items, labels):
+    found = []
+    for k, (a, b) in enumerate(items):
+        total = 0.0
+        for gene in (a, b):
+            others = [labels[m] for m, pair in enumerate(items) if m != k and gene in pair]
+            total += np.mean(others) if others else np.mean(labels)
+        found.append(total)
+    return found
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 1000))
+def test_node_propensity_is_that_of_a_loop(seed):
+    draw = np.random.default_rng(seed)
+    a, b = np.triu_indices(9, 1)
+    chosen = draw.choice(36, 15, replace=False)
+    items, labels = np.stack([a, b], axis=1)[chosen], draw.integers(0, 2, 15)
+    assert node_propensity(fold_on(items, labels)) == pytest.approx(naive_propensity(items.tolist(), labels))
+
+
+def test_permuted_labels_and_random_vectors_are_at_chance():
+    seeds = [0, 1, 2]
+    task, labels = binary(300, 110)
+    mine = {"mine": vectors(task.genes, signal(labels, 1.0, 6))}
+    frame = bftembed.bench.genes(mine, task, seeds=seeds)
+    for name in ("floor: permuted labels of mine", "floor: random vectors (6 dimensions)", "floor: symbol only"):
+        low, high = (end(frame, name, f"ci95-{side}") for side in ("low", "high"))
+        assert abs(scores(frame, name).mean() - 0.5) < 0.1, name
+        assert low <= 0.5 <= high, name
+    low, high = (end(frame, "mine", f"ci95-{side}") for side in ("low", "high"))
+    assert 0.5 < low <= scores(frame, "mine").mean() <= high < 1
+    assert high - low < 0.3
+    above = end(frame, "mine", "all", "roc_auc_above_floor")
+    floors = {n: scores(frame, n).mean() for n in frame["embedding"].unique() if n.startswith("floor: ")}
+    # Permuted labels check the procedure; they are no floor to be the best.
+    floors = {n: f for n, f in floors.items() if "has a vector" not in n and "permuted" not in n}
+    best = max(floors.values())
+    assert above == pytest.approx(scores(frame, "mine").mean() - best, abs=1e-12)
+    row = frame[(frame["metric"] == "roc_auc_above_floor") & (frame["split"] == "all")].iloc[0]
+    assert row["note"].startswith(f"best floor: {max(floors, key=floors.get)}")
+    assert 0 < end(frame, "mine", "ci95-low", "roc_auc_above_floor") <= above
+    assert above <= end(frame, "mine", "ci95-high", "roc_auc_above_floor")
+    assert sorted(frame["seed"].dropna().unique()) == seeds
+
+
+def test_noise_is_not_above_the_floor():
+    task, labels = binary(200)
+    frame = bftembed.bench.genes({"noise": vectors(task.genes, signal(labels, 0.0))}, task, seeds=1)
+    assert end(frame, "noise", "ci95-low", "roc_auc_above_floor") < 0
+
+
+def test_an_embedding_that_is_its_floor_differs_by_nothing():
+    draw = np.random.default_rng(0)
+    plan = plan_of(fold_on(range(50), draw.integers(0, 2, 50)))
+    table = Table("shared", "toy", "strict/logistic", plan, 0, "what was left out")
+    same = [draw.standard_normal(50)]
+    worse = [np.zeros(50)]
+    replicated = {n: replicates(plan, s, 50, 100) for n, s in (("x", same), ("y", worse))}
+    rows = table.above_floor(
+        "x",
+        {"x": same, "floor: same": same, "floor: worse": worse},
+        {"x": replicated["x"], "floor: same": replicated["x"], "floor: worse": replicated["y"]},
+    )
+    if fold_value(plan.folds[0], same[0]) > 0.5:
+        assert [(r.split, r.value) for r in rows] == [("all", 0.0), ("ci95-low", 0.0), ("ci95-high", 0.0)]
+        assert {r.note for r in rows} == {"best floor: floor: same; what was left out"}
+    else:
+        assert "best floor: floor: worse" in rows[0].note
+    assert {r.metric for r in rows} == {"roc_auc_above_floor"}
+    assert table.above_floor("x", {"x": same}, replicated) == []
+
+
+def test_permuted_labels_of_pairs_are_at_chance():
+    task = random_pairs(80, 700)
+    frame = bftembed.bench.genes(
+        {"mine": vectors(task.genes, np.random.default_rng(0).normal(size=(80, 4)))}, task, seeds=2
+    )
+    for name in ("mine", "floor: permuted labels of mine", "ceiling: degree"):
+        assert abs(scores(frame, name).mean() - 0.5) < 0.12, name
+        assert end(frame, name, "ci95-low") <= 0.5 <= end(frame, name, "ci95-high"), name
+    assert "ceiling: node propensity" not in set(frame["embedding"])  # degrees are matched: it would say nothing
+
+
+def test_a_fold_without_a_value_says_why():
+    plan = plan_of(fold_on(range(2), [1, 1]), fold_on(range(2, 6), [0, 1, 0, 1], fold=1))
+    table = Table("shared", "toy", "strict/logistic", plan, 3, "3 items left out")
+    rows = table.rows("x", [np.zeros(2), np.array([0.0, 1.0, 0.0, 1.0])], None)
+    assert math.isnan(rows[0].value)
+    assert "one class only" in rows[0].note
+    assert (rows[1].value, rows[1].n_used, rows[1].n_missing, rows[1].note) == (1.0, 6, 3, "3 items left out")
+
+
+def test_the_interval_narrows_with_more_genes():
+    widths = []
+    for n in (60, 960):
+        labels = np.random.default_rng(0).permutation(np.repeat([0, 1], n // 2))
+        plan = plan_strict(single_task(card(), "binary", symbols(n), labels), [0])
+        values = [signal(labels, 1.0, 1)[f.test_items[:, 0], 0] for f in plan.folds]
+        found = replicates(plan, values, n, 300)
+        widths.append(found.std())
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
