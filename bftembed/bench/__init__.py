@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bftembed.bench.cells import clustering
+from bftembed.bench.clustering import clustering
 from bftembed.bench.genes import genes
+from bftembed.bench.integration import integration
 
-__all__ = ["clustering", "genes"]
+__all__ = ["clustering", "genes", "integration"]

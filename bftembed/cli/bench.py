@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from bftembed.cli.bench_genes import genes
+from bftembed.cli.bench_integration import integration
 from bftembed.cli.common import JsonOption, finish, progress_bar
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score embeddings; each score beside its floors.")
 app.command("genes")(genes)
+app.command("integration")(integration)
 
 
 @app.command("clustering")

@@ -1,15 +1,16 @@
-"""Clustering scores: k-means, ARI, AMI and the raw silhouette. Arrays in, arrays or floats out.
+"""Clustering scores: k-means, ARI and AMI. Arrays in, arrays or floats out.
 
-scikit-learn computes; what is added here is the check before it. The usual libraries give a plausible number for broken
-input (one NaN cell, a missing label taken for a class of its own), so each function refuses it by name instead.
+scikit-learn computes; what is added here is the check before it (`bftembed.metrics.checks`).
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from bftembed.metrics.checks import checked_matrix, checked_pair
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -47,7 +48,7 @@ def kmeans_labels(X: ArrayLike, k: int, seed: int) -> NDArray[np.int64]:
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    matrix = _checked_matrix(X)
+    matrix = checked_matrix(X)
     if not 1 <= k <= len(matrix):
         raise ValueError(f"k = {k} clusters of {len(matrix)} cells: k must lie between 1 and the number of cells.")
     with threadpool_limits(limits=1), warnings.catch_warnings():
@@ -74,7 +75,7 @@ def adjusted_rand_index(labels: ArrayLike, clusters: ArrayLike) -> float:
     """
     from sklearn.metrics import adjusted_rand_score
 
-    return float(adjusted_rand_score(*_checked_pair(labels, clusters)))
+    return float(adjusted_rand_score(*checked_pair(labels, clusters)))
 
 
 def adjusted_mutual_information(labels: ArrayLike, clusters: ArrayLike) -> float:
@@ -85,45 +86,7 @@ def adjusted_mutual_information(labels: ArrayLike, clusters: ArrayLike) -> float
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
-    return float(adjusted_mutual_info_score(*_checked_pair(labels, clusters), average_method="arithmetic"))
-
-
-def silhouette_samples(X: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Return the raw silhouette of every cell under its label: Euclidean, in [-1, 1] (Rousseeuw 1987).
-
-    ``s = (b - a) / max(a, b)``, a the mean distance to the other cells of the label, b the smallest mean distance to
-    the cells of another label; 0 for a label of one cell. This is the value of GenePT-style tables; scIB rescales it
-    to ``(s + 1) / 2``.
-
-    Parameters
-    ----------
-    X
-        Embedding, shape ``(n_cells, d)``, finite, without all-zero rows.
-    labels
-        Label of each cell, shape ``(n_cells,)``, none missing; 2 to n_cells - 1 distinct ones.
-
-    Returns
-    -------
-    ndarray of float64, shape ``(n_cells,)``
-
-    Raises
-    ------
-    ValueError
-        For a matrix or labels that cannot be scored. The message says which.
-    """
-    from sklearn.metrics import silhouette_samples as sklearn_silhouette
-
-    matrix = _checked_matrix(X).astype(np.float64)
-    codes = _codes(labels, "labels")
-    if len(codes) != len(matrix):
-        raise ValueError(f"{len(codes)} labels for {len(matrix)} cells: there must be one label per cell.")
-    n_classes = int(codes.max()) + 1
-    if n_classes < 2:
-        raise ValueError("All cells have one label: a silhouette needs at least two.")
-    if n_classes == len(matrix):
-        raise ValueError("Every cell has a label of its own: a silhouette needs a label with two cells.")
-    # Centring changes no distance, but keeps the products from which they are computed small and so exact.
-    return np.asarray(sklearn_silhouette(matrix - matrix.mean(axis=0), codes, metric="euclidean"), dtype=np.float64)
+    return float(adjusted_mutual_info_score(*checked_pair(labels, clusters), average_method="arithmetic"))
 
 
 def bootstrap_interval(values: ArrayLike, seed: int, n: int = 1000, level: float = 0.95) -> tuple[float, float]:
@@ -163,50 +126,3 @@ def bootstrap_interval(values: ArrayLike, seed: int, n: int = 1000, level: float
     means = [sample[rng.integers(len(sample), size=len(sample))].mean() for _ in range(n)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def _checked_matrix(X: ArrayLike) -> NDArray[np.floating[Any]]:
-    matrix = np.asarray(X)
-    if matrix.ndim != 2 or matrix.shape[1] == 0:
-        raise ValueError(f"An embedding has shape (n_cells, d), got {matrix.shape}.")
-    if matrix.dtype.kind not in "fiub":
-        raise ValueError(f"An embedding holds real numbers, got dtype {matrix.dtype}.")
-    if len(matrix) == 0:
-        raise ValueError("The embedding has no cells.")
-    if matrix.dtype not in (np.float32, np.float64):
-        matrix = matrix.astype(np.float64)
-    bad = ~np.isfinite(matrix).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"{int(bad.sum())} cells hold NaN or infinity (first: row {int(bad.argmax())}). Leave them out."
-        )
-    zero = ~matrix.any(axis=1)
-    if zero.any():
-        raise ValueError(
-            f"{int(zero.sum())} cells are all zero, so without an embedding (first: row {int(zero.argmax())}). "
-            "Leave them out."
-        )
-    return matrix
-
-
-def _codes(labels: ArrayLike, what: str) -> NDArray[np.int64]:
-    array = np.asarray(labels)
-    if array.ndim != 1 or len(array) == 0:
-        raise ValueError(f"{what} must be a non-empty list with one entry per cell, got shape {array.shape}.")
-    if array.dtype.kind == "O":
-        missing = np.array([x is None or bool(x != x) for x in array])
-        array = array.astype(str)
-    else:
-        missing = array != array
-    if missing.any():
-        raise ValueError(f"{int(missing.sum())} cells have no label ({what}; first: row {int(missing.argmax())}).")
-    return np.unique(array, return_inverse=True)[1].astype(np.int64)
-
-
-def _checked_pair(labels: ArrayLike, clusters: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    true, found = _codes(labels, "labels"), _codes(clusters, "clusters")
-    if len(true) != len(found):
-        raise ValueError(f"{len(true)} labels and {len(found)} clusters: there must be one of each per cell.")
-    if true.max() == 0:
-        raise ValueError("All cells have one label: the score needs at least two.")
-    return true, found

@@ -13,11 +13,12 @@ from bftembed.metrics.clustering import (
     adjusted_rand_index,
     bootstrap_interval,
     kmeans_labels,
-    silhouette_samples,
 )
+from bftembed.metrics.silhouette import silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.results import Result
 from bftembed.tasks.info import TaskInfo
+from bftembed.tasks.usable import as_matrix, missing_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -87,7 +88,7 @@ def run(
     if not embeddings or not seed_list:
         raise BftembedError("The clustering task needs at least one embedding and one seed.")
     names = np.asarray(list(labels), dtype=object)
-    matrices = {name: _matrix(name, x, len(names)) for name, x in embeddings.items()}
+    matrices = {name: as_matrix(name, x, len(names)) for name, x in embeddings.items()}
     labelled = np.array([not missing_label(x) for x in names], dtype=bool)
     usable = {name: labelled & _has_vector(x) for name, x in matrices.items()}
     fit = {name: _too_few(names[mask]) == "" for name, mask in usable.items()}
@@ -157,27 +158,6 @@ def _score(
 
 def _joined(*notes: str) -> str:
     return "; ".join(n for n in notes if n)
-
-
-def _matrix(name: str, values: NDArray[Any], n_cells: int) -> NDArray[Any]:
-    matrix = np.asarray(values)
-    if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
-        raise BftembedError(
-            f"The embedding {name!r} must be a numeric array (cells x d), got {matrix.dtype}{matrix.shape}."
-        )
-    if len(matrix) != n_cells:
-        raise BftembedError(f"The embedding {name!r} has {len(matrix)} cells, but there are {n_cells} labels.")
-    return matrix
-
-
-def missing_label(label: object) -> bool:
-    """Return whether a label is missing: None, NaN, pandas.NA, an empty text, or "nan" as text."""
-    if label is None or isinstance(label, str):
-        return label is None or label.strip().lower() in ("", "nan")
-    try:
-        return bool(label != label)
-    except TypeError:  # pandas.NA has no truth value
-        return True
 
 
 def _has_vector(matrix: NDArray[Any]) -> NDArray[np.bool_]:

@@ -14,8 +14,8 @@ from bftembed.metrics.clustering import (
     adjusted_rand_index,
     bootstrap_interval,
     kmeans_labels,
-    silhouette_samples,
 )
+from bftembed.metrics.silhouette import silhouette_samples
 
 # On a line, away from 0. a: distance to the other cell of the label, b: mean distance to the other label.
 LINE = np.array([[1.0], [2.0], [5.0], [7.0]])

@@ -249,10 +249,10 @@ def test_a_damaged_sparse_embedding_does_not_crash_the_interpreter(tmp_path, kin
     with h5py.File(path, "r+") as handle:
         handle[f"obsm/S/{part}"][1] = value
     code = (
-        "import sys, anndata; from bftembed import bench\n"
+        "import sys, anndata; from bftembed import bench; from bftembed.errors import BftembedError\n"
         "for data in (sys.argv[1], anndata.read_h5ad(sys.argv[1])):\n"
         "    try: bench.clustering(data, 'S', 'cell_type', seeds=1)\n"
-        "    except bench.BftembedError as err: print(err)\n"
+        "    except BftembedError as err: print(err)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
     if part == "indptr":  # SciPy itself refuses to build this one

@@ -1,0 +1,68 @@
+"""`bftembed bench integration`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bftembed.cli.common import JsonOption, finish, progress_bar
+
+
+def integration(
+    data: Annotated[
+        str, typer.Argument(metavar="IN.h5ad", help="Embeddings in .obsm, labels and batches in .obs; or builtin:NAME.")
+    ],
+    label: Annotated[str, typer.Option("--label", help="Column of .obs with the cell type.")],
+    batch: Annotated[str, typer.Option("--batch", help="Column of .obs with the batch.")],
+    out: Annotated[Path, typer.Option("--out", help="Results table to write (Parquet).")],
+    keys: Annotated[str, typer.Option("--keys", help="Embeddings to score, separated by commas: X_bft,X_pca.")] = "",
+    baselines: Annotated[
+        str, typer.Option("--baselines", help="Made of the expression in this run: pca,harmony,bbknn.")
+    ] = "",
+    profile: Annotated[str, typer.Option("--profile", help="current, or paper: which metrics.")] = "current",
+    before: Annotated[
+        str | None,
+        typer.Option("--before", help="Embedding from before the integration; else PCA."),
+    ] = None,
+    layer: Annotated[str | None, typer.Option("--layer", help="Expression in this layer instead of .X.")] = None,
+    use_raw: Annotated[bool, typer.Option("--raw", help="Expression in .raw instead of .X.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of k-means seeds.")] = 5,
+    run: Annotated[str | None, typer.Option("--run", help="Name of the run in the table.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score cell embeddings by the metrics of scIB: are types kept apart, and batches mixed? Extra [scib]."""
+    from bftembed import bench
+    from bftembed.datasets import data_path
+    from bftembed.models import cache_folder
+    from bftembed.reports.tables import summarise, text_table
+
+    with progress_bar("integration", quiet=as_json) as progress:
+        frame = bench.integration(
+            data_path(data),
+            keys,
+            label,
+            batch,
+            profile=profile,
+            baselines=baselines,
+            before=before,
+            layer=layer,
+            use_raw=use_raw,
+            seeds=seeds,
+            out=out,
+            run=run,
+            cache=cache_folder() / "jax",
+            progress=progress,
+        )
+    summary = summarise(frame)
+    failed = int(frame["value"].isna().sum())
+    rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
+    undefined = frame[frame["value"].isna()]
+    notes = [f"{r.embedding}, {r.metric}: {r.note}" for r in undefined.itertuples()]
+    finish(
+        {"out": str(out), "rows": len(frame), "failed": failed, "summary": rows},
+        [*text_table(summary), "", *dict.fromkeys(notes), str(out)],
+        as_json=as_json,
+        failed=failed > 0,
+    )

@@ -1,0 +1,294 @@
+"""scIB's scores of mixing and of kept structure on shared neighbours. Arrays in, floats out.
+
+The values are those of scib-metrics 0.5, which the tests hold them to. LISI, graph connectivity, kBET and PCR are
+computed here by numpy and scipy, because the same sums in JAX are compiled anew for every shape of data: half a minute
+for 700 cells. k-means is that of scib-metrics itself: its random numbers are JAX's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bftembed.errors import require
+from bftembed.metrics.checks import Undefined, checked_codes, checked_matrix, need_two
+from bftembed.metrics.kbet import connectivities
+from bftembed.metrics.kbet import kbet as kbet
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from bftembed.metrics.neighbours import Neighbours
+
+_ROWS = 4096  # of neighbours, weighed at a time
+_TOLERANCE, _STEPS = 1e-5, 50  # of the search for a perplexity, as in scib-metrics: nats, and steps
+
+
+def lisi_weights(neighbours: Neighbours) -> NDArray[np.float32]:
+    """Return how much each neighbour counts in LISI: Gaussian-like weights of perplexity k // 3.
+
+    ``w = exp(-beta · distance)``, normalised, the cell itself left out; beta by bisection from 1 until the entropy of
+    the weights is within 1e-5 of ``log(k // 3)``, as in scib-metrics. There distances above about 90 underflow; here
+    they are counted from the nearest neighbour, which changes no weight.
+
+    Parameters
+    ----------
+    neighbours
+        Neighbours of each cell, at least 6; scib-metrics takes 90.
+
+    Returns
+    -------
+    ndarray of float32, shape ``(n_cells, k - 1)``
+        Weights of neighbours 2 to k; rows sum to 1.
+
+    Raises
+    ------
+    Undefined
+        For fewer than 6 neighbours.
+    """
+    if neighbours.k < 6:
+        raise Undefined(f"LISI needs at least 6 neighbours of each cell (a perplexity of 2), got {neighbours.k}.")
+    target = np.log(neighbours.k // 3)
+    weights = np.empty((len(neighbours.indices), neighbours.k - 1), dtype=np.float32)
+    for start in range(0, len(weights), _ROWS):
+        distances = neighbours.distances[start : start + _ROWS, 1:].astype(np.float64)
+        distances -= distances[:, :1]
+        rows = np.arange(len(distances))  # those still searched
+        beta, low, high = np.ones(len(rows)), np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
+        for _ in range(_STEPS + 1):
+            w = np.exp(-beta[:, None] * distances)
+            total = w.sum(axis=1)
+            entropy = np.log(total) + beta * np.einsum("ij,ij->i", distances, w) / total
+            weights[start + rows] = w / total[:, None]
+            left = np.abs(entropy - target) >= _TOLERANCE
+            if not left.any():
+                break
+            rows, distances, beta, low, high = (x[left] for x in (rows, distances, beta, low, high))
+            flat = entropy[left] > target
+            low, high = np.where(flat, beta, low), np.where(flat, high, beta)
+            beta = np.where(np.isinf(high), 2 * beta, np.where(np.isinf(low), beta / 2, (low + high) / 2))
+    return weights
+
+
+def lisi(
+    neighbours: Neighbours, groups: ArrayLike, *, weights: NDArray[np.float32] | None = None
+) -> NDArray[np.float64]:
+    """Return the local inverse Simpson index of every cell (Korsunsky et al. 2019): how many groups lie around it.
+
+    Parameters
+    ----------
+    neighbours
+        Neighbours of each cell, at least 6; scib-metrics takes 90.
+    groups
+        Label or batch of each cell, shape ``(n_cells,)``, none missing.
+    weights
+        ``lisi_weights(neighbours)`` where it is at hand; it does not depend on the groups.
+
+    Returns
+    -------
+    ndarray of float64, shape ``(n_cells,)``
+        1 (one group) to the number of groups (all alike).
+
+    Raises
+    ------
+    ValueError
+        For broken groups; `Undefined` for fewer than 6 neighbours.
+    """
+    codes = checked_codes(groups, "groups", n_cells=len(neighbours.indices))
+    n_groups = int(codes.max()) + 1
+    weights = lisi_weights(neighbours) if weights is None else weights
+    found = np.empty(len(codes))
+    for start in range(0, len(codes), _ROWS):
+        of_neighbour = codes[neighbours.indices[start : start + _ROWS, 1:]]
+        at = np.arange(len(of_neighbour))[:, None] * n_groups + of_neighbour
+        shares = np.bincount(at.ravel(), weights[start : start + _ROWS].ravel(), minlength=len(at) * n_groups)
+        found[start : start + _ROWS] = 1 / (shares.reshape(-1, n_groups) ** 2).sum(axis=1)
+    return found
+
+
+def ilisi(neighbours: Neighbours, batches: ArrayLike, *, weights: NDArray[np.float32] | None = None) -> float:
+    """Return iLISI (Luecken et al. 2022), in [0, 1], 1 where batches mix: ``(median LISI - 1) / (n_batches - 1)``.
+
+    Parameters as in `lisi`; `Undefined` for one batch.
+    """
+    n = need_two(checked_codes(batches, "batches"), "batch", "iLISI")
+    return float((np.median(lisi(neighbours, batches, weights=weights)) - 1) / (n - 1))
+
+
+def clisi(neighbours: Neighbours, labels: ArrayLike, *, weights: NDArray[np.float32] | None = None) -> float:
+    """Return cLISI (Luecken et al. 2022), in [0, 1], 1 where labels lie apart: ``(n - median LISI) / (n - 1)``.
+
+    n is the number of labels. Parameters as in `lisi`; `Undefined` for one label.
+    """
+    n = need_two(checked_codes(labels), "label", "cLISI")
+    return float((n - np.median(lisi(neighbours, labels, weights=weights))) / (n - 1))
+
+
+def graph_connectivity(neighbours: Neighbours, labels: ArrayLike) -> float:
+    """Return how far the cells of a label hang together, in (0, 1] (Luecken et al. 2022).
+
+    Per label, the share of its cells in the largest *strongly* connected component of the directed neighbour graph
+    among them; the mean over labels. A label of one cell scores 1. The original scib takes the undirected graph, and
+    so scores higher.
+
+    Parameters
+    ----------
+    neighbours
+        Neighbours of each cell; scib-metrics takes 15.
+    labels
+        Label of each cell, shape ``(n_cells,)``, none missing.
+
+    Raises
+    ------
+    ValueError
+        For broken labels.
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(neighbours.indices)
+    codes = checked_codes(labels, n_cells=n)
+    rows, columns = np.repeat(np.arange(n), neighbours.k), neighbours.indices.ravel()
+    inside = codes[rows] == codes[columns]
+    graph = csr_array((np.ones(int(inside.sum())), (rows[inside], columns[inside])), shape=(n, n))
+    component = connected_components(graph, connection="strong")[1]
+    largest = np.zeros(int(codes.max()) + 1)
+    np.maximum.at(largest, codes, np.bincount(component)[component])
+    return float((largest / np.bincount(codes)).mean())
+
+
+def pcr_comparison(X_pre: ArrayLike, X_post: ArrayLike, batches: ArrayLike) -> float:
+    """Return how much less of the variance the batches explain after integration: ``(pre - post) / pre``, in [0, 1].
+
+    Principal component regression (Büttner et al. 2019) with batches as categories: the R² of each component, weighted
+    by its variance, sums to the variance between batches over the whole variance, whatever the axes, so no components
+    are computed. Below 0 (batches explain more than before) it is 0, as in scib-metrics.
+
+    Parameters
+    ----------
+    X_pre, X_post
+        Embeddings of the same cells before and after, shapes ``(n_cells, d)`` and ``(n_cells, e)``, finite.
+    batches
+        Batch of each cell, shape ``(n_cells,)``, none missing.
+
+    Raises
+    ------
+    ValueError
+        For broken embeddings or batches, or other cells; `Undefined` for one batch, and where nothing varies or the
+        batches explain nothing to begin with.
+    """
+    before, after = (_explained(X, batches) for X in (X_pre, X_post))
+    if before < 1e-12:
+        raise Undefined("The batches explain nothing of the embedding before integration: nothing could be removed.")
+    return max(0.0, (before - after) / before)
+
+
+def _explained(X: ArrayLike, batches: ArrayLike) -> float:
+    matrix = checked_matrix(X, zero_rows=True)
+    codes = checked_codes(batches, "batches", n_cells=len(matrix))
+    n = need_two(codes, "batch", "PCR comparison")
+    centre = matrix.mean(axis=0, dtype=np.float64)
+    within = between = 0.0
+    for batch in range(n):
+        cells = matrix[codes == batch] - centre
+        mean = cells.mean(axis=0)
+        between += len(cells) * float(mean @ mean)
+        within += float(np.square(cells - mean).sum())
+    if between + within <= 1e-24 * len(matrix) * float(centre @ centre):
+        raise Undefined("All cells are identical: there is no variance that batches could explain.")
+    return between / (between + within)
+
+
+def leiden_nmi_ari(neighbours: Neighbours, labels: ArrayLike, seed: int = 42) -> tuple[float, float]:
+    """Return NMI and ARI of the Leiden clustering that fits the labels best, as in scib-metrics.
+
+    Ten resolutions .2 to 2, igraph, modularity, on UMAP's connectivities. *The best is chosen by its NMI against the
+    true labels, so both numbers are optimistic.*
+
+    Parameters
+    ----------
+    neighbours
+        Neighbours of each cell; scib-metrics takes 15.
+    labels
+        Label of each cell, shape ``(n_cells,)``, none missing.
+    seed
+        Seed of Leiden, the same for each resolution.
+
+    Raises
+    ------
+    ValueError
+        For broken labels; `Undefined` for one label.
+    MissingExtraError
+        Without the extra ``scib``.
+    """
+    igraph = require("igraph", "scib")
+    codes = checked_codes(labels, n_cells=len(neighbours.indices))
+    need_two(codes, "label", "a comparison with clusters")
+    graph = igraph.Graph.Weighted_Adjacency(connectivities(neighbours), mode="directed")
+    graph.to_undirected(mode="each")
+    scores = []
+    try:
+        for step in range(1, 11):
+            igraph.set_random_number_generator(random.Random(seed))
+            found = graph.community_leiden(objective_function="modularity", weights="weight", resolution=step / 5)
+            scores.append(_nmi_ari(codes, np.asarray(found.membership)))
+    finally:
+        igraph.set_random_number_generator(random)
+    return max(scores, key=lambda pair: pair[0])
+
+
+def kmeans_nmi_ari(X: ArrayLike, labels: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """Return NMI and ARI of the k-means clusters of scib-metrics (one start, k = number of labels).
+
+    Parameters
+    ----------
+    X
+        Embedding, shape ``(n_cells, d)``, finite, without all-zero rows.
+    labels
+        Label of each cell, shape ``(n_cells,)``, none missing.
+    seed
+        Seed of the start; scib-metrics has 0. One start is luck to a degree: see `metrics.clustering` for ten.
+
+    Raises
+    ------
+    ValueError
+        For a matrix or labels that are broken; `Undefined` for one label.
+    MissingExtraError
+        Without the extra ``scib``.
+    """
+    matrix = checked_matrix(X)
+    codes = checked_codes(labels, n_cells=len(matrix))
+    k = need_two(codes, "label", "a comparison with clusters")
+    model = require("scib_metrics.utils", "scib").KMeans(k, seed=seed)
+    model.fit(matrix.astype(np.float32))  # a copy: it centres in place
+    return _nmi_ari(codes, model.labels_)
+
+
+def _nmi_ari(labels: NDArray[Any], clusters: NDArray[Any]) -> tuple[float, float]:
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    nmi = normalized_mutual_info_score(labels, clusters, average_method="arithmetic")
+    return float(nmi), float(adjusted_rand_score(labels, clusters))
+
+
+def compilation_cache(folder: str) -> None:
+    """Let JAX keep what it compiles in `folder`, from now on in this process and in later ones, however small."""
+    jax = require("jax", "scib")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # A cache that was opened before, for another folder or none, would stay.
+    require("jax.experimental.compilation_cache.compilation_cache", "scib").reset_cache()
+
+
+def library() -> dict[str, str]:
+    """Return the versions of scib-metrics and JAX, ``{"scib-metrics": "0.5.10", "jax": …}``, those installed."""
+    found = {}
+    for name in ("scib-metrics", "jax"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
