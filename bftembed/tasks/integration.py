@@ -14,7 +14,7 @@ from bftembed.metrics import integration as scib
 from bftembed.metrics.bras import bras
 from bftembed.metrics.checks import Undefined
 from bftembed.metrics.neighbours import nearest_neighbours
-from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label
+from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.results import Result
 from bftembed.tasks.info import TaskInfo
@@ -79,6 +79,10 @@ class _Cells:
         return nearest_neighbours(self.matrix, LISI_NEIGHBOURS)
 
     @functools.cached_property
+    def silhouettes(self) -> NDArray[np.float64]:
+        return silhouette_samples(self.matrix, self.labels)
+
+    @functools.cached_property
     def lisi_weights(self) -> NDArray[np.float32]:
         return scib.lisi_weights(self.neighbours)
 
@@ -90,14 +94,14 @@ def _pcr(cells: _Cells) -> float:
 
 
 _METRICS: dict[str, Callable[[_Cells], float]] = {
-    "isolated_labels": lambda c: isolated_labels(c.matrix, c.labels, c.batches),
-    "silhouette_label": lambda c: silhouette_label(c.matrix, c.labels),
+    "isolated_labels": lambda c: isolated_labels(c.matrix, c.labels, c.batches, samples=c.silhouettes),
+    "silhouette_label": lambda c: silhouette_label(c.matrix, c.labels, samples=c.silhouettes),
     "silhouette_batch": lambda c: silhouette_batch(c.matrix, c.labels, c.batches),
     "bras": lambda c: bras(c.matrix, c.labels, c.batches),
     "clisi_knn": lambda c: scib.clisi(c.neighbours, c.labels, weights=c.lisi_weights),
     "ilisi_knn": lambda c: scib.ilisi(c.neighbours, c.batches, weights=c.lisi_weights),
     "graph_connectivity": lambda c: scib.graph_connectivity(c.neighbours.subset(GRAPH_NEIGHBOURS), c.labels),
-    "kbet_per_label": lambda c: scib.kbet(c.neighbours.subset(KBET_NEIGHBOURS), c.batches, c.labels),
+    "kbet_per_label": lambda c: scib.kbet(c.neighbours.subset(KBET_NEIGHBOURS), c.labels, c.batches),
     "pcr_comparison": _pcr,
 }
 
