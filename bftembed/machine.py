@@ -48,3 +48,41 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return any(flag in flags for flag in ("amx_bf16", "avx512_bf16", " bf16 "))
+
+
+def available_memory() -> int | None:
+    """Return how many bytes this process may still take without swapping: the machine's, or a container's if fewer.
+
+    None where neither ``/proc/meminfo`` nor a control group says.
+    """
+    known = [x for x in (_machine_memory(), _group_memory()) if x is not None]
+    return min(known, default=None)
+
+
+def _machine_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+def _group_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return what a container's limit (control group, version 2 or 1) leaves; page cache counts as free."""
+    for limit, used, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file "),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file ",
+        ),
+    ):
+        try:
+            most, taken = (int((root / name).read_text()) for name in (limit, used))  # "max": no limit
+            lines = (root / stat).read_text().splitlines()
+            files = next((int(line.split()[1]) for line in lines if line.startswith(cache)), 0)
+        except (OSError, ValueError, IndexError):
+            continue
+        return max(0, most - taken + files)
+    return None

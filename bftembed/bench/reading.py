@@ -88,16 +88,17 @@ def _from_file(
     from bftembed.hdf5 import open_h5ad
 
     with open_h5ad(file) as handle:
-        for part in ("obs", "obsm"):
+        for part in ("obs", "obsm") if keys else ("obs",):
             if part not in handle:
                 raise BftembedError(f"{file} has no /{part}: it is not a h5ad of cells with embeddings.")
-        obs, obsm = handle["obs"], handle["obsm"]
+        obs, obsm = handle["obs"], handle.get("obsm")
         known = _members(obs)
         for column in columns:
             if column not in known:
                 likely = [c for c in known if _holds_text(obs, c)]
                 raise _no_column(column, likely, known, str(file))
-        _check_keys(keys, _members(obsm), str(file))
+        if keys:
+            _check_keys(keys, _members(obsm), str(file))
         found = {c: _read_column(handle, c, file) for c in columns}
         return found, {k: _read_embedding(obsm, k, file) for k in keys}
 
@@ -205,15 +206,21 @@ def _check_keys(keys: Sequence[str], known: list[str], where: str) -> None:
 
 def check_labels(column: NDArray[Any], label: str, where: str) -> None:
     """Raise when a column is no column of labels: empty, of one class, a measurement, or an identifier."""
+    distinct = check_groups(column, label, where)
+    if len(distinct) == 1:
+        raise BftembedError(
+            f"{where}: obs[{label!r}] has one label only ({examples(distinct)}). Scores need two: choose another "
+            "column."
+        )
+
+
+def check_groups(column: NDArray[Any], label: str, where: str) -> set[Any]:
+    """Return the values of a column of groups (one group is enough), or raise: empty, a measurement, an identifier."""
     present = [x for x in column if not missing_label(x)]
     distinct = set(present)
     what = f"{where}: obs[{label!r}]"
     if not present:
-        raise BftembedError(f"{what} has no value for any of the {len(column)} cells. Choose another label column.")
-    if len(distinct) == 1:
-        raise BftembedError(
-            f"{what} has one label only ({examples(distinct)}). Clustering needs two: choose another column."
-        )
+        raise BftembedError(f"{what} has no value for any of the {len(column)} cells. Choose another column.")
     numbers = [x for x in distinct if isinstance(x, (int, float, np.number)) and not isinstance(x, bool)]
     if numbers and (len(numbers) > MOST_NUMERIC_LABELS or not all(float(x).is_integer() for x in numbers)):
         raise BftembedError(
@@ -225,6 +232,20 @@ def check_labels(column: NDArray[Any], label: str, where: str) -> None:
             f"{what} is an identifier, not a label: {len(distinct)} distinct values for {len(present)} cells "
             f"({examples(sorted(map(str, distinct)), 3)}). Choose a column of categories."
         )
+    return distinct
+
+
+def shapes_in(data: anndata.AnnData | str | os.PathLike[str], keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the embeddings of a h5ad file before any is read; of those stored as plain arrays alone."""
+    from bftembed.hdf5 import open_h5ad
+
+    if not isinstance(data, (str, os.PathLike)):
+        return {}
+    with open_h5ad(Path(data)) as handle:
+        obsm = handle.get("obsm", {})
+        if hasattr(obsm, "dtype"):
+            return {}
+        return {key: tuple(obsm[key].shape) for key in keys if hasattr(obsm.get(key), "shape")}
 
 
 def _as_matrix(value: Any, key: str, n_cells: int, where: str) -> NDArray[Any]:

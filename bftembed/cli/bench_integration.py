@@ -29,18 +29,26 @@ def integration(
     layer: Annotated[str | None, typer.Option("--layer", help="Expression in this layer instead of .X.")] = None,
     use_raw: Annotated[bool, typer.Option("--raw", help="Expression in .raw instead of .X.")] = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of k-means seeds.")] = 5,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Draw the table: .png or .svg.")] = None,
     run: Annotated[str | None, typer.Option("--run", help="Name of the run in the table.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score cell embeddings by the metrics of scIB: are types kept apart, and batches mixed? Extra [scib]."""
     from bftembed import bench
     from bftembed.datasets import data_path
+    from bftembed.io import refuse_input_as_output
     from bftembed.models import cache_folder
-    from bftembed.reports.tables import summarise, text_table
+    from bftembed.reports.drawing import figure_suffix
+    from bftembed.reports.integration import integration_summary, text_lines
+    from bftembed.reports.integration_figure import draw_integration
 
+    source = data_path(data)
+    if figure is not None:
+        figure_suffix(figure)
+        refuse_input_as_output(figure, source)
     with progress_bar("integration", quiet=as_json) as progress:
         frame = bench.integration(
-            data_path(data),
+            source,
             keys,
             label,
             batch,
@@ -55,14 +63,16 @@ def integration(
             cache=cache_folder() / "jax",
             progress=progress,
         )
-    summary = summarise(frame)
+    summary = integration_summary(frame)
+    lines = text_lines(summary)
+    if figure is not None:
+        draw_integration(figure, summary)
+        lines.append(str(figure))
     failed = int(frame["value"].isna().sum())
     rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
-    undefined = frame[frame["value"].isna()]
-    notes = [f"{r.embedding}, {r.metric}: {r.note}" for r in undefined.itertuples()]
     finish(
         {"out": str(out), "rows": len(frame), "failed": failed, "summary": rows},
-        [*text_table(summary), "", *dict.fromkeys(notes), str(out)],
+        [*lines, str(out)],
         as_json=as_json,
         failed=failed > 0,
     )

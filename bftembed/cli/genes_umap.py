@@ -40,8 +40,8 @@ def umap(
     from bftembed.errors import BftembedError
     from bftembed.io import refuse_input_as_output
     from bftembed.metrics.projection import umap_coordinates
+    from bftembed.reports.drawing import figure_suffix
     from bftembed.reports.gene_map import draw_gene_map
-    from bftembed.reports.genes_figure import figure_suffix
 
     figure_suffix(out)
     written = [path for path in (out, points) if path is not None]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bftembed.errors import BftembedError
 from bftembed.io import atomic_path
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID = "#22262b", "#d9dce0"
+SUFFIXES = (".png", ".svg")
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
@@ -49,3 +52,32 @@ def save_png(figure: Figure, path: str | os.PathLike[str], *, dpi: int) -> None:
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks
         figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
+
+
+def figure_suffix(path: str | os.PathLike[str]) -> str:
+    """Return ``".png"`` or ``".svg"``, whatever its case; refuse another."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise BftembedError(f"{path}: a figure is written as .png or .svg, not as {suffix or 'no suffix'!r}.")
+    return suffix
+
+
+def save_svg(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write an SVG file, whole or not at all; equal figures give equal bytes."""
+    import matplotlib
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    settings = {"svg.hashsalt": "bftembed"}
+    with atomic_path(path) as temporary, matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
+    """Write a PNG or SVG file, as its suffix says; see `save_png` and `save_svg`."""
+    if figure_suffix(path) == ".png":
+        save_png(figure, path, dpi=dpi)
+    else:
+        save_svg(figure, path)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bftembed.errors import BftembedError
-from bftembed.reports.drawing import INK, new_figure, save_png, style
+from bftembed.reports.drawing import INK, figure_suffix, new_figure, save_figure, style
 from bftembed.reports.figures import COLOURS, MOST_LABELS, OTHER, SHAPES
-from bftembed.reports.genes_figure import figure_suffix, save_svg
 
 if TYPE_CHECKING:
     import os
@@ -44,7 +43,7 @@ def draw_gene_map(path: str | os.PathLike[str], coordinates: ArrayLike, labels: 
     BftembedError
         For another suffix, coordinates or labels that do not fit together, or a file that cannot be written.
     """
-    suffix = figure_suffix(path)
+    figure_suffix(path)
     xy = np.asarray(coordinates, dtype=float)
     names = np.array([str(label) for label in labels], dtype=object)
     if xy.ndim != 2 or xy.shape[1:] != (2,) or not len(xy) or len(names) != len(xy):
@@ -73,10 +72,7 @@ def draw_gene_map(path: str | os.PathLike[str], coordinates: ArrayLike, labels: 
         handletextpad=0.3,
         borderaxespad=0.2,
     )
-    if suffix == ".png":
-        save_png(figure, path, dpi=150)
-    else:
-        save_svg(figure, path)
+    save_figure(figure, path)
 
 
 def _codes(names: NDArray[np.object_]) -> tuple[list[str], NDArray[np.int64]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
-from bftembed.reports.drawing import INK, new_figure, save_png, style
+from bftembed.reports.drawing import INK, figure_suffix, new_figure, save_figure, style
 from bftembed.reports.figures import COLOURS, OTHER, PAGE_INK, Swatch, inline_svg
 from bftembed.reports.genes_summary import (
     ABOVE,
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     import os
 
     import pandas as pd
-    from matplotlib.figure import Figure
 
 #: What a row is → colour, shape, whether it is filled, and words for the legend.
 _LOOKS = {
@@ -43,7 +41,6 @@ _WIDTH, _ROW, _FRAME = 4.6, 0.21, 0.85
 _ENTRIES = {1: 2, 2: 3, 3: 5}
 #: Replaced by the colour of the page's ground: a colour that nothing else uses.
 _PAGE_GROUND = "#030201"
-SUFFIXES = (".png", ".svg")
 
 
 def draw_gene_scores(path: str | os.PathLike[str], summary: pd.DataFrame, title: str = "") -> None:
@@ -67,7 +64,7 @@ def draw_gene_scores(path: str | os.PathLike[str], summary: pd.DataFrame, title:
     BftembedError
         For another suffix, a summary without rows, or a file that cannot be written.
     """
-    suffix = figure_suffix(path)
+    figure_suffix(path)
     panels = parts(summary, ("run", "protocol", "task", "metric"))
     if not panels:
         raise BftembedError("There are no scores to draw: the results hold no row of a gene-level protocol.")
@@ -90,35 +87,7 @@ def draw_gene_scores(path: str | os.PathLike[str], summary: pd.DataFrame, title:
     halves[1].legend(
         handles=entries, loc="upper left", ncols=_ENTRIES[columns], frameon=False, fontsize=8, labelcolor=INK
     )
-    if suffix == ".png":
-        save_png(figure, path, dpi=150)
-    else:
-        save_svg(figure, path)
-
-
-def figure_suffix(path: str | os.PathLike[str]) -> str:
-    """Return ``".png"`` or ``".svg"``, whatever its case; refuse another."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise BftembedError(f"{path}: a figure is written as .png or .svg, not as {suffix or 'no suffix'!r}.")
-    return suffix
-
-
-def save_svg(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write an SVG file, whole or not at all; equal figures give equal bytes."""
-    import warnings
-
-    import matplotlib
-    from matplotlib.text import Text
-
-    from bftembed.io import atomic_path
-
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    settings = {"svg.hashsalt": "bftembed"}
-    with atomic_path(path) as temporary, matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+    save_figure(figure, path)
 
 
 def panel_svg(rows: pd.DataFrame, name: str) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output, write_text
-from bftembed.reports import figures, tables
+from bftembed.reports import figures, integration, tables
+from bftembed.reports.integration_figure import table_svgs, tables_of
 from bftembed.reports.page import own_version, render, shown_record
 from bftembed.results import ordered, paths_of, read_results
 from bftembed.runrecord import FILE_NAME, RunRecord
@@ -109,38 +110,44 @@ def _block(
     kinds = {e: n.kind if n else "" for e, n in notes.items()}
     metrics = tables.metric_order(told)
     order = sorted(kinds, key=lambda e: (_RANK[kinds[e]], list(notes).index(e)))
+    of_scib = task == integration.TASK
+    scib = integration.integration_summary(frame[(frame["run"] == run) & (frame["task"] == task)]) if of_scib else None
+    if scib is not None:  # by total
+        order = list(dict.fromkeys(scib["embedding"]))
     rows, failures = [], frame[(frame["run"] == run) & (frame["task"] == task) & frame["value"].isna()]
     several = real.groupby("embedding")["protocol"].nunique().max() > 1
     for protocol in dict.fromkeys(real["protocol"]):
         part = real[real["protocol"] == protocol]
-        best = {m: part.loc[part["metric"] == m, "mean"].max() for m in metrics if m in tables.METRIC_NAMES}
+        best = {m: part.loc[part["metric"] == m, "mean"].max() for m in metrics if m in tables.SHOWN_NAMES}
         for embedding in [e for e in order if (part["embedding"] == e).any()]:
             by_metric = part[part["embedding"] == embedding].set_index("metric")
             cells = tuple(_cell(by_metric.loc[m], best.get(m)) if m in by_metric.index else {} for m in metrics)
             name = f"{embedding} ({protocol})" if several else embedding
             rows.append(_Row(name, kinds[embedding], getattr(notes[embedding], "description", ""), cells))
     plots = []
-    for j, metric in enumerate(tables.metric_order(real)):
+    for j, metric in enumerate([] if of_scib else tables.metric_order(real)):
         drawn = real[real["metric"] == metric].drop_duplicates("embedding").set_index("embedding")
         drawn = drawn.loc[[e for e in order if e in drawn.index]].reset_index()
-        plots.append(figures.intervals(drawn, kinds, tables.METRIC_NAMES.get(metric, metric), f"r{number}m{j}"))
+        plots.append(figures.intervals(drawn, kinds, tables.SHOWN_NAMES.get(metric, metric), f"r{number}m{j}"))
     return {
         "run": run,
         "task": task,
-        "metrics": [tables.METRIC_NAMES.get(m, m) for m in metrics],
+        "metrics": [tables.SHOWN_NAMES.get(m, m) for m in metrics],
         "rows": rows,
         "chance": [_chance(permuted[permuted["metric"] == m]["mean"].dropna()) for m in metrics]
         if len(permuted)
         else [],
         "plots": plots,
-        "legend": figures.kind_legend(kinds),
+        "wide": [] if scib is None else table_svgs(scib, f"r{number}"),
+        "told": [] if scib is None else [line for rows in tables_of(scib) for line in integration.footnotes(rows)],
+        "legend": [] if of_scib else figures.kind_legend(kinds),
         "verdicts": tables.verdicts(real, kinds),
         "undescribed": bool(kinds) and not any(kinds.values()),
-        "over_seeds": [tables.METRIC_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_SEEDS)],
-        "over_cells": [tables.METRIC_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_CELLS)],
+        "over_seeds": [tables.SHOWN_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_SEEDS)],
+        "over_cells": [tables.SHOWN_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_CELLS)],
         "n_seeds": int(told["n"].max()),
         "n_used": sorted(set(scored["n_used"])) or [0],
-        "left_out": sorted({n for n in scored.loc[scored["n_failed"] == 0, "note"] if n}),
+        "left_out": [] if of_scib else sorted({n for n in scored.loc[scored["n_failed"] == 0, "note"] if n}),
         "failures": _failures(failures),
     }
 

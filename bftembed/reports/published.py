@@ -1,8 +1,10 @@
-"""Published gene-level scores, as data: to be shown beside one's own, never among them.
+"""Published scores, as data: to be shown beside one's own, never among them.
 
-Two sources. Table 4 of the paper (arXiv 2511.21075): single values, without seeds or deviations. The notebooks of
-GenePT (github.com/yiqunchen/GenePT): means and population standard deviations over five folds, and three values that
-are read from a plot. Other models, other texts and in part other label files than anyone has here.
+Of genes, two sources. Table 4 of the paper (arXiv 2511.21075): single values, without seeds or deviations. The
+notebooks of GenePT (github.com/yiqunchen/GenePT): means and population standard deviations over five folds, and three
+values that are read from a plot. Other models, other texts and in part other label files than anyone has here.
+
+Of cells, table 2 of the paper: another data set, single values, and an aggregate of more metrics than it shows.
 """
 
 from __future__ import annotations
@@ -30,6 +32,20 @@ TABLE_4: dict[tuple[str, str], tuple[float, ...]] = {
     ("BioBERT", "dft"): (0.495, 0.806, 0.755, 0.777, 0.566, 0.583),
     ("BioBERT", "sft"): (0.505, 0.836, 0.763, 0.798, 0.584, 0.596),
     ("BioBERT", "bft"): (0.591, 0.872, 0.879, 0.864, 0.741, 0.707),
+}
+
+#: Columns of table 2, named as the metrics are here. Those of scIB that it does not show went into its aggregates.
+INTEGRATION_METRICS = (
+    *("isolated_labels", "nmi_ari_cluster_labels_kmeans_nmi", "clisi_knn"),
+    *("silhouette_batch", "ilisi_knn", "graph_connectivity"),
+    *("batch_correction", "bio_conservation", "total"),
+)
+#: Method → score of each of `INTEGRATION_METRICS`: RNA and protein cells as two batches.
+TABLE_2: dict[str, tuple[float, ...]] = {
+    "scMODAL": (0.54, 0.66, 1.00, 0.87, 0.46, 0.69, 0.62, 0.67, 0.65),
+    "BFT": (0.52, 0.61, 0.98, 0.96, 0.34, 0.52, 0.50, 0.62, 0.57),
+    "Harmony": (0.48, 0.44, 0.98, 0.75, 0.08, 0.48, 0.38, 0.58, 0.50),
+    "BBKNN": (0.52, 0.51, 0.99, 0.48, 0.00, 0.45, 0.19, 0.60, 0.44),
 }
 
 #: Task → (mean, standard deviation) of the ROC-AUC over five folds: logistic regression, then random forest.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from bftembed.reports.integration import NAMES as INTEGRATION_NAMES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -15,6 +17,8 @@ ENDS = ("ci95-low", "ci95-high")
 PERMUTED = "permuted-labels"
 #: Metric → the name that readers know. Of each of these, higher is better.
 METRIC_NAMES = {"ari": "ARI", "ami": "AMI", "silhouette": "silhouette"}
+#: The same, with the metrics of integration; no sentences are made of these, most have no interval.
+SHOWN_NAMES = METRIC_NAMES | INTEGRATION_NAMES
 OVER_SEEDS, OVER_CELLS = "seeds", "cells"
 
 
@@ -75,7 +79,7 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 def metric_order(summary: pd.DataFrame) -> list[str]:
     """Return the metrics of `summary`, the known ones first and in their usual order."""
     present = list(dict.fromkeys(summary["metric"]))
-    return [m for m in METRIC_NAMES if m in present] + sorted(m for m in present if m not in METRIC_NAMES)
+    return [m for m in SHOWN_NAMES if m in present] + sorted(m for m in present if m not in SHOWN_NAMES)
 
 
 def text_table(summary: pd.DataFrame) -> list[str]:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed import __version__
-from bftembed.errors import BftembedError, unknown_name
+from bftembed.errors import BftembedError, require, unknown_name
+from bftembed.machine import available_memory
 from bftembed.metrics import integration as scib
 from bftembed.metrics.bras import bras
 from bftembed.metrics.checks import Undefined
-from bftembed.metrics.neighbours import nearest_neighbours
+from bftembed.metrics.memory import integration_memory
+from bftembed.metrics.neighbours import EXACT_UP_TO, Neighbours, nearest_neighbours
 from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.results import Result
 from bftembed.tasks.info import TaskInfo
-from bftembed.tasks.usable import usable_cells
+from bftembed.tasks.usable import as_matrix, usable_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,12 +73,16 @@ class _Cells:
     labels: NDArray[Any]
     batches: NDArray[Any]
     before: NDArray[Any] | None
+    before_note: str
+
+    def near(self, k: int) -> Neighbours:
+        if len(self.matrix) < k:
+            raise Undefined(f"{len(self.matrix)} cells are too few for {k} neighbours of each, itself included")
+        return self._neighbours.subset(k)
 
     @functools.cached_property
-    def neighbours(self) -> Any:
-        if len(self.matrix) <= LISI_NEIGHBOURS:
-            raise Undefined(f"{len(self.matrix)} cells are too few for {LISI_NEIGHBOURS} neighbours")
-        return nearest_neighbours(self.matrix, LISI_NEIGHBOURS)
+    def _neighbours(self) -> Neighbours:
+        return nearest_neighbours(self.matrix, min(LISI_NEIGHBOURS, len(self.matrix)))
 
     @functools.cached_property
     def silhouettes(self) -> NDArray[np.float64]:
@@ -84,12 +90,12 @@ class _Cells:
 
     @functools.cached_property
     def lisi_weights(self) -> NDArray[np.float32]:
-        return scib.lisi_weights(self.neighbours)
+        return scib.lisi_weights(self.near(LISI_NEIGHBOURS))
 
 
 def _pcr(cells: _Cells) -> float:
     if cells.before is None:
-        raise Undefined("no embedding from before the integration was given to compare with")
+        raise Undefined(cells.before_note or "no embedding from before the integration was given to compare with")
     return scib.pcr_comparison(cells.before, cells.matrix, cells.batches)
 
 
@@ -98,10 +104,10 @@ _METRICS: dict[str, Callable[[_Cells], float]] = {
     "silhouette_label": lambda c: silhouette_label(c.matrix, c.labels, samples=c.silhouettes),
     "silhouette_batch": lambda c: silhouette_batch(c.matrix, c.labels, c.batches),
     "bras": lambda c: bras(c.matrix, c.labels, c.batches),
-    "clisi_knn": lambda c: scib.clisi(c.neighbours, c.labels, weights=c.lisi_weights),
-    "ilisi_knn": lambda c: scib.ilisi(c.neighbours, c.batches, weights=c.lisi_weights),
-    "graph_connectivity": lambda c: scib.graph_connectivity(c.neighbours.subset(GRAPH_NEIGHBOURS), c.labels),
-    "kbet_per_label": lambda c: scib.kbet(c.neighbours.subset(KBET_NEIGHBOURS), c.labels, c.batches),
+    "clisi_knn": lambda c: scib.clisi(c.near(LISI_NEIGHBOURS), c.labels, weights=c.lisi_weights),
+    "ilisi_knn": lambda c: scib.ilisi(c.near(LISI_NEIGHBOURS), c.batches, weights=c.lisi_weights),
+    "graph_connectivity": lambda c: scib.graph_connectivity(c.near(GRAPH_NEIGHBOURS), c.labels),
+    "kbet_per_label": lambda c: scib.kbet(c.near(KBET_NEIGHBOURS), c.labels, c.batches),
     "pcr_comparison": _pcr,
 }
 
@@ -113,6 +119,7 @@ def run(
     *,
     run: str,
     before: NDArray[np.floating[Any]] | None = None,
+    before_note: str = "",
     profile: str = "current",
     seeds: Iterable[int] = DEFAULT_SEEDS,
     progress: Progress = silent,
@@ -130,6 +137,8 @@ def run(
     before
         Embedding from before the integration, ``(n_cells, d)``, for the PCR comparison; without it that metric is a
         row with its reason.
+    before_note
+        What `before` is, for the note of that row, or why there is none.
     profile
         One of `PROFILES`; it is the protocol of the rows.
     seeds
@@ -142,24 +151,41 @@ def run(
     list of Result
         Every metric of the profile, all between 0 (bad) and 1 (good), then ``bio_conservation`` and
         ``batch_correction``, the means of the metrics that have a value, and ``total``, 0.6 of the first and 0.4 of the
-        second. A metric that cannot be computed is a NaN row with the reason, and the note of the aggregates
-        names the metrics they hold. Cells without label, batch or vector are left out of all embeddings and counted.
+        second. A metric that cannot be computed is a NaN row with the reason, and the notes of the aggregates
+        name the metrics they hold and those they lack. With one batch there is nothing to correct, so
+        ``batch_correction`` and ``total`` have no value, though the graph connectivity has one.
+
+        Cells without label, batch or vector are left out of all embeddings and counted. An embedding that leaves no
+        cell fails alone, and so does one whose cells are all identical: its rows are NaN with the reason.
 
     Raises
     ------
     BftembedError
-        When there is no embedding or seed, the profile is not known, or numbers of cells differ.
+        When there is no embedding or seed, the profile is not known, numbers of cells differ, no cell has both label
+        and batch, or the memory does not suffice.
+    MissingExtraError
+        Without the extra ``scib``.
     """
     if profile not in PROFILES:
         raise unknown_name("profile", profile, PROFILES)
     seed_list = list(dict.fromkeys(int(s) for s in seeds))
     if not embeddings or not seed_list:
         raise BftembedError("The integration task needs at least one embedding and one seed.")
-    compared = dict(embeddings) if before is None else {**embeddings, _BEFORE: np.asarray(before)}
-    cells = usable_cells(compared, {"label": labels, "batch": batches})
+    check_memory({name: np.shape(x) for name, x in embeddings.items()})
+    require("scib_metrics.utils", "scib")  # before an hour of work, not after it
+    columns = {"label": labels, "batch": batches}
+    named = usable_cells({}, columns).mask
+    matrices = {name: as_matrix(name, x, len(labels)) for name, x in embeddings.items()}
+    if before is not None:
+        before = as_matrix("from before the integration", before, len(labels))
+        if not (named & np.isfinite(before).all(axis=1)).any():
+            before, before_note = None, "the embedding from before the integration has no cell without NaN"
+    shared = {n: x for n, x in matrices.items() if _has_cells(x, named)}
+    compared = shared if before is None else {**shared, _BEFORE: _never_zero(before)}
+    cells = usable_cells(compared if shared else {}, columns)
     results: list[Result] = []
-    for i, name in enumerate(embeddings):
-        mask = cells.mask
+    for i, (name, matrix) in enumerate(matrices.items()):
+        mask = cells.mask if name in shared else np.zeros(len(named), dtype=bool)
         row = functools.partial(
             Result,
             run=run,
@@ -169,37 +195,84 @@ def run(
             n_used=int(mask.sum()),
             n_missing=int((~mask).sum()),
         )
-        matrix = np.asarray(embeddings[name])[mask]
+        part = slice(None) if mask.all() else mask
         one = _Cells(
-            matrix,
-            cells.values["label"][mask],
-            cells.values["batch"][mask],
-            None if before is None else np.asarray(before)[mask],
+            matrix[part],
+            cells.values["label"][part],
+            cells.values["batch"][part],
+            None if before is None else before[part],
+            before_note,
         )
         results += _scored(row, one, PROFILES[profile], seed_list, cells.note)
         progress(i + 1, len(embeddings), name)
     return results
 
 
+def check_memory(shapes: Mapping[str, tuple[int, ...]], to_read: int = 0) -> None:
+    """Raise when scoring embeddings of these shapes takes more memory than there is; say how much, and for what.
+
+    Parameters
+    ----------
+    shapes
+        Name → (n_cells, d). One embedding is scored at a time, so the largest decides.
+    to_read
+        Bytes of embeddings that are not in memory yet.
+
+    Raises
+    ------
+    BftembedError
+        With the numbers.
+    """
+    free = available_memory()
+    sized = [shape for shape in shapes.values() if len(shape) == 2]
+    if free is None or not sized:
+        return
+    n_cells, d = max(sized, key=lambda shape: sum(integration_memory(*shape).values()))
+    parts = {"embeddings": to_read, **integration_memory(n_cells, d)}
+    if sum(parts.values()) <= free:
+        return
+    listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items() if size)
+    fits = int(n_cells * free / sum(parts.values()))
+    raise BftembedError(
+        f"The integration metrics of {n_cells:,} cells in {d} dimensions need about {_gigabytes(sum(parts.values()))} "
+        f"of memory ({listed}), and {_gigabytes(free)} are free. Take a random sample of at most {fits:,} cells, "
+        "drawn within each label and batch, or a machine with more memory."
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 50_000_000 else f"{size / 1e6:.0f} MB"
+
+
 _BEFORE = "the embedding from before"
+
+
+def _has_cells(matrix: NDArray[Any], named: NDArray[np.bool_]) -> bool:
+    return bool((named & np.isfinite(matrix).all(axis=1) & matrix.any(axis=1)).any())
+
+
+def _never_zero(before: NDArray[Any]) -> NDArray[Any]:
+    """Return whether a cell is finite, as a matrix: a zero row is a point like others to the PCR comparison."""
+    return np.where(np.isfinite(before).all(axis=1, keepdims=True), 1.0, np.nan)
 
 
 def _scored(
     row: Callable[..., Result], cells: _Cells, profile: Profile, seeds: list[int], left_out: str
 ) -> list[Result]:
     told = "; ".join(x for x in (_confounded(cells), left_out) if x)
-    ours = f"bftembed {__version__}"
+    reason = _no_points(cells.matrix)
     found: list[Result] = []
     values: dict[str, float] = {}
     for metric in (*profile.bio, *profile.batch):
         if metric in (_NMI, _ARI):
             continue
-        value, note = _value(functools.partial(_METRICS[metric], cells), ours)
+        value, note = _value(functools.partial(_METRICS[metric], cells), _library(metric, cells), reason)
         values[metric] = value
         found.append(row(metric=metric, value=value, note="; ".join(x for x in (note, told) if x)))
     theirs = ", ".join(f"{package} {version}" for package, version in scib.library().items())
     clusters = [
-        _value(functools.partial(scib.kmeans_nmi_ari, cells.matrix, cells.labels, seed), theirs) for seed in seeds
+        _value(functools.partial(scib.kmeans_nmi_ari, cells.matrix, cells.labels, seed), theirs, reason)
+        for seed in seeds
     ]
     for i, metric in enumerate((_NMI, _ARI)):
         of_seeds = [(pair[i] if isinstance(pair, tuple) else pair, note) for pair, note in clusters]
@@ -208,11 +281,33 @@ def _scored(
             row(metric=metric, seed=seed, value=value, note="; ".join(x for x in (note, told) if x))
             for seed, (value, note) in zip(seeds, of_seeds, strict=True)
         ]
-    return found + _aggregates(row, values, profile)
+    return found + _aggregates(row, values, profile, told, one_batch=len(set(cells.batches.tolist())) == 1)
 
 
-def _value(compute: Callable[[], Any], library: str) -> tuple[Any, str]:
-    """Return a value and what made it, or NaN and why there is none."""
+def _no_points(matrix: NDArray[Any]) -> str:
+    """Say why an embedding cannot be scored at all, or return an empty string."""
+    if not len(matrix):
+        return "no cell has a label, a batch, and a vector that is finite and not zero"
+    # Identical cells have no neighbours and no clusters, but every formula gives some number for them.
+    return "all cells are identical in this embedding" if (matrix == matrix[0]).all() else ""
+
+
+def _library(metric: str, cells: _Cells) -> str:
+    ours = f"bftembed {__version__}"
+    k = {"clisi_knn": LISI_NEIGHBOURS, "ilisi_knn": LISI_NEIGHBOURS, "kbet_per_label": KBET_NEIGHBOURS}.get(
+        metric, GRAPH_NEIGHBOURS if metric == "graph_connectivity" else 0
+    )
+    if k:
+        return f"{ours}, {k} {'exact' if len(cells.matrix) <= EXACT_UP_TO else 'approximate'} neighbours"
+    if metric == "pcr_comparison" and cells.before_note:
+        return f"{ours}, before: {cells.before_note}"
+    return ours
+
+
+def _value(compute: Callable[[], Any], library: str, reason: str) -> tuple[Any, str]:
+    """Return a value and what made it, or NaN and why there is none; a `reason` that is known holds for all."""
+    if reason:
+        return float("nan"), f"undefined: {reason}"
     try:
         return compute(), library
     except Undefined as err:
@@ -221,24 +316,34 @@ def _value(compute: Callable[[], Any], library: str) -> tuple[Any, str]:
         return float("nan"), f"error: {err}"
 
 
-def _aggregates(row: Callable[..., Result], values: Mapping[str, float], profile: Profile) -> list[Result]:
+def _aggregates(
+    row: Callable[..., Result], values: Mapping[str, float], profile: Profile, told: str, *, one_batch: bool
+) -> list[Result]:
     found, means = [], {}
+    lacking: list[str] = []
     for name, metrics in ((BIO, profile.bio), (BATCH, profile.batch)):
         held = [m for m in metrics if not np.isnan(values[m])]
         absent = [m for m in metrics if m not in held]
+        lacking += absent
         means[name] = float(np.mean([values[m] for m in held])) if held else float("nan")
         note = f"mean of {', '.join(held)}" if held else "none of its metrics has a value"
         note += f"; without {', '.join(absent)}" if held and absent else ""
-        found.append(row(metric=name, value=means[name], note=note))
+        if name == BATCH and one_batch:
+            means[name], note = float("nan"), "undefined: all cells have one batch, there is nothing to correct"
+        found.append(row(metric=name, value=means[name], note="; ".join(x for x in (note, told) if x)))
     total = BIO_WEIGHT * means[BIO] + BATCH_WEIGHT * means[BATCH]
     note = f"{BIO_WEIGHT} {BIO} + {BATCH_WEIGHT} {BATCH}"
     if np.isnan(total):
-        note += ": a part has no value"
-    return [*found, row(metric=TOTAL, value=total, note=note)]
+        note += f": {' and '.join(name for name in (BIO, BATCH) if np.isnan(means[name]))} without a value"
+    elif lacking:
+        note += f"; without {', '.join(lacking)}"
+    return [*found, row(metric=TOTAL, value=total, note="; ".join(x for x in (note, told) if x))]
 
 
 def _confounded(cells: _Cells) -> str:
+    labels, batches = set(cells.labels.tolist()), set(cells.batches.tolist())
     pairs = len({*zip(cells.labels.tolist(), cells.batches.tolist(), strict=True)})
-    if pairs == len(set(cells.labels.tolist())) == len(set(cells.batches.tolist())) > 1:
-        return "every batch is one label: mixing batches would mix labels, no batch score can be read"
-    return ""
+    if pairs > len(labels) or len(batches) < 2:
+        return ""
+    what = "every batch is one label" if pairs == len(batches) else "every label is in one batch only"
+    return f"{what}: mixing batches would mix labels, no batch score can be read"

@@ -38,6 +38,24 @@ def test_table_4_is_that_of_the_paper():
     assert len(told) == 8
 
 
+def test_table_2_is_that_of_the_paper():
+    rows = rows_after(note("PAPER.md"), "**Table 2")
+    assert {name: tuple(map(float, cells)) for name, *cells in rows} == published.TABLE_2
+    heads = [
+        "isolated labels",
+        "KMeans NMI",
+        "cLISI",
+        "silhouette batch",
+        "iLISI",
+        "graph conn.",
+        "batch",
+        "bio",
+        "total",
+    ]
+    assert f"| method | {' | '.join(heads)} |" in note("PAPER.md")
+    assert len(heads) == len(published.INTEGRATION_METRICS)
+
+
 def test_the_notebooks_numbers_are_those_of_the_notes():
     text = note("notes/genept.md")
     names = {"TF range": "tf-range", "Dosage": "dosage", "No-methy": "no-methy", "Lys4": "lys4"}

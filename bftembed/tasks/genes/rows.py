@@ -112,7 +112,9 @@ class Table:
         both = np.array([percentile_interval(replicated), fit_interval(values)])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # neither has a value
-            ends = np.nanmin(both[:, 0]), np.nanmax(both[:, 1])
+            ends = [np.nanmin(both[:, 0]), np.nanmax(both[:, 1])]
+        if not metric.endswith(ABOVE_FLOOR):
+            ends = [min(max(end, 0.0), 1.0) for end in ends]
         return [
             self.row(name, metric, split, None, float(end))
             for split, end in zip(("ci95-low", "ci95-high"), ends, strict=True)
