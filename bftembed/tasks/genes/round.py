@@ -15,7 +15,7 @@ from bftembed.tasks.genes.genept import genept_scores, plan_genept
 from bftembed.tasks.genes.matching import match_rows, restricted
 from bftembed.tasks.genes.probes import PROBES
 from bftembed.tasks.genes.rows import Table
-from bftembed.tasks.genes.scoring import REPLICATES, REPLICATES_MULTILABEL, node_propensity, replicates
+from bftembed.tasks.genes.scoring import REPLICATES, REPLICATES_MULTILABEL, Evaluation, evaluate, node_propensity
 from bftembed.tasks.genes.splits import Fold, Plan, plan_strict
 from bftembed.tasks.genes.unstated import unstated_rows
 
@@ -106,18 +106,18 @@ class Round:
         results: list[Result] = []
         for probe, scores in self._scores(plan, candidates).items():
             table = Table(run_name, self.task.info.name, f"{self.protocol}/{probe}", plan, left, told)
-            replicated = self._replicated(plan, scores, len(task.genes))
-            for name, values in scores.items():
-                results += table.rows(name, values, replicated[name])
+            found = self._evaluated(plan, scores, len(task.genes))
+            for name, evaluation in found.items():
+                results += table.rows(name, evaluation)
             for name in part:
-                results += table.above_floor(name, scores, replicated)
+                results += table.above_floor(name, found)
                 if texts[name] and self.protocol == "strict":
                     results += unstated_rows(table, task, name, scores[name], texts[name])
             # Where negatives are drawn with the degrees of the positives, a gene's other pairs tell nothing.
             drawn = self.protocol == "strict" and self.task.negatives == "degree-matched"
             if self.settings.floors and self.task.kind == "pairs" and not drawn:
                 ceiling = [node_propensity(fold) for fold in plan.folds]
-                results += table.rows(f"{CEILING}node propensity", ceiling, None)
+                results += table.rows(f"{CEILING}node propensity", evaluate(plan, ceiling))
         return results
 
     def _plan(self, task: GeneTask) -> Plan:
@@ -165,13 +165,11 @@ class Round:
             parts.append(self.workers.submit(_fitted, of_seed, candidate.vectors(number), probes))
         return lambda: _joined([part() for part in parts])
 
-    def _replicated(
-        self, plan: Plan, scores: Mapping[str, list[NDArray[Any]]], n_genes: int
-    ) -> dict[str, NDArray[np.float64]]:
+    def _evaluated(self, plan: Plan, scores: Mapping[str, list[NDArray[Any]]], n_genes: int) -> dict[str, Evaluation]:
         n = self.settings.n_replicates
         if n is None:
             n = REPLICATES_MULTILABEL if plan.folds[0].test_labels.ndim == 2 else REPLICATES
-        jobs = {name: self.workers.submit(replicates, plan, values, n_genes, n) for name, values in scores.items()}
+        jobs = {name: self.workers.submit(evaluate, plan, values, n_genes, n) for name, values in scores.items()}
         return {name: job() for name, job in jobs.items()}
 
     def _having_text(self, usable: Mapping[str, NDArray[np.bool_]]) -> list[Result]:
@@ -188,9 +186,8 @@ class Round:
         for probe, scores in self._scores(plan, candidates).items() if candidates else ():
             told = "all genes of the task, with and without a vector"
             table = Table(ALL_GENES, self.task.info.name, f"strict/{probe}", plan, 0, told)
-            replicated = self._replicated(plan, scores, len(self.task.genes))
-            for name, values in scores.items():
-                results += table.rows(name, values, replicated[name])
+            for name, evaluation in self._evaluated(plan, scores, len(self.task.genes)).items():
+                results += table.rows(name, evaluation)
         return results
 
     def _failure(self, run_name: str, name: str, why: str) -> Result:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bftembed.metrics.classification import percentile_interval
 from bftembed.results import Result
 from bftembed.tasks.genes.floors import FLOOR, PERMUTED
-from bftembed.tasks.genes.scoring import fit_interval, fold_value
+from bftembed.tasks.genes.scoring import fit_interval
 from bftembed.tasks.genes.splits import Fold, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from bftembed.tasks.genes.scoring import Evaluation
 
 #: Ends the name of a metric that is the paired difference to the best floor.
 ABOVE_FLOOR = "_above_floor"
@@ -46,36 +48,34 @@ class Table:
     n_missing: int
     note: str
 
-    def rows(self, name: str, scores: Sequence[NDArray[Any]], replicated: NDArray[np.float64] | None) -> list[Result]:
-        """Return a row for every fold, and the two ends of the interval when there are `replicated` values."""
-        metric = _metric(scores)
-        found = []
-        for fold, values in zip(self.plan.folds, scores, strict=True):
-            value = fold_value(fold, values)
-            found.append(self.row(name, metric, f"fold{fold.fold}", fold.seed, value))
-        if replicated is None:
-            return found
-        return found + self._ends(name, metric, replicated, [row.value for row in found])
+    def rows(self, name: str, found: Evaluation) -> list[Result]:
+        """Return a row for every fold, and the two ends of the interval when there are replicates."""
+        folds = [
+            self.row(name, found.metric, f"fold{fold.fold}", fold.seed, value)
+            for fold, value in zip(self.plan.folds, found.values, strict=True)
+        ]
+        if found.replicated is None:
+            return folds
+        return folds + self._ends(name, found.metric, found.replicated, found.values)
 
-    def above_floor(
-        self, name: str, scores: Mapping[str, Sequence[NDArray[Any]]], replicated: Mapping[str, NDArray[np.float64]]
-    ) -> list[Result]:
+    def above_floor(self, name: str, found: Mapping[str, Evaluation]) -> list[Result]:
         """Return the difference of an embedding to the best floor, and its interval over the same draws of genes.
 
         Permuted labels are no floor to be the best: they check the procedure.
         """
-        means = {n: self._mean(s) for n, s in scores.items() if n.startswith(FLOOR) and not n.startswith(PERMUTED)}
+        means = {n: e.mean for n, e in found.items() if n.startswith(FLOOR) and not n.startswith(PERMUTED)}
         means = {n: m for n, m in means.items() if not np.isnan(m)}
         if not means:
             return []
         best = max(means, key=lambda n: (means[n], n))
+        one, other = found[name], found[best]
         table = replace(self, note=f"best floor: {best}; {self.note}" if self.note else f"best floor: {best}")
-        metric = f"{_metric(scores[name])}{ABOVE_FLOOR}"
-        difference = self._mean(scores[name]) - means[best]
-        return [
-            table.row(name, metric, "all", None, difference),
-            *table._ends(name, metric, replicated[name] - replicated[best], self._paired(scores[name], scores[best])),
-        ]
+        metric = f"{one.metric}{ABOVE_FLOOR}"
+        rows = [table.row(name, metric, "all", None, one.mean - other.mean)]
+        if one.replicated is None or other.replicated is None:
+            return rows
+        differences = [a - b for a, b in zip(one.values, other.values, strict=True)]
+        return rows + table._ends(name, metric, one.replicated - other.replicated, differences)
 
     def restricted(self, kept: Sequence[NDArray[np.bool_]]) -> Table:
         """Return the table of the same folds with some of their test items, bool (n_test,) for each fold."""
@@ -119,16 +119,3 @@ class Table:
             self.row(name, metric, split, None, float(end))
             for split, end in zip(("ci95-low", "ci95-high"), ends, strict=True)
         ]
-
-    def _paired(self, scores: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> list[float]:
-        folds = zip(self.plan.folds, scores, others, strict=True)
-        return [fold_value(fold, one) - fold_value(fold, other) for fold, one, other in folds]
-
-    def _mean(self, scores: Sequence[NDArray[Any]]) -> float:
-        values = [fold_value(f, s) for f, s in zip(self.plan.folds, scores, strict=True)]
-        finite = [v for v in values if not np.isnan(v)]
-        return float(np.mean(finite)) if finite else float("nan")
-
-
-def _metric(scores: Sequence[NDArray[Any]]) -> str:
-    return "accuracy" if scores[0].dtype.kind == "i" else "roc_auc"

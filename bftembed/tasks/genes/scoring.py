@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,37 @@ if TYPE_CHECKING:
 
 #: Replicates of the bootstrap; of tasks with hundreds of labels fewer, for the time they take.
 REPLICATES, REPLICATES_MULTILABEL = 1000, 200
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What the scores of the test items come to.
+
+    Attributes
+    ----------
+    metric
+        ``"roc_auc"``, or ``"accuracy"`` of predicted classes.
+    values
+        One for each fold; NaN where there is none.
+    replicated
+        float64 (n,): the mean over folds for n bootstrap samples of the genes; None where there are none.
+    """
+
+    metric: str
+    values: tuple[float, ...]
+    replicated: NDArray[np.float64] | None = None
+
+    @property
+    def mean(self) -> float:
+        """The mean over the folds that have a value."""
+        return _mean(self.values)
+
+
+def evaluate(plan: Plan, scores: Sequence[NDArray[Any]], n_genes: int = 0, n: int = 0) -> Evaluation:
+    """Return the value of every fold, and `n` bootstrap replicates of their mean (see `replicates`)."""
+    metric = "accuracy" if scores[0].dtype.kind == "i" else "roc_auc"
+    values = tuple(fold_value(fold, s) for fold, s in zip(plan.folds, scores, strict=True))
+    return Evaluation(metric, values, replicates(plan, scores, n_genes, n) if n else None)
 
 
 def fold_value(fold: Fold, scores: NDArray[Any]) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.tasks.genes.leaks import find_leaks
+from bftembed.tasks.genes.scoring import evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +78,7 @@ def unstated_rows(
     if not any(k.any() for k in kept):
         return found
     values = [s[k] for s, k in zip(scores, kept, strict=True)]
-    rows = table.restricted(kept).rows(f"{name}{UNSTATED}", values, None)
+    part = table.restricted(kept)
+    rows = part.rows(f"{name}{UNSTATED}", evaluate(part.plan, values))
     # A fold that is left with one class has no score; where all are, the shares above say why.
     return found + [row for row in rows if not np.isnan(row.value)]
