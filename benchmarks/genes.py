@@ -106,6 +106,8 @@ def bench(folder: Path, name: str, sets: list[str], encoders: list[str], tasks: 
         "bench",
         "genes",
         *embeddings,
+        "--jobs",
+        2,
         "--tasks",
         tasks,
         *texts,

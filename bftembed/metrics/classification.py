@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # Numbers in a block of (replicates × items): 32 MB of float64.
 _BLOCK = 4_000_000
+# A class of so few items is compared with the other pair by pair.
+_FEW = 64
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -58,6 +60,8 @@ def weighted_roc_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -
         raise ValueError(f"weights have shape {w.shape}, expected (n_replicates, {len(y)}).")
     if not len(y):
         return np.full(len(w), np.nan)
+    if 0 < min(int((y == 1).sum()), int((y == 0).sum())) <= _FEW:
+        return _by_pairs(y == 1, s, w)
     order = np.argsort(s, kind="stable")
     positive = y[order] == 1
     starts = np.flatnonzero(np.r_[True, np.diff(s[order]) > 0])  # of each group of equal scores
@@ -73,6 +77,20 @@ def weighted_roc_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -
         with np.errstate(invalid="ignore", divide="ignore"):
             found[first : first + step] = np.where(pairs > 0, won / pairs, np.nan)
     return found
+
+
+def _by_pairs(positive: NDArray[np.bool_], scores: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Compare each positive with each negative; where one class is small this is less work than sorting all weights."""
+    if positive.sum() > len(positive) / 2:  # then negatives above positives are counted instead
+        return _by_pairs(~positive, -scores, weights)
+    of_few = weights[:, positive].astype(np.float64)
+    few = scores[positive][:, None]
+    won = np.where(positive, 0.0, (few > scores) + 0.5 * (few == scores))
+    sums = np.einsum("ij,ij->i", of_few @ won, weights)
+    ones = of_few.sum(axis=1)
+    pairs = ones * (weights.sum(axis=1, dtype=np.float64) - ones)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(pairs > 0, sums / pairs, np.nan)
 
 
 def bootstrap_counts(n_units: int, n_replicates: int, seed: int) -> NDArray[np.uint16]:

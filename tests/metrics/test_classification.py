@@ -167,3 +167,16 @@ def test_the_bootstrap_interval_of_an_auc_holds_the_truth_about_as_often_as_it_s
         )
         held.append(low <= truth <= high)
     assert 0.87 <= np.mean(held) <= 1.0
+
+
+@pytest.mark.parametrize("rare", [0, 1])
+def test_a_small_class_is_compared_pair_by_pair_with_the_same_result(monkeypatch, rare):
+    draw = np.random.default_rng(rare)
+    labels = np.full(400, 1 - rare)
+    labels[:30] = rare
+    scores, weights = draw.integers(0, 40, 400) / 7, draw.integers(0, 4, (50, 400))
+    found = classification.weighted_roc_auc(labels, scores, weights)
+    monkeypatch.setattr(classification, "_FEW", 0)
+    np.testing.assert_array_equal(found, classification.weighted_roc_auc(labels, scores, weights))
+    expected = [roc_auc_score(labels, scores, sample_weight=w) for w in weights]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
