@@ -108,7 +108,9 @@ def _plan_single(task: GeneTask, seeds: list[int]) -> Plan:
         if rare := int((~often).sum()):
             notes.append(f"{rare} of {len(names)} labels left out: fewer than {2 * N_FOLDS} genes with or without")
         if not often.any():
-            raise BftembedError(f"Task {task.info.name}: every label has fewer than {2 * N_FOLDS} genes with a vector.")
+            raise BftembedError(
+                f"Task {task.info.name}: every label has fewer than {2 * N_FOLDS} genes with it, or without it, that have a vector."
+            )
         labels, names = labels[:, often], tuple(n for n, o in zip(names, often, strict=True) if o)
     else:
         enough_genes(task, labels)
