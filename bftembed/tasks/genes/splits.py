@@ -109,7 +109,8 @@ def _plan_single(task: GeneTask, seeds: list[int]) -> Plan:
             notes.append(f"{rare} of {len(names)} labels left out: fewer than {2 * N_FOLDS} genes with or without")
         if not often.any():
             raise BftembedError(
-                f"Task {task.info.name}: every label has fewer than {2 * N_FOLDS} genes with it, or without it, that have a vector."
+                f"Task {task.info.name}: every label has fewer than {2 * N_FOLDS} genes with it, or without it, "
+                "that have a vector."
             )
         labels, names = labels[:, often], tuple(n for n, o in zip(names, often, strict=True) if o)
     else:
