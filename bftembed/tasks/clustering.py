@@ -18,7 +18,7 @@ from bftembed.metrics.silhouette import silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.results import Result
 from bftembed.tasks.info import TaskInfo
-from bftembed.tasks.usable import as_matrix, missing_label
+from bftembed.tasks.usable import as_matrix, broken_vectors, has_vector, left_out_note, missing_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,7 +90,7 @@ def run(
     names = np.asarray(list(labels), dtype=object)
     matrices = {name: as_matrix(name, x, len(names)) for name, x in embeddings.items()}
     labelled = np.array([not missing_label(x) for x in names], dtype=bool)
-    usable = {name: labelled & _has_vector(x) for name, x in matrices.items()}
+    usable = {name: labelled & has_vector(x) for name, x in matrices.items()}
     fit = {name: _too_few(names[mask]) == "" for name, mask in usable.items()}
     shared = np.logical_and.reduce([usable[n] for n in usable if fit[n]], axis=0) if any(fit.values()) else labelled
 
@@ -160,10 +160,6 @@ def _joined(*notes: str) -> str:
     return "; ".join(n for n in notes if n)
 
 
-def _has_vector(matrix: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(matrix).all(axis=1) & matrix.any(axis=1))
-
-
 def _too_few(labels: NDArray[Any]) -> str:
     """Say why these labels cannot be scored, or return an empty string."""
     classes = set(labels.astype(str))
@@ -175,16 +171,7 @@ def _too_few(labels: NDArray[Any]) -> str:
 
 
 def _left_out(labelled: NDArray[np.bool_], matrices: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> str:
-    """Explain the cells that `mask` leaves out: ``"12 cells left out: 10 without a label, 2 all-zero in X_bft"``."""
-    if mask.all():
-        return ""
     reasons = [f"{int((~labelled).sum())} without a label"] if not labelled.all() else []
     for name, matrix in matrices.items():
-        broken = labelled & ~np.isfinite(matrix).all(axis=1)
-        zero = labelled & ~matrix.any(axis=1)
-        reasons += [
-            f"{int(n)} {word} in {name}"
-            for n, word in ((broken.sum(), "NaN or infinite"), (zero.sum(), "all-zero"))
-            if n
-        ]
-    return f"{int((~mask).sum())} cells left out: {', '.join(reasons)}"
+        reasons += broken_vectors(name, matrix, labelled)
+    return left_out_note(mask, reasons)

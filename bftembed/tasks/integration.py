@@ -20,7 +20,7 @@ from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silho
 from bftembed.progress import Progress, silent
 from bftembed.results import Result
 from bftembed.tasks.info import TaskInfo
-from bftembed.tasks.usable import as_matrix, usable_cells
+from bftembed.tasks.usable import as_matrix, has_vector, usable_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -180,7 +180,7 @@ def run(
         before = as_matrix("from before the integration", before, len(labels))
         if not (named & np.isfinite(before).all(axis=1)).any():
             before, before_note = None, "the embedding from before the integration has no cell without NaN"
-    shared = {n: x for n, x in matrices.items() if _has_cells(x, named)}
+    shared = {n: x for n, x in matrices.items() if (named & has_vector(x)).any()}
     compared = shared if before is None else {**shared, _BEFORE: _never_zero(before)}
     cells = usable_cells(compared if shared else {}, columns)
     results: list[Result] = []
@@ -245,10 +245,6 @@ def _gigabytes(size: int) -> str:
 
 
 _BEFORE = "the embedding from before"
-
-
-def _has_cells(matrix: NDArray[Any], named: NDArray[np.bool_]) -> bool:
-    return bool((named & np.isfinite(matrix).all(axis=1) & matrix.any(axis=1)).any())
 
 
 def _never_zero(before: NDArray[Any]) -> NDArray[Any]:

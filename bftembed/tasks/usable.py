@@ -64,11 +64,9 @@ def usable_cells(
         reasons += [f"{int((~has).sum())} without a {name}"] if not has.all() else []
     labelled = mask.copy()
     for name, matrix in matrices.items():
-        finite, filled = np.isfinite(matrix).all(axis=1), matrix.any(axis=1)
-        mask &= finite & filled
-        for bad, word in ((labelled & ~finite, "NaN or infinite"), (labelled & ~filled, "all-zero")):
-            reasons += [f"{int(bad.sum())} {word} in {name}"] if bad.any() else []
-    note = f"{int((~mask).sum())} cells left out: {', '.join(reasons)}" if not mask.all() else ""
+        mask &= has_vector(matrix)
+        reasons += broken_vectors(name, matrix, labelled)
+    note = left_out_note(mask, reasons)
     if not mask.any():
         raise BftembedError(f"No cell can be scored. {note}")
     values = {
@@ -76,6 +74,24 @@ def usable_cells(
         for name, column in columns.items()
     }
     return Usable(mask, values, note)
+
+
+def has_vector(matrix: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows of an embedding are finite and not zero, bool (n_cells,)."""
+    return np.asarray(np.isfinite(matrix).all(axis=1) & matrix.any(axis=1))
+
+
+def broken_vectors(name: str, matrix: NDArray[Any], among: NDArray[np.bool_]) -> list[str]:
+    """Say how many of some cells have no vector in an embedding, and why: ``["2 all-zero in X_bft"]``."""
+    broken = among & ~np.isfinite(matrix).all(axis=1)
+    zero = among & ~matrix.any(axis=1)
+    counts = ((int(broken.sum()), "NaN or infinite"), (int(zero.sum()), "all-zero"))
+    return [f"{n} {word} in {name}" for n, word in counts if n]
+
+
+def left_out_note(mask: NDArray[np.bool_], reasons: Sequence[str]) -> str:
+    """Say what `mask` leaves out: ``"12 cells left out: 10 without a label, 2 all-zero in X_bft"``, or ``""``."""
+    return "" if mask.all() else f"{int((~mask).sum())} cells left out: {', '.join(reasons)}"
 
 
 def as_matrix(name: str, values: NDArray[Any], n_cells: int) -> NDArray[Any]:
