@@ -45,11 +45,6 @@ class Candidate:
     draws: tuple[NDArray[Any], ...]
     permuted: bool = False
 
-    @property
-    def is_floor(self) -> bool:
-        """Whether it is a floor."""
-        return self.name.startswith(FLOOR)
-
     def vectors(self, seed_number: int) -> NDArray[Any]:
         """Return the matrix of the n-th seed."""
         return self.draws[seed_number % len(self.draws)]
