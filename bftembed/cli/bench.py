@@ -9,7 +9,7 @@ import typer
 
 from bftembed.cli.bench_genes import genes
 from bftembed.cli.bench_integration import integration
-from bftembed.cli.common import JsonOption, finish, progress_bar
+from bftembed.cli.common import JsonOption, finish_bench, progress_bar
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score embeddings; each score beside its floors.")
 app.command("genes")(genes)
@@ -40,18 +40,6 @@ def clustering(
             data_path(data), names, label, seeds=seeds, out=out, run=run, floors=floors, progress=progress
         )
     summary = summarise(frame)
-    failed = int(frame["value"].isna().sum())
-    rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
     notes = [f"note: {n}" for n in dict.fromkeys(frame["note"]) if n]
-    finish(
-        {"out": str(out), "rows": len(frame), "failed": failed, "summary": rows},
-        [
-            *text_table(summary),
-            "",
-            f"mean and 95 % interval: ARI and AMI over {seeds} seeds, silhouette (raw) over the cells",
-            *notes,
-            str(out),
-        ],
-        as_json=as_json,
-        failed=failed > 0,
-    )
+    told = f"mean and 95 % interval: ARI and AMI over {seeds} seeds, silhouette (raw) over the cells"
+    finish_bench(frame, summary, out, [*text_table(summary), "", told, *notes], as_json=as_json)

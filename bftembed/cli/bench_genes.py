@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bftembed.cli.common import JsonOption, finish, progress_bar
+from bftembed.cli.common import JsonOption, finish, finish_bench, progress_bar
 
 
 def genes(
@@ -90,14 +90,7 @@ def genes(
         lines.append(str(figure))
     if report is not None:
         lines.append(str(write_gene_report(out, report)))
-    failed = int(frame["value"].isna().sum())
-    rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
-    finish(
-        {"out": str(out), "rows": len(frame), "failed": failed, "summary": rows},
-        [*lines, str(out)],
-        as_json=as_json,
-        failed=failed > 0,
-    )
+    finish_bench(frame, summary, out, lines, as_json=as_json)
 
 
 def _sources(given: list[str]) -> str | dict[str, str] | None:

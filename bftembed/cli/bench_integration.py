@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bftembed.cli.common import JsonOption, finish, progress_bar
+from bftembed.cli.common import JsonOption, finish_bench, progress_bar
 
 
 def integration(
@@ -68,11 +68,4 @@ def integration(
     if figure is not None:
         draw_integration(figure, summary)
         lines.append(str(figure))
-    failed = int(frame["value"].isna().sum())
-    rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
-    finish(
-        {"out": str(out), "rows": len(frame), "failed": failed, "summary": rows},
-        [*lines, str(out)],
-        as_json=as_json,
-        failed=failed > 0,
-    )
+    finish_bench(frame, summary, out, lines, as_json=as_json)

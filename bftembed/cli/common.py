@@ -12,6 +12,9 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import pandas as pd
 
     from bftembed.progress import Progress
 
@@ -62,6 +65,14 @@ def finish(summary: Mapping[str, Any], lines: list[str], *, as_json: bool, faile
             typer.echo(line)
     if failed:
         raise typer.Exit(FAILED_ITEMS)
+
+
+def finish_bench(frame: pd.DataFrame, summary: pd.DataFrame, out: Path, lines: list[str], *, as_json: bool) -> None:
+    """Print the result of a benchmark, as `finish` does: the results table's summary, and `lines` for people."""
+    failed = int(frame["value"].isna().sum())
+    rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
+    found = {"out": str(out), "rows": len(frame), "failed": failed, "summary": rows}
+    finish(found, [*lines, str(out)], as_json=as_json, failed=failed > 0)
 
 
 @contextlib.contextmanager
