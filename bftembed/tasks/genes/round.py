@@ -131,7 +131,7 @@ class Round:
             probes = list(self.settings.probes) if self.task.kind in ("binary", "pairs") else ["ridge"]
         digest = plan_digest(plan)
         found: dict[str, dict[str, list[NDArray[Any]]]] = {probe: {} for probe in probes}
-        waiting: list[tuple[Candidate, dict[str, str], Any]] = []
+        waiting: dict[tuple[str, ...], tuple[dict[str, str], list[str], Any]] = {}
         for candidate in candidates:
             vectors = arrays_digest(candidate.draws)
             keys = {
@@ -145,10 +145,13 @@ class Round:
                 for probe, scores in stored.items():
                     found[probe][candidate.name] = scores or []
             else:
-                waiting.append((candidate, keys, self._submit(plan, candidate, probes)))
-        for candidate, keys, collect in waiting:
+                same = tuple(keys.values())
+                if same not in waiting:  # embeddings of the same genes share the floor of having a vector
+                    waiting[same] = (keys, [], self._submit(plan, candidate, probes))
+                waiting[same][1].append(candidate.name)
+        for keys, names, collect in waiting.values():
             for probe, scores in collect().items():
-                found[probe][candidate.name] = scores
+                found[probe].update(dict.fromkeys(names, scores))
                 self.cache.put(keys[probe], scores)
         return {probe: {c.name: found[probe][c.name] for c in candidates} for probe in probes}
 
