@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from bftembed.cells.budget import as_bytes
-from bftembed.cells.kernels import TOLERANCE
-from bftembed.cells.normalize import NORMALIZE
 from bftembed.cells.preflight import check_destination, check_key
 from bftembed.cells.reading import backed_path, expression_in, expression_of_anndata
 from bftembed.cells.sinks import Memory
 from bftembed.cells.stream import Shard, embed_to_sidecar
 from bftembed.cells.task import Asked, Task
-from bftembed.cells.weighting import WEIGHTS
 from bftembed.cells.writing import check_free, copy_of, put
-from bftembed.errors import BftembedError, unknown_name
+from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output
 from bftembed.progress import silent
 
@@ -32,9 +29,6 @@ if TYPE_CHECKING:
     from bftembed.cells.weighting import Weights
     from bftembed.embeddings import GeneEmbeddings
     from bftembed.progress import Progress
-
-DENOMINATORS = ("all-genes", "matched-expression")
-EMPTY_CELLS = ("error", "nan", "drop")
 
 
 def embed_cells(
@@ -158,36 +152,21 @@ def embed_cells(
     Chen and Zou, GenePT (2024): the weighted aggregation "GenePT-w".
     """
     check_key(key)
-    for what, value, known in (
-        ("normalize", normalize, NORMALIZE),
-        ("weights", weights, WEIGHTS),
-        ("kind", kind, ("gene", "protein")),
-        ("denominator", denominator, DENOMINATORS),
-        ("empty_cells", empty_cells, EMPTY_CELLS),
-        ("precision", precision, tuple(TOLERANCE)),
-    ):
-        if value not in known:
-            raise unknown_name(what, str(value), known)
-    if block_rows is not None and block_rows < 1:
-        raise BftembedError(f"block_rows (--block-rows) is {block_rows}; give 1 or more.")
-    if top_k is not None and top_k < 1:
-        raise BftembedError(f"top_k (--top-k) is {top_k}; give 1 or more.")
-    budget = None if memory is None else as_bytes(memory)
-    part = None if shard is None else Shard.parse(shard)
     recipe = Asked(
-        kind,
-        normalize,
-        weights,
-        top_k,
-        gene_matrix,
-        denominator,
-        l2,
-        empty_cells,
-        precision,
-        kernel,
-        block_rows,
-        budget,
+        kind=kind,
+        normalize=normalize,
+        weights=weights,
+        top_k=top_k,
+        gene_matrix=gene_matrix,
+        denominator=denominator,
+        l2=l2,
+        empty_policy=empty_cells,
+        precision=precision,
+        kernel=kernel,
+        block_rows=block_rows,
+        memory=None if memory is None else as_bytes(memory),
     )
+    part = None if shard is None else Shard.parse(shard)
     task = Task(_loaded(embeddings), key, recipe, progress)
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
     choice |= {"modality": modality, "obsm": obsm, "obsm_names": obsm_names}

@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bftembed.cells.embed import EMPTY_CELLS
 from bftembed.cells.normalize import NORMALIZE
 from bftembed.cells.preflight import check_destination, check_key
 from bftembed.cells.reading import expression_of_anndata, expression_of_file
 from bftembed.cells.sentence_task import BLOCK_ROWS, SentenceTask, Wording, named_genes, refuse_bad_values, summary_of
 from bftembed.cells.sinks import Memory
+from bftembed.cells.task import EMPTY_CELLS
 from bftembed.cells.writing import check_free, copy_of, put
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.hdf5 import open_h5ad

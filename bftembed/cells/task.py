@@ -10,17 +10,18 @@ import numpy as np
 from bftembed.cells.aggregate import Aggregator, Recipe, aggregate
 from bftembed.cells.blocks import Compressed
 from bftembed.cells.budget import MOST_ROWS, block_rows_within
+from bftembed.cells.kernels import TOLERANCE
 from bftembed.cells.matching import GeneMatch, match_genes
 from bftembed.cells.names import picked
-from bftembed.cells.normalize import Decision, decide
+from bftembed.cells.normalize import NORMALIZE, Decision, decide
 from bftembed.cells.refusals import refuse_bad_values
 from bftembed.cells.report import CellEmbeddingReport
 from bftembed.cells.transforms import transformed
-from bftembed.cells.weighting import Weighting, cells_with, inverse_document_frequency
+from bftembed.cells.weighting import WEIGHTS, Weighting, cells_with, inverse_document_frequency
 from bftembed.cells.writing import Embedded
 from bftembed.entities.genes import GeneIndex
 from bftembed.entities.proteins import ProteinIndex
-from bftembed.errors import BftembedError, examples
+from bftembed.errors import BftembedError, examples, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,22 +37,42 @@ if TYPE_CHECKING:
     from bftembed.progress import Progress
 
 
+DENOMINATORS = ("all-genes", "matched-expression")
+EMPTY_CELLS = ("error", "nan", "drop")
+
+
 @dataclass(frozen=True)
 class Asked:
-    """Checked options, as asked for; `memory` in bytes."""
+    """Options, checked when made; `memory` in bytes. See `bftembed.cells.embed.embed_cells`."""
 
-    kind: str
-    normalize: str
-    weights: Weights
-    top_k: int | None
-    gene_matrix: str
-    denominator: str
-    l2: bool
-    empty_policy: str
-    precision: str
-    kernel: str | None
-    block_rows: int | None
+    kind: str = "gene"
+    normalize: str = "auto"
+    weights: Weights = "expression"
+    top_k: int | None = None
+    gene_matrix: str = "raw"
+    denominator: str = "all-genes"
+    l2: bool = True
+    empty_policy: str = "error"
+    precision: str = "fast"
+    kernel: str | None = None
+    block_rows: int | None = None
     memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("normalize", self.normalize, NORMALIZE),
+            ("weights", self.weights, WEIGHTS),
+            ("kind", self.kind, ("gene", "protein")),
+            ("denominator", self.denominator, DENOMINATORS),
+            ("empty_cells", self.empty_policy, EMPTY_CELLS),
+            ("precision", self.precision, tuple(TOLERANCE)),
+        ):
+            if value not in known:
+                raise unknown_name(what, str(value), known)
+        if self.block_rows is not None and self.block_rows < 1:
+            raise BftembedError(f"block_rows (--block-rows) is {self.block_rows}; give 1 or more.")
+        if self.top_k is not None and self.top_k < 1:
+            raise BftembedError(f"top_k (--top-k) is {self.top_k}; give 1 or more.")
 
 
 @dataclass(frozen=True)

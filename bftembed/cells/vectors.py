@@ -1,0 +1,94 @@
+"""Vectors of cells in memory, with nothing written: for benchmarks, where the same cells are embedded several ways."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bftembed.cells.reading import backed_path, expression_in, expression_of_anndata
+from bftembed.cells.sinks import Memory
+from bftembed.cells.task import Asked, Task
+from bftembed.progress import silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from bftembed.cells.report import CellEmbeddingReport
+    from bftembed.cells.weighting import Weights
+    from bftembed.embeddings import GeneEmbeddings
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How gene vectors become cell vectors; the words are those of `bftembed.cells.embed.embed_cells`."""
+
+    kind: str = "gene"
+    normalize: str = "auto"
+    weights: Weights = "expression"
+    top_k: int | None = None
+    gene_matrix: str = "raw"
+    denominator: str = "all-genes"
+    l2: bool = True
+
+    def __str__(self) -> str:
+        parts = [self.weights if self.top_k is None else f"{self.weights}, top {self.top_k}", self.gene_matrix]
+        return ", ".join([*parts, self.normalize, *([] if self.l2 else ["not scaled"])])
+
+
+def cell_vectors(
+    data: AnnData | str | os.PathLike[str],
+    embeddings: GeneEmbeddings,
+    aggregation: Aggregation | None = None,
+    **choice: Any,
+) -> tuple[np.ndarray, CellEmbeddingReport]:
+    """Embed the cells of a file or an AnnData, and change neither.
+
+    Parameters
+    ----------
+    data
+        AnnData, h5ad, zarr store or MuData file.
+    embeddings
+        Gene or protein embeddings.
+    aggregation
+        How; by default the weighted mean of `Aggregation`.
+    **choice
+        Which matrix: layer, use_raw, gene_column, modality (of a file), obsm, obsm_names, as in `embed_cells`.
+
+    Returns
+    -------
+    tuple
+        float32 (n_cells, d), a row of NaN for a cell that expresses no gene with an embedding; and the report.
+
+    Raises
+    ------
+    BftembedError
+        As `bftembed.cells.embed.embed_cells`.
+    """
+    how = aggregation or Aggregation()
+    asked = Asked(
+        kind=how.kind,
+        normalize=how.normalize,
+        weights=how.weights,
+        top_k=how.top_k,
+        gene_matrix=how.gene_matrix,
+        denominator=how.denominator,
+        l2=how.l2,
+        empty_policy="nan",
+        precision="exact",
+        kernel="scipy",  # pinned: the fastest of a first block is another one at another time
+    )
+    task = Task(embeddings, "vectors", asked, silent)
+    with ExitStack() as stack:
+        if isinstance(data, (str, os.PathLike)) or data.isbacked:
+            path = data if isinstance(data, (str, os.PathLike)) else backed_path(data)
+            expression = stack.enter_context(expression_in(path, **choice))
+        else:
+            choice = {"layer": None, "use_raw": False, "gene_column": None, **choice}
+            expression = expression_of_anndata(data, **choice)
+        ready = task.prepare(expression)
+        memory = Memory(expression.n_cells, ready.dim)
+        done = task.run(ready, memory)
+    return memory.vectors, done.report
