@@ -5,5 +5,6 @@ from __future__ import annotations
 from bftembed.bench.clustering import clustering
 from bftembed.bench.genes import genes
 from bftembed.bench.integration import integration
+from bftembed.bench.multimodal import multimodal
 
-__all__ = ["clustering", "genes", "integration"]
+__all__ = ["clustering", "genes", "integration", "multimodal"]

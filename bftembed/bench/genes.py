@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.bench.texts import read_texts
 from bftembed.embeddings import GeneEmbeddings, GeneVectors, embed_genes, read_vectors
 from bftembed.errors import BftembedError, examples
 from bftembed.io import refuse_input_as_output
@@ -19,14 +20,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from bftembed.bench.texts import Texts
     from bftembed.encoders.base import Encoder
     from bftembed.tasks.genes.definition import GeneTask
 
     Vectors = str | os.PathLike[str] | GeneEmbeddings | GeneVectors
-    Texts = str | os.PathLike[str] | Mapping[str, str]
-
-#: How a set of texts is named that is public data: ``dataset:refseq-summaries``.
-_DATASET = "dataset:"
 
 
 def genes(
@@ -125,7 +123,9 @@ def genes(
     vectors = {name: _vectors(v, allow_pickle, key) for name, v in named.items()}
     sources = _texts_by_name(texts, vectors)
     found = [t if isinstance(t, GeneTask) else get_task(t) for t in wanted]
-    read = {name: _read_texts(source, vectors[name]) for name, source in sources.items()}
+    read = {
+        name: read_texts(source, vectors[name].provenance.get("allowed_marks", ())) for name, source in sources.items()
+    }
     scored = {
         name: Embedding(v, read.get(name, {}), _masked(v, read.get(name, {}), found, encoder, progress))
         for name, v in vectors.items()
@@ -197,24 +197,6 @@ def _texts_by_name(texts: Texts | Mapping[str, Texts] | None, vectors: Mapping[s
             f"theirs ({examples(next(iter(vectors.values())).ids)})."
         )
     return dict.fromkeys(vectors, texts)  # type: ignore[arg-type]
-
-
-def _read_texts(source: Texts, vectors: GeneVectors) -> Mapping[str, str]:
-    from bftembed.datasets import load
-    from bftembed.profiles.context import read_context
-    from bftembed.profiles.selection import select_profiles
-
-    if isinstance(source, Mapping):
-        return source
-    text = str(source)
-    if text.startswith(_DATASET):
-        found = load(text.removeprefix(_DATASET))
-        if not isinstance(found, dict) or not all(isinstance(t, str) for t in found.values()):
-            raise BftembedError(f"{text} is not a set of texts. Known ones: refseq-summaries, geneagent-descriptions.")
-        return found
-    if Path(text).suffix.lower() in (".tsv", ".csv", ".txt"):
-        return read_context(text)
-    return select_profiles(text, allow_marks=vectors.provenance.get("allowed_marks", ())).texts
 
 
 def _masked(

@@ -12,7 +12,7 @@ from bftembed.errors import BftembedError, UnknownNameError, examples, unknown_n
 from bftembed.tasks.usable import missing_label
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import anndata
     from numpy.typing import NDArray
@@ -62,6 +62,12 @@ def read_cells(
         found, matrices = _from_anndata(data, keys, columns)
     n_cells = len(next(iter(found.values())))
     return found, {key: _as_matrix(value, key, n_cells, where) for key, value in matrices.items()}, stem
+
+
+def listed(names: str | Iterable[str]) -> list[str]:
+    """Return names, each once; a text is split at its commas."""
+    parts = names.split(",") if isinstance(names, str) else list(names)
+    return list(dict.fromkeys(p.strip() for p in parts if p.strip()))
 
 
 def place_of(data: object) -> str:

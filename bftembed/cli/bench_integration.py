@@ -7,30 +7,51 @@ from typing import Annotated
 
 import typer
 
+from bftembed.cli.bench_options import (
+    ENCODER,
+    DataArgument,
+    EncoderOption,
+    GenesOption,
+    KeysOption,
+    LayerOption,
+    OutOption,
+    RawOption,
+    RunOption,
+    TextsOption,
+)
 from bftembed.cli.common import JsonOption, finish_bench, progress_bar
 
 
 def integration(
-    data: Annotated[
-        str, typer.Argument(metavar="IN.h5ad", help="Embeddings in .obsm, labels and batches in .obs; or builtin:NAME.")
-    ],
+    data: DataArgument,
     label: Annotated[str, typer.Option("--label", help="Column of .obs with the cell type.")],
     batch: Annotated[str, typer.Option("--batch", help="Column of .obs with the batch.")],
-    out: Annotated[Path, typer.Option("--out", help="Results table to write (Parquet).")],
-    keys: Annotated[str, typer.Option("--keys", help="Embeddings to score, separated by commas: X_bft,X_pca.")] = "",
+    out: OutOption,
+    keys: KeysOption = "",
     baselines: Annotated[
-        str, typer.Option("--baselines", help="Made of the expression in this run: pca,harmony,bbknn.")
+        str,
+        typer.Option(
+            "--baselines",
+            help="Made in this run: pca, harmony, bbknn, random:3, shuffled, tfidf, ncbi; commas between.",
+        ),
     ] = "",
-    profile: Annotated[str, typer.Option("--profile", help="current, or paper: which metrics.")] = "current",
+    texts: TextsOption = None,
+    genes: GenesOption = None,
+    encoder: EncoderOption = ENCODER,
+    profile: Annotated[str, typer.Option("--profile", help="current, paper or scib: which metrics.")] = "current",
     before: Annotated[
         str | None,
         typer.Option("--before", help="Embedding from before the integration; else PCA."),
     ] = None,
-    layer: Annotated[str | None, typer.Option("--layer", help="Expression in this layer instead of .X.")] = None,
-    use_raw: Annotated[bool, typer.Option("--raw", help="Expression in .raw instead of .X.")] = False,
+    layer: LayerOption = None,
+    use_raw: RawOption = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of k-means seeds.")] = 5,
+    halves: Annotated[
+        int, typer.Option("--halves", min=0, help="Random halves of the cells, for intervals of all metrics: 10.")
+    ] = 0,
     figure: Annotated[Path | None, typer.Option("--figure", help="Draw the table: .png or .svg.")] = None,
-    run: Annotated[str | None, typer.Option("--run", help="Name of the run in the table.")] = None,
+    dots: Annotated[Path | None, typer.Option("--dots", help="Draw each metric as dots with intervals.")] = None,
+    run: RunOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score cell embeddings by the metrics of scIB: are types kept apart, and batches mixed? Extra [scib]."""
@@ -38,14 +59,16 @@ def integration(
     from bftembed.datasets import data_path
     from bftembed.io import refuse_input_as_output
     from bftembed.models import cache_folder
+    from bftembed.reports.cell_scores import draw_cell_scores
     from bftembed.reports.drawing import figure_suffix
     from bftembed.reports.integration import integration_summary, text_lines
     from bftembed.reports.integration_figure import draw_integration
 
     source = data_path(data)
-    if figure is not None:
-        figure_suffix(figure)
-        refuse_input_as_output(figure, source)
+    for drawing in (figure, dots):
+        if drawing is not None:
+            figure_suffix(drawing)
+            refuse_input_as_output(drawing, source, *([genes] if genes else []))
     with progress_bar("integration", quiet=as_json) as progress:
         frame = bench.integration(
             source,
@@ -54,10 +77,14 @@ def integration(
             batch,
             profile=profile,
             baselines=baselines,
+            texts=texts,
+            genes=genes,
+            encoder=encoder,
             before=before,
             layer=layer,
             use_raw=use_raw,
             seeds=seeds,
+            halves=halves,
             out=out,
             run=run,
             cache=cache_folder() / "jax",
@@ -68,4 +95,7 @@ def integration(
     if figure is not None:
         draw_integration(figure, summary)
         lines.append(str(figure))
+    if dots is not None:
+        draw_cell_scores(dots, frame)
+        lines.append(str(dots))
     finish_bench(frame, summary, out, lines, as_json=as_json)

@@ -10,6 +10,7 @@ import typer
 from bftembed.cli.cells_check import check
 from bftembed.cli.cells_merge import merge, merged_lines
 from bftembed.cli.cells_sentences import sentences
+from bftembed.cli.cells_umap import umap
 from bftembed.cli.common import JsonOption, finish, progress_bar
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def _group() -> None:
 
 app.command("check")(check)
 app.command("sentences")(sentences)
+app.command("umap")(umap)
 
 
 @app.command("embed")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bftembed.errors import require
 from bftembed.metrics.checks import Undefined, checked_codes, checked_matrix, need_two
-from bftembed.metrics.kbet import connectivities
 from bftembed.metrics.kbet import kbet as kbet
+from bftembed.metrics.leiden import RESOLUTIONS, LeidenGraph
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -225,19 +224,10 @@ def leiden_nmi_ari(neighbours: Neighbours, labels: ArrayLike, seed: int = 42) ->
     MissingExtraError
         Without the extra ``scib``.
     """
-    igraph = require("igraph", "scib")
     codes = checked_codes(labels, n_cells=len(neighbours.indices))
     need_two(codes, "label", "a comparison with clusters")
-    graph = igraph.Graph.Weighted_Adjacency(connectivities(neighbours), mode="directed")
-    graph.to_undirected(mode="each")
-    scores = []
-    try:
-        for step in range(1, 11):
-            igraph.set_random_number_generator(random.Random(seed))
-            found = graph.community_leiden(objective_function="modularity", weights="weight", resolution=step / 5)
-            scores.append(_nmi_ari(codes, np.asarray(found.membership)))
-    finally:
-        igraph.set_random_number_generator(random)
+    graph = LeidenGraph(neighbours)
+    scores = [_nmi_ari(codes, graph.clusters(resolution, seed)) for resolution in RESOLUTIONS]
     return max(scores, key=lambda pair: pair[0])
 
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.metrics.checks import Undefined, checked_codes, need_two
-from bftembed.metrics.neighbours import Neighbours, nearest_neighbours
+from bftembed.metrics.leiden import connectivities
+from bftembed.metrics.neighbours import nearest_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from bftembed.metrics.neighbours import Neighbours
 
 _ALPHA = 0.05
 _COMPONENTS = 100
@@ -62,59 +65,6 @@ def kbet(neighbours: Neighbours, labels: ArrayLike, batches: ArrayLike) -> float
     if not scores:
         raise Undefined(f"No label has two batches and at least {_FEWEST_CELLS} cells: kBET compares within labels.")
     return float(np.mean(scores))
-
-
-def connectivities(neighbours: Neighbours) -> Any:
-    """Return the neighbour graph of UMAP (McInnes, Healy and Melville 2018), as ``umap.umap_.fuzzy_simplicial_set``.
-
-    ``w = exp(-(distance - distance of the nearest) / sigma)``, sigma such that the weights around a cell sum to
-    ``log2(k)``; the two weights of a pair become ``w + v - w · v``.
-
-    Parameters
-    ----------
-    neighbours
-        Neighbours of each cell, at least 2.
-
-    Returns
-    -------
-    scipy CSR matrix of float32, shape ``(n_cells, n_cells)``
-        Symmetric, weights in (0, 1], none on the diagonal.
-    """
-    from scipy.sparse import csr_matrix
-
-    n, k = neighbours.indices.shape
-    distances = neighbours.distances
-    nearest = np.where(distances > 0, distances, np.inf).min(axis=1)
-    nearest = np.where(np.isfinite(nearest), nearest, 0).astype(np.float32)
-    # Where nothing else bounds it, a sigma of a thousandth of the mean distance.
-    mean = np.where(nearest > 0, distances.mean(axis=1), distances.mean())
-    beyond = np.maximum(distances - nearest[:, None], 0)
-    sigma = np.maximum(_sigma(beyond[:, 1:].astype(np.float64), np.log2(k)), 1e-3 * mean).astype(np.float32)
-    with np.errstate(invalid="ignore"):  # 0 / 0, of identical cells
-        weights = np.where(beyond > 0, np.exp(-beyond / sigma[:, None]), np.float32(1))
-    weights[:, 0] = 0
-    rows, places = np.nonzero(weights)
-    graph = csr_matrix((weights[rows, places], (rows, neighbours.indices[rows, places])), shape=(n, n))
-    union = (graph + graph.T - graph.multiply(graph.T)).tocsr()
-    union.eliminate_zeros()
-    union.sort_indices()
-    return union
-
-
-def _sigma(beyond: NDArray[np.float64], target: float) -> NDArray[np.float64]:
-    """Return the widths at which the weights of each row sum to `target`, by the bisection of UMAP."""
-    width, low, high = np.ones(len(beyond)), np.zeros(len(beyond)), np.full(len(beyond), np.inf)
-    rows = np.arange(len(beyond))
-    for _ in range(64):
-        total = np.exp(-beyond[rows] / width[rows, None]).sum(axis=1)
-        left = np.abs(total - target) >= 1e-5
-        rows, above = rows[left], total[left] > target
-        if not len(rows):
-            break
-        high[rows] = np.where(above, width[rows], high[rows])
-        low[rows] = np.where(above, low[rows], width[rows])
-        width[rows] = np.where(np.isinf(high[rows]), 2 * width[rows], (low[rows] + high[rows]) / 2)
-    return width
 
 
 def _connected(graph: Any, k: int) -> NDArray[np.int64]:

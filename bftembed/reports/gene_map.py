@@ -8,7 +8,8 @@ import numpy as np
 
 from bftembed.errors import BftembedError
 from bftembed.reports.drawing import INK, figure_suffix, new_figure, save_figure, style
-from bftembed.reports.figures import COLOURS, MOST_LABELS, OTHER, SHAPES
+from bftembed.reports.figures import MOST_LABELS, OTHER
+from bftembed.reports.points import MOST_VECTOR_POINTS, categories, draw_points, look
 
 if TYPE_CHECKING:
     import os
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 #: Labels that are drawn in grey and named last.
 UNNAMED = ("other", "")
 _LONGEST = 36
-#: Points beyond which an SVG holds them as one picture.
-_MOST_VECTOR_POINTS = 5000
 
 
 def draw_gene_map(path: str | os.PathLike[str], coordinates: ArrayLike, labels: Sequence[str], title: str = "") -> None:
@@ -50,18 +49,12 @@ def draw_gene_map(path: str | os.PathLike[str], coordinates: ArrayLike, labels: 
         raise BftembedError(f"A map needs coordinates (n, 2) and n labels, got {xy.shape} and {len(names)} labels.")
     if not np.isfinite(xy).all():
         raise BftembedError(f"{int((~np.isfinite(xy).all(axis=1)).sum())} of {len(xy)} coordinates are not finite.")
-    kept, code = _codes(names)
+    kept, code = categories(names, MOST_LABELS - 1, UNNAMED)
     figure = new_figure(8.4, 5.8, title)
     axes = figure.add_subplot()
     style(axes)
     size = float(np.clip(14_000 / len(xy), 2.5, 22))
-    raster = len(xy) > _MOST_VECTOR_POINTS
-    _scatter(axes, xy[code == len(kept)], size * 0.7, OTHER, "o", 0.35, raster)
-    # In slices, so that no label lies wholly over another: the last one drawn would hide those below it.
-    part = np.random.default_rng(0).integers(8, size=len(xy))
-    for i in range(8):
-        for j in range(len(kept)):
-            _scatter(axes, xy[(part == i) & (code == j)], size, *_look(j), 0.85, raster)
+    draw_points(axes, xy, code, len(kept), size, raster=len(xy) > MOST_VECTOR_POINTS)
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     figure.legend(
         handles=_entries(kept, names, code),
@@ -75,31 +68,10 @@ def draw_gene_map(path: str | os.PathLike[str], coordinates: ArrayLike, labels: 
     save_figure(figure, path)
 
 
-def _codes(names: NDArray[np.object_]) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the labels that are shown, the most frequent first, and for each point its place (their number: grey)."""
-    counts = {name: int((names == name).sum()) for name in sorted(set(names) - set(UNNAMED))}
-    kept = sorted(counts, key=lambda name: (-counts[name], name))[: MOST_LABELS - 1]
-    place = {name: i for i, name in enumerate(kept)}
-    return kept, np.array([place.get(name, len(kept)) for name in names], dtype=np.int64)
-
-
-def _look(j: int) -> tuple[str, str]:
-    return COLOURS[j % len(COLOURS)], SHAPES[j % len(SHAPES)]
-
-
-def _scatter(
-    axes: object, xy: NDArray[np.float64], size: float, colour: str, shape: str, alpha: float, raster: bool
-) -> None:
-    if len(xy):
-        axes.scatter(  # type: ignore[attr-defined]
-            xy[:, 0], xy[:, 1], s=size, c=colour, marker=shape, alpha=alpha, linewidths=0, rasterized=raster
-        )
-
-
 def _entries(kept: list[str], names: NDArray[np.object_], code: NDArray[np.int64]) -> list[object]:
     from matplotlib.lines import Line2D
 
-    told = [(*_look(j), name, int((code == j).sum())) for j, name in enumerate(kept)]
+    told = [(*look(j), name, int((code == j).sum())) for j, name in enumerate(kept)]
     grey = int((code == len(kept)).sum())
     if grey:
         left_out = len(set(names) - set(kept) - set(UNNAMED))

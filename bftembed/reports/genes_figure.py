@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
+from bftembed.reports.dots import draw_dot
 from bftembed.reports.drawing import INK, figure_suffix, new_figure, save_figure, style
 from bftembed.reports.figures import COLOURS, OTHER, PAGE_INK, Swatch, inline_svg
 from bftembed.reports.genes_summary import (
@@ -20,6 +21,7 @@ from bftembed.reports.genes_summary import (
     NOT_COMPARED,
     parts,
 )
+from bftembed.reports.layout import middle
 
 if TYPE_CHECKING:
     import os
@@ -143,18 +145,8 @@ def _draw_panel(axes: Any, rows: pd.DataFrame, ink: str, ground: str, longest: i
             axes.text(0.02, y, "no value", transform=place, va="center", fontsize=8, color=ink, bbox=box)
             continue
         colour, shape, filled, _ = _LOOKS[_look(row)]
-        if not math.isnan(row["low"]):
-            axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
-        axes.plot(
-            [row["mean"]],
-            [y],
-            marker=shape,
-            markersize=5.5 if shape != "D" else 5,
-            markerfacecolor=colour if filled else ground,
-            markeredgecolor=colour,
-            markeredgewidth=1.4,
-            linestyle="none",
-        )
+        face, size = colour if filled else ground, 5.5 if shape != "D" else 5
+        draw_dot(axes, y, row["mean"], row["low"], row["high"], colour=colour, shape=shape, face=face, size=size)
     axes.set(yticks=range(len(records)), yticklabels=[_label(r["embedding"], longest) for r in records])
     axes.set_xlabel(METRIC_NAMES.get(metric, metric))
     axes.tick_params(axis="y", labelsize=8.5 if longest == _LONGEST_ON_PAGE else 8, length=0)
@@ -193,8 +185,4 @@ def _label(name: str, most: int) -> str:
     for ending, words in zip(LEAK_ENDINGS, ("– label words masked", "– texts stating it left out"), strict=True):
         if name.endswith(ending):  # it stands below its embedding
             return words
-    return _middle(name.removeprefix(FLOOR).removeprefix(CEILING), most)
-
-
-def _middle(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"
+    return middle(name.removeprefix(FLOOR).removeprefix(CEILING), most)

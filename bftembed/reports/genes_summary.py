@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+    from numpy.typing import NDArray
 
 #: How the names of floors and ceilings begin.
 FLOOR, CEILING = "floor: ", "ceiling: "
@@ -24,6 +25,7 @@ LEAK_ENDINGS = (", label words masked", ", without texts that state the label")
 SHARED, OWN, ALL_GENES = "shared", "own: ", "all genes"
 #: The probe follows after a slash; an embedding that failed before any probe has none.
 PROTOCOLS = ("strict", "genept")
+_OF_CELLS = ("clustering", "integration")
 ABOVE_FLOOR = "_above_floor"
 #: Metric of the share of texts that state the label; its splits are the labels.
 STATED = "label_stated_in_text"
@@ -43,7 +45,7 @@ _COLUMNS = (
 
 def is_gene_table(frame: pd.DataFrame) -> bool:
     """Return whether every row of a results table is of a gene-level protocol; False for an empty table."""
-    return bool(len(frame)) and all(map(_is_gene_protocol, frame["protocol"]))
+    return bool(len(frame)) and bool(_of_genes(frame).all())
 
 
 def gene_summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -72,7 +74,7 @@ def gene_summary(frame: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    known = _with_probe(frame[np.array([_is_gene_protocol(p) for p in frame["protocol"]], dtype=bool)])
+    known = _with_probe(frame[_of_genes(frame)])
     groups = dict(iter(known.groupby(_KEYS, sort=True)))
     rows = []
     for key, group in groups.items():
@@ -170,8 +172,10 @@ def _plain(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _is_gene_protocol(protocol: object) -> bool:
-    return str(protocol).partition("/")[0] in PROTOCOLS
+def _of_genes(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    # The clustering of cells has protocols of the same names.
+    known = [str(p).partition("/")[0] in PROTOCOLS for p in frame["protocol"]]
+    return np.array(known, dtype=bool) & ~frame["task"].isin(_OF_CELLS).to_numpy(dtype=bool)
 
 
 def _with_probe(frame: pd.DataFrame) -> pd.DataFrame:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output, write_text
-from bftembed.reports import figures, integration, tables
+from bftembed.reports import clustering, figures, integration, matching, tables
 from bftembed.reports.integration_figure import table_svgs, tables_of
 from bftembed.reports.page import own_version, render, shown_record
+from bftembed.reports.published import CELL_LABELS
 from bftembed.results import ordered, paths_of, read_results
 from bftembed.runrecord import FILE_NAME, RunRecord
 
@@ -71,7 +72,18 @@ def write_report(
         for note in records[path.parent].embeddings
     }
     summary = tables.summarise(frame)
-    blocks = [_block(i, run, task, summary, frame, described) for i, (run, task) in enumerate(_pairs(summary))]
+    blocks = [
+        _block(
+            i,
+            run,
+            task,
+            protocol,
+            _of_block(summary, run, task, protocol),
+            _of_block(frame, run, task, protocol),
+            described,
+        )
+        for i, (run, task, protocol) in enumerate(_blocks(summary))
+    ]
     first = next(iter(records.values()), RunRecord())
     page = render(
         "report.html.j2",
@@ -93,45 +105,66 @@ class _Row:
     cells: tuple[dict[str, Any], ...]
 
 
-def _pairs(summary: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(summary[["run", "task"]].drop_duplicates().itertuples(index=False, name=None))
+def _blocks(summary: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return run, task and protocol of each table of the page; ``""`` for protocols that need none of their own."""
+    keys = summary[["run", "task", "protocol"]].itertuples(index=False, name=None)
+    return list(dict.fromkeys((run, task, clustering.block_of(task, protocol)) for run, task, protocol in keys))
+
+
+def _of_block(rows: pd.DataFrame, run: str, task: str, protocol: str) -> pd.DataFrame:
+    own = rows["protocol"].map(lambda p: clustering.block_of(task, p) == protocol).astype(bool)
+    return rows[(rows["run"] == run) & (rows["task"] == task) & own]
 
 
 def _block(
-    number: int, run: str, task: str, summary: pd.DataFrame, frame: pd.DataFrame, described: dict[tuple[str, str], Any]
+    number: int,
+    run: str,
+    task: str,
+    protocol: str,
+    here: pd.DataFrame,
+    frame: pd.DataFrame,
+    described: dict[tuple[str, str], Any],
 ) -> dict[str, Any]:
     """Gather what the page shows of one task of one run: table, figures, sentences."""
-    here = summary[(summary["run"] == run) & (summary["task"] == task)]
-    permuted = here[here["protocol"] == tables.PERMUTED]
-    real = here[here["protocol"] != tables.PERMUTED]
+    of_chance = here["protocol"].map(tables.is_floor).astype(bool)
+    permuted, real = here[of_chance], here[~of_chance]
     told = real if len(real) else permuted  # chance alone, where nothing else was scored
     scored = told[told["mean"].notna()]
     notes = {e: described.get((run, e)) for e in real["embedding"]}
-    kinds = {e: n.kind if n else "" for e, n in notes.items()}
+    kinds = {e: n.kind if n else "reference" * e.startswith(tables.BASELINE) for e, n in notes.items()}
     metrics = tables.metric_order(told)
     order = sorted(kinds, key=lambda e: (_RANK[kinds[e]], list(notes).index(e)))
     of_scib = task == integration.TASK
-    scib = integration.integration_summary(frame[(frame["run"] == run) & (frame["task"] == task)]) if of_scib else None
+    scib = integration.integration_summary(frame) if of_scib else None
     if scib is not None:  # by total
         order = list(dict.fromkeys(scib["embedding"]))
-    rows, failures = [], frame[(frame["run"] == run) & (frame["task"] == task) & frame["value"].isna()]
+    groups = clustering.grouped_metrics(metrics) if protocol else []
+    if groups:
+        metrics = [m for _, found in groups for m in found]
+        order = sorted(clustering.by_main_metric(real), key=lambda e: _RANK[kinds[e]])
+    rows = []
     several = real.groupby("embedding")["protocol"].nunique().max() > 1
-    for protocol in dict.fromkeys(real["protocol"]):
-        part = real[real["protocol"] == protocol]
+    for rules in dict.fromkeys(real["protocol"]):
+        part = real[real["protocol"] == rules]
         best = {m: part.loc[part["metric"] == m, "mean"].max() for m in metrics if m in tables.SHOWN_NAMES}
         for embedding in [e for e in order if (part["embedding"] == e).any()]:
             by_metric = part[part["embedding"] == embedding].set_index("metric")
             cells = tuple(_cell(by_metric.loc[m], best.get(m)) if m in by_metric.index else {} for m in metrics)
-            name = f"{embedding} ({protocol})" if several else embedding
+            name = f"{embedding} ({rules})" if several else embedding
             rows.append(_Row(name, kinds[embedding], getattr(notes[embedding], "description", ""), cells))
     plots = []
     for j, metric in enumerate([] if of_scib else tables.metric_order(real)):
         drawn = real[real["metric"] == metric].drop_duplicates("embedding").set_index("embedding")
         drawn = drawn.loc[[e for e in order if e in drawn.index]].reset_index()
         plots.append(figures.intervals(drawn, kinds, tables.SHOWN_NAMES.get(metric, metric), f"r{number}m{j}"))
-    return {
+    block = {
         "run": run,
-        "task": task,
+        "task": f"{task}, protocol {protocol}" if protocol else task,
+        "groups": [(name, len(found)) for name, found in groups],
+        "starts": [sum(len(found) for _, found in groups[:i]) for i in range(len(groups))],
+        "short": [clustering.short_name(m) for m in metrics] if groups else [],
+        "optimistic": bool(set(metrics) & set(tables.OPTIMISTIC)),
+        "published": _published() if protocol == clustering.GENEPT else None,
         "metrics": [tables.SHOWN_NAMES.get(m, m) for m in metrics],
         "rows": rows,
         "chance": [_chance(permuted[permuted["metric"] == m]["mean"].dropna()) for m in metrics]
@@ -142,14 +175,27 @@ def _block(
         "told": [] if scib is None else [line for rows in tables_of(scib) for line in integration.footnotes(rows)],
         "legend": [] if of_scib else figures.kind_legend(kinds),
         "verdicts": tables.verdicts(real, kinds),
-        "undescribed": bool(kinds) and not any(kinds.values()),
+        "undescribed": bool(kinds) and not any(n and n.kind for n in notes.values()),
         "over_seeds": [tables.SHOWN_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_SEEDS)],
         "over_cells": [tables.SHOWN_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_CELLS)],
         "n_seeds": int(told["n"].max()),
         "n_used": sorted(set(scored["n_used"])) or [0],
-        "left_out": [] if of_scib else sorted({n for n in scored.loc[scored["n_failed"] == 0, "note"] if n}),
-        "failures": _failures(failures),
+        "left_out": []
+        if of_scib
+        else clustering.notes_told(real)
+        if groups
+        else sorted({n for n in scored.loc[scored["n_failed"] == 0, "note"] if n}),
+        "failures": _failures(frame[frame["value"].isna()]),
     }
+    return matching.page_block(block, frame) if task == matching.TASK else block
+
+
+def _published() -> dict[str, Any]:
+    rows = [
+        (name, [f"{v:.2f}" if i % 3 < 2 else f"{v:.3f}" for i, v in enumerate(values)])
+        for name, values in clustering.published_cell_rows()
+    ]
+    return {"title": clustering.PAPER_TITLE, "note": clustering.PAPER_NOTE, "labels": CELL_LABELS, "rows": rows}
 
 
 def _cell(row: Any, best: float | None) -> dict[str, Any]:

@@ -14,19 +14,26 @@ if TYPE_CHECKING:
 
 TASK, PAPER_PROFILE = "integration", "paper"
 BIO_AGGREGATE, BATCH_AGGREGATE, TOTAL = AGGREGATES = ("bio_conservation", "batch_correction", "total")
-#: Metric → header, in the order and with the words of scib-metrics.
+#: Metric → header, in the order and with the words of scib-metrics; those of the profile ``scib`` beside their kin.
 BIO = {
     "isolated_labels": "Isolated labels",
+    "isolated_labels_f1": "Isolated F1",
+    "isolated_labels_asw": "Isolated ASW",
     "nmi_ari_cluster_labels_kmeans_nmi": "KMeans NMI",
     "nmi_ari_cluster_labels_kmeans_ari": "KMeans ARI",
+    "nmi_leiden_best": "Leiden NMI",
+    "ari_leiden_best": "Leiden ARI",
     "silhouette_label": "Silhouette label",
     "clisi_knn": "cLISI",
+    "clisi_graph": "cLISI graph",
 }
 BATCH = {
     "bras": "BRAS",
     "silhouette_batch": "Silhouette batch",
     "ilisi_knn": "iLISI",
+    "ilisi_graph": "iLISI graph",
     "kbet_per_label": "KBET",
+    "kbet": "KBET (R)",
     "graph_connectivity": "Graph connectivity",
     "pcr_comparison": "PCR comparison",
 }
@@ -34,7 +41,11 @@ SCORES = {BATCH_AGGREGATE: "Batch correction", BIO_AGGREGATE: "Bio conservation"
 NAMES = BIO | BATCH | SCORES
 PAPER_TITLE = "Table 2 of the BFT paper: RNA and protein cells of another data set, not comparable with the above"
 _KEYS = ["run", "protocol", "embedding"]
+#: Splits of the ends of an interval, and how columns call them.
+ENDS, _ENDS = ("ci95-low", "ci95-high"), ("low", "high")
 _REASONS = ("undefined: ", "error: ")
+#: Begins the part of a note that tells how a baseline was made.
+_MADE_OF = "made of: "
 # What a note tells of the cells, rather than of how one metric was made.
 _OF_THE_CELLS = ("cells left out: ", "no batch score can be read")
 
@@ -57,13 +68,16 @@ def integration_summary(frame: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         Columns run, protocol (the profile), embedding; a column per metric that occurs, in the order of `NAMES`, with
         the mean over seeds (NaN: no value); ``n_seeds`` and ``sd``, how many seeds k-means had and the larger of the
-        standard deviations of NMI and ARI over them (NaN for one); ``n_used`` and ``n_missing`` cells; ``lacking``,
+        standard deviations of NMI and ARI over them (NaN for one); ``total_low`` and ``total_high``, the 95 % interval
+        of the total over halves of the cells (NaN: not computed); ``n_used`` and ``n_missing`` cells; ``lacking``,
         the metrics without a value, by name, and ``reasons``, with why; ``told``, what the notes tell of the cells.
         The highest total comes first within a run and profile, those without a total last.
     """
     import pandas as pd
 
-    own = frame[frame["task"] == TASK]
+    ends = frame[(frame["task"] == TASK) & (frame["metric"] == TOTAL) & frame["split"].isin(ENDS)]
+    interval = ends.set_index([*_KEYS, "split"])["value"].to_dict()
+    own = frame[(frame["task"] == TASK) & ~frame["split"].isin(ENDS)]
     metrics = [m for m in NAMES if (own["metric"] == m).any()]
     rows = []
     for key, group in own.groupby(_KEYS, sort=True):
@@ -77,11 +91,24 @@ def integration_summary(frame: pd.DataFrame) -> pd.DataFrame:
             | values
             | {"n_seeds": max((len(x) for x in seeded), default=0)}
             | {"sd": max((float(x.std(ddof=1)) for x in seeded if len(x) > 1), default=math.nan)}
+            | {f"total_{name}": interval.get((*key, end), math.nan) for name, end in zip(_ENDS, ENDS, strict=True)}
             | {"n_used": int(group["n_used"].max()), "n_missing": int(group["n_missing"].max())}
             | {"lacking": ", ".join(NAMES[m] for m in metrics if m in set(failed["metric"]))}
             | {"reasons": _reasons(failed, metrics), "told": "; ".join(cells_told(group["note"]))}
         )
-    columns = [*_KEYS, *metrics, "n_seeds", "sd", "n_used", "n_missing", "lacking", "reasons", "told"]
+    columns = [
+        *_KEYS,
+        *metrics,
+        "n_seeds",
+        "sd",
+        "total_low",
+        "total_high",
+        "n_used",
+        "n_missing",
+        "lacking",
+        "reasons",
+        "told",
+    ]
     summary = pd.DataFrame(rows, columns=columns)
     total = summary[TOTAL] if TOTAL in metrics else pd.Series(math.nan, summary.index)
     summary = summary.assign(_total=-total).sort_values(
@@ -101,7 +128,7 @@ def _reasons(failed: pd.DataFrame, metrics: list[str]) -> str:
     of_reason: dict[str, list[str]] = {}
     for metric in [m for m in metrics if (failed["metric"] == m).any()]:
         for note in dict.fromkeys(failed.loc[failed["metric"] == metric, "note"]):
-            told = "; ".join(p for p in note.split("; ") if p not in cells_told([note]))
+            told = "; ".join(p for p in note.split("; ") if p not in cells_told([note]) and not p.startswith(_MADE_OF))
             reason = next((told.removeprefix(word) for word in _REASONS if told.startswith(word)), told)
             of_reason.setdefault(reason, []).append(NAMES[metric])
     return "; ".join(f"{', '.join(names)}: {reason.rstrip('.')}" for reason, names in of_reason.items())
@@ -120,6 +147,8 @@ def shown_metrics(rows: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
 def footnotes(rows: pd.DataFrame) -> list[str]:
     """Say what a table of one run and profile does not show: seeds, missing metrics and why, cells left out."""
     lines = ["Total: 0.6 bio conservation + 0.4 batch correction, the means of the metrics that have a value."]
+    if rows["total_low"].notna().any():
+        lines.append("In brackets its 95 % interval, from random halves of the cells.")
     most = int(rows["n_seeds"].max())
     if most > 1:
         deviation = f"; standard deviation at most {rows['sd'].max():.3f}" if rows["sd"].notna().any() else ""
@@ -167,7 +196,7 @@ def text_lines(summary: pd.DataFrame) -> list[str]:
         groups = shown_metrics(rows)
         metrics = [m for group in groups for m in group]
         cells = [
-            [plain(row["embedding"]) + ("*" if row["lacking"] else ""), *(_number(row[m]) for m in metrics)]
+            [plain(row["embedding"]) + ("*" if row["lacking"] else ""), *(_shown(row, m) for m in metrics)]
             for row in rows.to_dict("records")
         ]
         lines += ["", heading(rows)] if lines else [heading(rows)]
@@ -201,8 +230,15 @@ def _two_lines(name: str) -> tuple[str, str]:
     return (first, second) if second else ("", first)
 
 
+def _shown(row: dict[str, Any], metric: str) -> str:
+    number = _number(row[metric])
+    if metric != TOTAL or math.isnan(row["total_low"]):
+        return number
+    return f"{number} [{_number(row['total_low'])}, {_number(row['total_high'])}]"
+
+
 def _number(value: Any) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    return "–" if math.isnan(value) else f"{value:.3f}".replace("-0.000", "0.000")
 
 
 def _two(value: float) -> str:

@@ -38,6 +38,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda x: f"{x:.3f}".replace("-", "−")
+    environment.filters["ends"] = _ends
     environment.filters["duration"] = _duration
     page = environment.get_template(template).render(longest=LONGEST_TEXT, **values)
     # Control characters and halves of surrogate pairs have no place in HTML; a model may emit them all the same.
@@ -73,6 +74,12 @@ def own_version() -> str:
     from bftembed import __version__
 
     return f"bftembed {__version__}"
+
+
+def _ends(interval: dict[str, float]) -> str:
+    """Return the ends of an interval in short, one of them where they look the same: ``"0.41–0.53"``."""
+    texts = [f"{interval[k]:.2f}".replace("-0.00", "0.00").replace("-", "−") for k in ("low", "high")]
+    return "–".join(dict.fromkeys(texts))
 
 
 def _duration(seconds: float) -> str:

@@ -1,15 +1,22 @@
-"""Integrations to compare with, made in the same run: PCA, Harmony and BBKNN. Arrays in, arrays out."""
+"""Integrations to compare with, made in the same run: PCA, Harmony, BBKNN and scVI. Arrays in, arrays out."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import logging
+import os
+import random
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.errors import BftembedError, examples, require
+from bftembed.errors import BftembedError, MissingExtraError, examples, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 #: Principal components, or fewer where there are fewer cells or genes.
@@ -17,6 +24,10 @@ N_COMPONENTS = 50
 #: Dimensions of the vectors that are made of BBKNN's graph.
 N_GRAPH_DIMENSIONS = 30
 FEWEST_FOR_HARMONY, FEWEST_OF_BATCH_FOR_BBKNN = 30, 3
+#: Dimensions and layers of scVI, as in scIB.
+N_LATENT, N_LAYERS = 30, 2
+#: Most variable genes that scVI is given, as in scIB.
+N_GENES = 2000
 
 
 def pca(expression: Any, *, n_components: int = N_COMPONENTS, seed: int = 0) -> NDArray[np.float32]:
@@ -141,5 +152,146 @@ def bbknn(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> 
     return (vectors * signs * scale[:, None]).astype(np.float32)
 
 
-#: Name → how it is made of principal components and batches; the key in results is ``"baseline: NAME"``.
+def scvi(
+    counts: Any,
+    batches: NDArray[Any],
+    *,
+    n_latent: int = N_LATENT,
+    n_genes: int = N_GENES,
+    max_epochs: int | None = None,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Return the latent means of scVI (Lopez et al. 2018), float32 (n_cells, n_latent).
+
+    As scIB ran it: two layers, a negative binomial, 2,000 variable genes, all cells to train on. On the CPU, in one
+    thread, so that equal seeds give equal vectors.
+
+    Parameters
+    ----------
+    counts
+        (n_cells, n_genes), SciPy CSR, raw counts. A cell without any has NaN.
+    batches
+        Batch of each cell, (n_cells,).
+    n_latent
+        Dimensions.
+    n_genes
+        How many genes, the most variable ones (scanpy's, flavour ``seurat``, of log1p of counts per 10,000).
+    max_epochs
+        Passes over the cells; None for that of scvi-tools, 8 million / n_cells and at most 400.
+    seed
+        Of the weights and the order of the cells. The random states of the process are as before afterwards.
+
+    Raises
+    ------
+    BftembedError
+        For values that are no counts, fewer than two batches, or fewer than two cells with counts.
+    MissingExtraError
+        Without scvi-tools, which no extra brings.
+    """
+    from anndata import AnnData
+    from pandas import DataFrame
+
+    values = counts.data
+    bad = int((~np.isfinite(values) | (values < 0) | (values != np.floor(values))).sum())
+    if bad:
+        raise BftembedError(
+            f"scVI models counts, and {bad} values are fractions, negative or not finite: logged or scaled values. "
+            "Give the raw counts (layer=…, --layer, or --raw)."
+        )
+    if len(set(batches.tolist())) < 2:
+        raise BftembedError("scVI corrects batches, and there is one only.")
+    has = np.asarray(counts.sum(axis=1)).ravel() > 0
+    n = int(has.sum())
+    if n < 2:
+        raise BftembedError(f"scVI needs cells with counts, and {n} of {len(has)} have any.")
+    cells = AnnData(
+        counts[has].astype(np.float32),
+        obs=DataFrame({"batch": batches[has].astype(str)}).set_axis([str(i) for i in range(n)]),
+    )
+    if cells.n_vars > n_genes:
+        cells = cells[:, _variable(cells, n_genes)].copy()
+    size = next(b for b in (128, 127, 126) if n % b != 1)  # no batch of one cell: it has no variance
+    with _seeded(seed) as models:
+        models.SCVI.setup_anndata(cells, batch_key="batch")
+        model = models.SCVI(cells, n_latent=n_latent, n_layers=N_LAYERS, gene_likelihood="nb")
+        model.train(
+            max_epochs=max_epochs,
+            accelerator="cpu",
+            devices=1,
+            train_size=1.0,
+            batch_size=size,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+        )
+        latent = model.get_latent_representation()
+    found = np.full((len(has), n_latent), np.nan, dtype=np.float32)
+    found[has] = latent
+    return found
+
+
+def _variable(counts: Any, n: int) -> NDArray[np.bool_]:
+    """Return which genes vary most, bool (n_genes,), of an AnnData of counts."""
+    import scanpy
+
+    logged = counts.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scanpy.pp.normalize_total(logged, target_sum=1e4)
+        scanpy.pp.log1p(logged)
+        scanpy.pp.highly_variable_genes(logged, n_top_genes=n, flavor="seurat")
+    return logged.var["highly_variable"].to_numpy(dtype=bool)
+
+
+def _scvi_models() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("scvi.model")
+    except ModuleNotFoundError as err:
+        raise MissingExtraError(
+            f"The package {err.name!r} is not installed; the baseline scvi needs scvi-tools, which no extra of "
+            "bftembed brings. Install it with: pip install scvi-tools"
+        ) from err
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[Any]:
+    """Give the models of scvi-tools, drawing from a seed in one thread and silently; leave the process as it was."""
+    from threadpoolctl import threadpool_limits
+
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # the import draws numbers, too
+    models = _scvi_models()
+    import torch
+
+    settings, cudnn = importlib.import_module("scvi").settings, torch.backends.cudnn
+    of_scvi, of_cudnn, threads = settings.seed, (cudnn.deterministic, cudnn.benchmark), torch.get_num_threads()
+    of_torch = torch.get_rng_state()
+    environment = dict(os.environ)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings(), threadpool_limits(limits=1):
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            torch.set_num_threads(1)
+            settings.seed = seed
+            yield models
+    finally:
+        settings.seed = of_scvi
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        torch.set_rng_state(of_torch)
+        cudnn.deterministic, cudnn.benchmark = of_cudnn
+        torch.set_num_threads(threads)
+        for name in set(os.environ) - set(environment):  # Lightning tells its workers the seed there
+            del os.environ[name]
+        os.environ.update(environment)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+#: Name → how it is made of principal components and batches; the key in results is ``"baseline: NAME"``. `scvi` is made
+#: of counts.
 BASELINES = {"harmony": harmony, "bbknn": bbknn}

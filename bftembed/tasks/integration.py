@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed import __version__
-from bftembed.errors import BftembedError, require, unknown_name
+from bftembed.errors import BftembedError, unknown_name
 from bftembed.machine import available_memory
 from bftembed.metrics import integration as scib
-from bftembed.metrics.bras import bras
 from bftembed.metrics.checks import Undefined
 from bftembed.metrics.memory import integration_memory
-from bftembed.metrics.neighbours import EXACT_UP_TO, Neighbours, nearest_neighbours
-from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.results import Result
+from bftembed.tasks.halves import half_interval, half_samples
 from bftembed.tasks.info import TaskInfo
+from bftembed.tasks.scib_profiles import ARI, NMI, PROFILES, Cells, Profile
 from bftembed.tasks.usable import as_matrix, has_vector, usable_cells
 
 if TYPE_CHECKING:
@@ -38,78 +35,8 @@ INFO = TaskInfo(
     version=1,
 )
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
-#: Neighbours, the cell itself included, of LISI, kBET and graph connectivity.
-LISI_NEIGHBOURS, KBET_NEIGHBOURS, GRAPH_NEIGHBOURS = 90, 50, 15
 BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
 BIO, BATCH, TOTAL = "bio_conservation", "batch_correction", "total"
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Which metrics a score is made of.
-
-    Attributes
-    ----------
-    bio, batch
-        Names of metrics, as scib-metrics has them.
-    """
-
-    bio: tuple[str, ...]
-    batch: tuple[str, ...]
-
-
-_NMI, _ARI = "nmi_ari_cluster_labels_kmeans_nmi", "nmi_ari_cluster_labels_kmeans_ari"
-_BIO = ("isolated_labels", _NMI, _ARI, "silhouette_label", "clisi_knn")
-_REST = ("ilisi_knn", "kbet_per_label", "graph_connectivity", "pcr_comparison")
-#: ``current`` is what scib-metrics shows today; ``paper`` has the older batch silhouette, as table 2 of the paper.
-PROFILES = {"current": Profile(_BIO, ("bras", *_REST)), "paper": Profile(_BIO, ("silhouette_batch", *_REST))}
-
-
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """One embedding of the cells that are scored, with what several metrics share."""
-
-    matrix: NDArray[Any]
-    labels: NDArray[Any]
-    batches: NDArray[Any]
-    before: NDArray[Any] | None
-    before_note: str
-
-    def near(self, k: int) -> Neighbours:
-        if len(self.matrix) < k:
-            raise Undefined(f"{len(self.matrix)} cells are too few for {k} neighbours of each, itself included")
-        return self._neighbours.subset(k)
-
-    @functools.cached_property
-    def _neighbours(self) -> Neighbours:
-        return nearest_neighbours(self.matrix, min(LISI_NEIGHBOURS, len(self.matrix)))
-
-    @functools.cached_property
-    def silhouettes(self) -> NDArray[np.float64]:
-        return silhouette_samples(self.matrix, self.labels)
-
-    @functools.cached_property
-    def lisi_weights(self) -> NDArray[np.float32]:
-        return scib.lisi_weights(self.near(LISI_NEIGHBOURS))
-
-
-def _pcr(cells: _Cells) -> float:
-    if cells.before is None:
-        raise Undefined(cells.before_note or "no embedding from before the integration was given to compare with")
-    return scib.pcr_comparison(cells.before, cells.matrix, cells.batches)
-
-
-_METRICS: dict[str, Callable[[_Cells], float]] = {
-    "isolated_labels": lambda c: isolated_labels(c.matrix, c.labels, c.batches, samples=c.silhouettes),
-    "silhouette_label": lambda c: silhouette_label(c.matrix, c.labels, samples=c.silhouettes),
-    "silhouette_batch": lambda c: silhouette_batch(c.matrix, c.labels, c.batches),
-    "bras": lambda c: bras(c.matrix, c.labels, c.batches),
-    "clisi_knn": lambda c: scib.clisi(c.near(LISI_NEIGHBOURS), c.labels, weights=c.lisi_weights),
-    "ilisi_knn": lambda c: scib.ilisi(c.near(LISI_NEIGHBOURS), c.batches, weights=c.lisi_weights),
-    "graph_connectivity": lambda c: scib.graph_connectivity(c.near(GRAPH_NEIGHBOURS), c.labels),
-    "kbet_per_label": lambda c: scib.kbet(c.near(KBET_NEIGHBOURS), c.labels, c.batches),
-    "pcr_comparison": _pcr,
-}
 
 
 def run(
@@ -122,6 +49,7 @@ def run(
     before_note: str = "",
     profile: str = "current",
     seeds: Iterable[int] = DEFAULT_SEEDS,
+    halves: int = 0,
     progress: Progress = silent,
 ) -> list[Result]:
     """Score embeddings of the same cells by the metrics of scIB (Luecken et al. 2022).
@@ -142,7 +70,12 @@ def run(
     profile
         One of `PROFILES`; it is the protocol of the rows.
     seeds
-        Seeds of k-means. Every seed has a row; the aggregates are made of the means.
+        Seeds of k-means, which the profile ``scib`` has not. Every seed has a row; the aggregates are made of the
+        means.
+    halves
+        Number of random halves of the cells on which every metric is computed again, for its 95 % interval (splits
+        ``ci95-low`` and ``ci95-high``; see `bftembed.tasks.halves`): 0 for none, else at least 3; 10 take about three
+        times the time. K-means takes another seed in each.
     progress
         Called once per embedding.
 
@@ -161,18 +94,20 @@ def run(
     Raises
     ------
     BftembedError
-        When there is no embedding or seed, the profile is not known, numbers of cells differ, no cell has both label
-        and batch, or the memory does not suffice.
+        When there is no embedding or seed, the profile is not known, there are 1 or 2 halves, numbers of cells differ,
+        no cell has both label and batch, or the memory does not suffice.
     MissingExtraError
-        Without the extra ``scib``.
+        Without the extra ``scib``; for the profile ``scib``, without the extra ``scib-original``.
     """
     if profile not in PROFILES:
         raise unknown_name("profile", profile, PROFILES)
     seed_list = list(dict.fromkeys(int(s) for s in seeds))
     if not embeddings or not seed_list:
         raise BftembedError("The integration task needs at least one embedding and one seed.")
-    check_memory({name: np.shape(x) for name, x in embeddings.items()})
-    require("scib_metrics.utils", "scib")  # before an hour of work, not after it
+    if halves < 0 or halves in (1, 2):
+        raise BftembedError(f"halves = {halves}: give 0 for no interval, or 3 and more; 10 is usual.")
+    check_memory({name: np.shape(x) for name, x in embeddings.items()}, per_cell=PROFILES[profile].memory)
+    PROFILES[profile].load()  # before an hour of work, not after it
     columns = {"label": labels, "batch": batches}
     named = usable_cells({}, columns).mask
     matrices = {name: as_matrix(name, x, len(labels)) for name, x in embeddings.items()}
@@ -196,19 +131,47 @@ def run(
             n_missing=int((~mask).sum()),
         )
         part = slice(None) if mask.all() else mask
-        one = _Cells(
+        one = Cells(
             matrix[part],
             cells.values["label"][part],
             cells.values["batch"][part],
             None if before is None else before[part],
             before_note,
         )
-        results += _scored(row, one, PROFILES[profile], seed_list, cells.note)
+        scored = _scored(row, one, PROFILES[profile], seed_list, cells.note)
+        results += scored + (_ends(row, one, PROFILES[profile], scored, halves, seed_list) if len(one.matrix) else [])
         progress(i + 1, len(embeddings), name)
     return results
 
 
-def check_memory(shapes: Mapping[str, tuple[int, ...]], to_read: int = 0) -> None:
+def _ends(
+    row: Callable[..., Result], cells: Cells, profile: Profile, scored: list[Result], halves: int, seeds: list[int]
+) -> list[Result]:
+    """Return the ends of the interval of every metric and aggregate that has a value on enough halves."""
+    of_halves: dict[str, list[float]] = {}
+    for i, part in enumerate(half_samples(cells.labels, cells.batches, halves, seeds[0])):
+        half = Cells(
+            cells.matrix[part],
+            cells.labels[part],
+            cells.batches[part],
+            None if cells.before is None else cells.before[part],
+            cells.before_note,
+        )
+        for result in _scored(row, half, profile, [seeds[i % len(seeds)]], ""):
+            of_halves.setdefault(result.metric, []).append(result.value)
+    found = []
+    for metric, values in of_halves.items():
+        value = float(np.mean([r.value for r in scored if r.metric == metric]))
+        ends = half_interval(value, values)
+        found += [
+            row(metric=metric, split=split, value=end, note=f"{halves} halves of the cells")
+            for split, end in zip(("ci95-low", "ci95-high"), ends, strict=True)
+            if not np.isnan(end)
+        ]
+    return found
+
+
+def check_memory(shapes: Mapping[str, tuple[int, ...]], to_read: int = 0, *, per_cell: int = 0) -> None:
     """Raise when scoring embeddings of these shapes takes more memory than there is; say how much, and for what.
 
     Parameters
@@ -217,6 +180,8 @@ def check_memory(shapes: Mapping[str, tuple[int, ...]], to_read: int = 0) -> Non
         Name → (n_cells, d). One embedding is scored at a time, so the largest decides.
     to_read
         Bytes of embeddings that are not in memory yet.
+    per_cell
+        Bytes that the profile takes besides.
 
     Raises
     ------
@@ -228,7 +193,7 @@ def check_memory(shapes: Mapping[str, tuple[int, ...]], to_read: int = 0) -> Non
     if free is None or not sized:
         return
     n_cells, d = max(sized, key=lambda shape: sum(integration_memory(*shape).values()))
-    parts = {"embeddings": to_read, **integration_memory(n_cells, d)}
+    parts = {"embeddings": to_read, **integration_memory(n_cells, d), "copies of the original scib": per_cell * n_cells}
     if sum(parts.values()) <= free:
         return
     listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items() if size)
@@ -253,31 +218,43 @@ def _never_zero(before: NDArray[Any]) -> NDArray[Any]:
 
 
 def _scored(
-    row: Callable[..., Result], cells: _Cells, profile: Profile, seeds: list[int], left_out: str
+    row: Callable[..., Result], cells: Cells, profile: Profile, seeds: list[int], left_out: str
 ) -> list[Result]:
     told = "; ".join(x for x in (_confounded(cells), left_out) if x)
     reason = _no_points(cells.matrix)
     found: list[Result] = []
     values: dict[str, float] = {}
     for metric in (*profile.bio, *profile.batch):
-        if metric in (_NMI, _ARI):
+        if metric not in profile.compute:
             continue
-        value, note = _value(functools.partial(_METRICS[metric], cells), _library(metric, cells), reason)
+        library = profile.made_by(metric, cells)
+        value, note = _value(functools.partial(profile.compute[metric], cells), library, reason)
         values[metric] = value
         found.append(row(metric=metric, value=value, note="; ".join(x for x in (note, told) if x)))
+    if NMI in profile.bio:
+        for metric, rows in _of_kmeans(row, cells, seeds, reason, told).items():
+            values[metric] = float(np.mean([r.value for r in rows]))
+            found += rows
+    return found + _aggregates(row, values, profile, told, one_batch=len(set(cells.batches.tolist())) == 1)
+
+
+def _of_kmeans(
+    row: Callable[..., Result], cells: Cells, seeds: list[int], reason: str, told: str
+) -> dict[str, list[Result]]:
+    """Return the rows of the metrics that k-means makes, one per seed."""
     theirs = ", ".join(f"{package} {version}" for package, version in scib.library().items())
     clusters = [
         _value(functools.partial(scib.kmeans_nmi_ari, cells.matrix, cells.labels, seed), theirs, reason)
         for seed in seeds
     ]
-    for i, metric in enumerate((_NMI, _ARI)):
+    found = {}
+    for i, metric in enumerate((NMI, ARI)):
         of_seeds = [(pair[i] if isinstance(pair, tuple) else pair, note) for pair, note in clusters]
-        values[metric] = float(np.mean([v for v, _ in of_seeds]))
-        found += [
+        found[metric] = [
             row(metric=metric, seed=seed, value=value, note="; ".join(x for x in (note, told) if x))
             for seed, (value, note) in zip(seeds, of_seeds, strict=True)
         ]
-    return found + _aggregates(row, values, profile, told, one_batch=len(set(cells.batches.tolist())) == 1)
+    return found
 
 
 def _no_points(matrix: NDArray[Any]) -> str:
@@ -286,18 +263,6 @@ def _no_points(matrix: NDArray[Any]) -> str:
         return "no cell has a label, a batch, and a vector that is finite and not zero"
     # Identical cells have no neighbours and no clusters, but every formula gives some number for them.
     return "all cells are identical in this embedding" if (matrix == matrix[0]).all() else ""
-
-
-def _library(metric: str, cells: _Cells) -> str:
-    ours = f"bftembed {__version__}"
-    k = {"clisi_knn": LISI_NEIGHBOURS, "ilisi_knn": LISI_NEIGHBOURS, "kbet_per_label": KBET_NEIGHBOURS}.get(
-        metric, GRAPH_NEIGHBOURS if metric == "graph_connectivity" else 0
-    )
-    if k:
-        return f"{ours}, {k} {'exact' if len(cells.matrix) <= EXACT_UP_TO else 'approximate'} neighbours"
-    if metric == "pcr_comparison" and cells.before_note:
-        return f"{ours}, before: {cells.before_note}"
-    return ours
 
 
 def _value(compute: Callable[[], Any], library: str, reason: str) -> tuple[Any, str]:
@@ -336,7 +301,7 @@ def _aggregates(
     return [*found, row(metric=TOTAL, value=total, note="; ".join(x for x in (note, told) if x))]
 
 
-def _confounded(cells: _Cells) -> str:
+def _confounded(cells: Cells) -> str:
     labels, batches = set(cells.labels.tolist()), set(cells.batches.tolist())
     pairs = len({*zip(cells.labels.tolist(), cells.batches.tolist(), strict=True)})
     if pairs > len(labels) or len(batches) < 2:

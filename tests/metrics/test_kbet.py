@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bftembed.metrics.kbet import connectivities, kbet
+from bftembed.metrics.kbet import kbet
+from bftembed.metrics.leiden import connectivities
 from bftembed.metrics.neighbours import nearest_neighbours
 
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bftembed.metrics.clustering import (
-    adjusted_mutual_information,
-    adjusted_rand_index,
     bootstrap_interval,
     kmeans_labels,
+    minibatch_labels,
+    partition_scores,
 )
 from bftembed.metrics.silhouette import silhouette_samples
 
@@ -61,7 +61,7 @@ def entropy(a):
     ],
 )
 def test_ari_of_known_tables(labels, clusters, value):
-    assert adjusted_rand_index(labels, clusters) == pytest.approx(value)
+    assert partition_scores(labels, clusters)["ari"] == pytest.approx(value)
 
 
 @pytest.mark.parametrize("clusters", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1], [0, 0, 0, 0, 1, 2]])
@@ -70,7 +70,7 @@ def test_ami_equals_the_mean_over_every_permutation(clusters):
     by_chance = np.mean([mutual_information(p, clusters) for p in itertools.permutations(labels)])
     best = (entropy(labels) + entropy(clusters)) / 2
     expected = (mutual_information(labels, clusters) - by_chance) / (best - by_chance)
-    assert adjusted_mutual_information(labels, clusters) == pytest.approx(expected, abs=1e-10)
+    assert partition_scores(labels, clusters)["ami"] == pytest.approx(expected, abs=1e-10)
 
 
 def test_silhouette_of_four_points_by_hand():
@@ -107,8 +107,7 @@ def test_names_of_labels_and_clusters_do_not_matter(case, renamed):
     labels, clusters, seed = case
     named = [f"type {renamed[x]}" for x in labels]
     moved = [renamed[x] for x in clusters]
-    for score in (adjusted_rand_index, adjusted_mutual_information):
-        assert score(named, moved) == pytest.approx(score(labels, clusters), abs=1e-12)
+    assert partition_scores(named, moved) == pytest.approx(partition_scores(labels, clusters), abs=1e-12)
     X = np.random.default_rng(seed).normal(size=(len(labels), 2))
     np.testing.assert_allclose(silhouette_samples(X, named), silhouette_samples(X, labels), atol=1e-12)
 
@@ -118,7 +117,7 @@ def test_kmeans_finds_separate_groups_and_repeats_itself():
     truth = np.repeat([0, 1, 2], 40)
     X = rng.normal(size=(120, 5)).astype(np.float32) + 20 * truth[:, None] + 1
     found = kmeans_labels(X, 3, seed=7)
-    assert adjusted_rand_index(truth, found) == 1.0
+    assert partition_scores(truth, found)["ari"] == 1.0
     noise = rng.normal(size=(600, 8))
     np.testing.assert_array_equal(kmeans_labels(noise, 9, seed=7), kmeans_labels(noise, 9, seed=7))
     assert (kmeans_labels(noise, 9, seed=7) != kmeans_labels(noise, 9, seed=8)).any()
@@ -157,9 +156,9 @@ X4 = np.arange(1.0, 9).reshape(4, 2)
         (lambda: silhouette_samples(np.array([["a"], ["b"]]), [0, 1]), "real numbers"),
         (lambda: kmeans_labels(X4, 5, 0), "k = 5 clusters of 4"),
         (lambda: kmeans_labels(X4, 0, 0), "k = 0"),
-        (lambda: adjusted_rand_index([0, 0, 1], [0, 1]), "3 labels and 2 clusters"),
-        (lambda: adjusted_rand_index([0, 0], [0, 1]), "one label"),
-        (lambda: adjusted_mutual_information([], []), "non-empty"),
+        (lambda: partition_scores([0, 0, 1], [0, 1]), "3 labels and 2 clusters"),
+        (lambda: partition_scores([0, 0], [0, 1]), "one label"),
+        (lambda: partition_scores([], []), "non-empty"),
         (lambda: bootstrap_interval([], 0), "non-empty"),
         (lambda: bootstrap_interval([1.0, np.nan], 0), "1 of 2 values"),
         (lambda: bootstrap_interval([1.0], 0, level=1.0), "level"),
@@ -185,3 +184,27 @@ def test_bootstrap_interval_repeats_and_narrows_with_the_level():
     wide, narrow = bootstrap_interval(values, 3), bootstrap_interval(values, 3, level=0.5)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
     assert bootstrap_interval([0.25] * 8, 0) == (0.25, 0.25)
+
+
+@given(labelled, st.integers(0, 10_000))
+def test_partition_scores_equal_scikit_learn_on_cells_that_are_written_out(case, seed):
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
+
+    labels, clusters, _ = case
+    weights = np.random.default_rng(seed).multinomial(len(labels), [1 / len(labels)] * len(labels))
+    truth, found = np.repeat(labels, weights), np.repeat(clusters, weights)
+    scores = partition_scores(labels, clusters, weights)
+    if len(set(truth)) in (1, len(truth)):
+        assert all(np.isnan(x) for x in scores.values())
+        return
+    assert scores["ari"] == pytest.approx(adjusted_rand_score(truth, found), abs=1e-12)
+    assert scores["ami"] == pytest.approx(adjusted_mutual_info_score(truth, found), abs=1e-9)
+    assert scores["nmi"] == pytest.approx(normalized_mutual_info_score(truth, found), abs=1e-12)
+
+
+def test_minibatches_equal_the_steps_of_the_notebook():
+    from sklearn.cluster import MiniBatchKMeans
+
+    X = np.random.default_rng(1).normal(size=(300, 6)) + np.repeat([[0.0], [3.0], [6.0]], 100, axis=0)
+    expected = MiniBatchKMeans(n_clusters=3, random_state=2023, batch_size=20, n_init=3).fit(X).labels_
+    np.testing.assert_array_equal(minibatch_labels(X, 3), expected)

@@ -84,3 +84,19 @@ def test_the_frame_holds_every_number_once_and_names_its_source():
     forest = frame[(frame["source"] == published.NOTEBOOK_FOREST) & (frame["task"] == "lys4")]
     assert forest.set_index("metric")["value"].to_dict() == {"roc_auc": 0.952, "roc_auc_sd": 0.036}
     assert len(frame) == 48 + 8 + 8 + 1 + 3
+
+
+def test_table_5_is_that_of_the_paper():
+    text = " ".join(note("PAPER.md").split("**Table 5")[1].split("**Figures**")[0].split())
+    assert (
+        "(phenotype ARI/AMI/ASW | cell type ARI/AMI/ASW)" in text or "phenotype ARI/AMI/ASW | cell type ARI/AMI" in text
+    )
+    told, encoder = {}, "–"
+    numbers = r"((?:\.\d+/){2}\.\d+) \| ((?:\.\d+/){2}\.\d+)"
+    for named, name, phenotype, kind in re.findall(rf"(ada-002 |BioBERT )?([A-Za-z]+) {numbers}", text):
+        encoder = named.strip() or encoder
+        key = ("–" if name in ("PCA", "scGPT", "GenePT") else encoder, name)
+        told[key] = tuple(float(x) for x in f"{phenotype}/{kind}".split("/"))
+    assert told == published.TABLE_5
+    assert len(told) == 9
+    assert all(len(values) == len(published.CELL_LABELS) * len(published.CELL_METRICS) for values in told.values())

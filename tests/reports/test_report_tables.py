@@ -78,6 +78,18 @@ def test_text_table_is_aligned_and_puts_permuted_labels_last():
     ]
 
 
+def test_text_table_of_several_protocols_names_them():
+    frame = to_frame(
+        rows("a", [0.1]) + rows("a", [0.2], protocol="strict") + rows("a", [0.0], protocol="strict/permuted-labels")
+    )
+    assert [line.split("  ")[0] for line in text_table(summarise(frame))] == [
+        "embedding",
+        "a / standard",
+        "a / strict",
+        "a / strict/permuted-labels",
+    ]
+
+
 KINDS = {"text": "profile", "text2": "profile", "random": "floor", "tfidf": "floor", "pca": "reference"}
 
 

@@ -1,4 +1,4 @@
-"""PCA, Harmony and BBKNN made in the run: against their libraries, and what they refuse."""
+"""PCA, Harmony, BBKNN and scVI made in the run: against their libraries, and what they refuse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import scipy.sparse
 from tests_paths import REPOSITORY
 
 from bftembed.errors import BftembedError, MissingExtraError
-from bftembed.tasks.baselines import bbknn, harmony, pca
+from bftembed.tasks.baselines import bbknn, harmony, pca, scvi
 
 
 def expression(n=80, genes=60, seed=0):
@@ -133,3 +133,69 @@ def test_without_the_extra_the_install_line_is_named(monkeypatch, make, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=r"bftembed\[scib\]"):
         make(pca(expression()), BATCHES)
+
+
+def two_types(n=129, genes=40, seed=0):
+    """Return raw counts (CSR) of two types in two batches, the second batch with other levels of ten genes."""
+    draw = np.random.default_rng(seed)
+    types, batches = np.arange(n) % 2, (np.arange(n) // 2) % 2
+    level = draw.gamma(2.0, 2.0, (2, genes))[types]
+    level[:, :10] *= np.where(batches == 1, 8.0, 1.0)[:, None]
+    return scipy.sparse.csr_matrix(draw.poisson(level).astype(np.float32)), types, np.array(["x", "y"])[batches]
+
+
+@pytest.mark.parametrize(
+    ("counts", "batches", "reason"),
+    [
+        (np.log1p(np.arange(12.0)).reshape(4, 3), "xxyy", "11 values are fractions.*raw counts"),
+        (-np.ones((4, 3)), "xxyy", "12 values are fractions, negative"),
+        (np.full((4, 3), np.inf), "xxyy", "12 values are fractions, negative or not finite"),
+        (np.ones((4, 3)), "xxxx", "one only"),
+        (np.array([[1.0], [0], [0], [0]]), "xxyy", "1 of 4 have any"),
+    ],
+)
+def test_what_scvi_cannot_model_is_refused(counts, batches, reason):
+    with pytest.raises(BftembedError, match=reason):
+        scvi(scipy.sparse.csr_matrix(counts), np.array(list(batches)))
+
+
+def test_without_scvi_tools_the_package_is_named(monkeypatch):
+    counts, _, batches = two_types()
+    monkeypatch.setitem(sys.modules, "scvi.model", None)
+    monkeypatch.setitem(sys.modules, "scvi", None)
+    with pytest.raises(MissingExtraError, match="pip install scvi-tools"):
+        scvi(counts, batches)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scvi_mixes_batches_keeps_types_and_leaves_the_process_alone(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("scvi")
+    import random
+
+    import torch
+
+    from bftembed.metrics.silhouette import silhouette_batch, silhouette_label
+
+    monkeypatch.chdir(tmp_path)
+    counts, types, batches = two_types()
+    counts[5] = 0
+    counts.eliminate_zeros()
+    kept, states = counts.copy(), (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state())
+    capfd.readouterr()
+    found = scvi(counts, batches, n_latent=5, max_epochs=60)
+    assert capfd.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+    assert (random.getstate(), torch.equal(torch.get_rng_state(), states[2])) == (states[0], True)
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+    assert (counts != kept).nnz == 0
+    assert (found.shape, found.dtype) == ((129, 5), np.float32)
+    np.testing.assert_array_equal(np.isnan(found).any(axis=1), np.arange(129) == 5)
+    torch.set_num_threads(2)
+    np.testing.assert_array_equal(found, scvi(counts, batches, n_latent=5, max_epochs=60))
+    assert torch.get_num_threads() == 2
+    assert not np.array_equal(found[:5], scvi(counts, batches, n_latent=5, max_epochs=60, seed=1)[:5])
+    has = np.arange(129) != 5
+    before = pca(np.log1p(counts[has]), n_components=5)
+    assert silhouette_label(found[has], types[has]) > 0.6
+    mixed, apart = (silhouette_batch(x, types[has], batches[has]) for x in (found[has], before))
+    assert mixed > apart + 0.1

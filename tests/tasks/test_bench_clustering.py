@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
@@ -15,6 +16,8 @@ import scipy.sparse
 from bftembed import bench
 from bftembed.errors import BftembedError
 from bftembed.results import read_results
+
+standard = functools.partial(bench.clustering, protocol="standard")
 
 
 def cells(n=40):
@@ -47,8 +50,8 @@ def h5ad(tmp_path):
 
 def test_file_and_anndata_give_the_same_rows(h5ad, tmp_path):
     out = tmp_path / "r.parquet"
-    from_file = bench.clustering(h5ad, ["X_a", "X_b"], "cell_type", seeds=2, out=out)
-    from_memory = bench.clustering(cells(), ["X_a", "X_b"], "cell_type", seeds=2)
+    from_file = standard(h5ad, ["X_a", "X_b"], "cell_type", seeds=2, out=out)
+    from_memory = standard(cells(), ["X_a", "X_b"], "cell_type", seeds=2)
     assert set(from_file["run"]) == {"cells/cell_type"}
     pd.testing.assert_frame_equal(from_file, from_memory)
     pd.testing.assert_frame_equal(read_results(out), from_file)
@@ -57,15 +60,15 @@ def test_file_and_anndata_give_the_same_rows(h5ad, tmp_path):
 def test_the_expression_is_never_read(h5ad):
     with h5py.File(h5ad, "r+") as handle:
         del handle["X"]
-    assert len(bench.clustering(h5ad, "X_a", "cell_type", seeds=1, floors=False)) == 5
+    assert len(standard(h5ad, "X_a", "cell_type", seeds=1, floors=False)) == 5
 
 
 @pytest.mark.parametrize("label", ["cell_type", "patient", "cluster"])
 def test_categories_text_and_few_whole_numbers_are_labels(h5ad, label):
-    frame = bench.clustering(h5ad, ["X_a"], label, seeds=[5], run="mine")
+    frame = standard(h5ad, ["X_a"], label, seeds=[5], run="mine")
     assert set(frame["run"]) == {"mine"}
     assert set(frame["n_used"]) == {40}
-    pd.testing.assert_frame_equal(frame, bench.clustering(cells(), ["X_a"], label, seeds=[5], run="mine"))
+    pd.testing.assert_frame_equal(frame, standard(cells(), ["X_a"], label, seeds=[5], run="mine"))
 
 
 @pytest.mark.parametrize("missing", [None, "cluster"])
@@ -75,41 +78,41 @@ def test_missing_labels_are_counted(tmp_path, missing):
     adata.obs["cluster"] = adata.obs["cluster"].where(np.arange(40) > 2)  # becomes float with NaN
     adata.write_h5ad(tmp_path / "c.h5ad")
     for data in (adata, tmp_path / "c.h5ad"):
-        frame = bench.clustering(data, "X_a", missing or "cell_type", seeds=1)
+        frame = standard(data, "X_a", missing or "cell_type", seeds=1)
         assert set(frame["n_missing"]) == {3}
         assert set(frame["note"]) == {"3 cells left out: 3 without a label"}
 
 
 def test_data_frame_and_sparse_embeddings_are_converted(tmp_path):
     adata = cells()
-    expected = bench.clustering(adata, "X_a", "cell_type", seeds=1)["value"].tolist()
+    expected = standard(adata, "X_a", "cell_type", seeds=1)["value"].tolist()
     dense = adata.obsm["X_a"]
     adata.obsm["X_a"] = pd.DataFrame(dense, index=adata.obs_names, columns=["p", "q", "r"])
     adata.obsm["X_s"] = scipy.sparse.csr_matrix(dense)
     adata.write_h5ad(tmp_path / "c.h5ad")
     for data in (adata, tmp_path / "c.h5ad"):
         for key in ("X_a", "X_s"):
-            assert bench.clustering(data, key, "cell_type", seeds=1)["value"].tolist() == expected
+            assert standard(data, key, "cell_type", seeds=1)["value"].tolist() == expected
 
 
 def test_the_old_file_format_of_the_packaged_cells_is_read(pbmc_path):
     import scanpy
 
-    frame = bench.clustering(pbmc_path, ["X_pca"], "bulk_labels", seeds=1, run="r")
+    frame = standard(pbmc_path, ["X_pca"], "bulk_labels", seeds=1, run="r")
     adata = scanpy.datasets.pbmc68k_reduced()
-    pd.testing.assert_frame_equal(frame, bench.clustering(adata, ["X_pca"], "bulk_labels", seeds=1, run="r"))
+    pd.testing.assert_frame_equal(frame, standard(adata, ["X_pca"], "bulk_labels", seeds=1, run="r"))
     silhouette = frame[(frame["metric"] == "silhouette") & (frame["split"] == "all") & frame["seed"].isna()]
     # scib's .541847 for the same labels on another embedding is (s + 1) / 2; the raw value lies in [-1, 1]
     assert -1 < float(silhouette["value"].iloc[0]) < 0.5
     with pytest.raises(BftembedError, match="Unknown obs column 'bulk_label'.*Did you mean 'bulk_labels'"):
-        bench.clustering(pbmc_path, ["X_pca"], "bulk_label")
+        standard(pbmc_path, ["X_pca"], "bulk_label")
     with pytest.raises(BftembedError, match="Known: X_pca, X_umap"):
-        bench.clustering(pbmc_path, ["X_bft"], "bulk_labels")
+        standard(pbmc_path, ["X_bft"], "bulk_labels")
 
 
 def test_shared_cells_are_scored(shared_data):
     path = shared_data("cells/citefuse_citeseq_pbmc500.h5ad")
-    frame = bench.clustering(path, ["ADT"], "hto_top", seeds=1)
+    frame = standard(path, ["ADT"], "hto_top", seeds=1)
     assert set(frame["n_used"] + frame["n_missing"]) == {500}
     assert frame["value"].notna().all()
 
@@ -130,13 +133,13 @@ def test_shared_cells_are_scored(shared_data):
 )
 def test_what_cannot_be_scored_is_refused_with_the_remedy(h5ad, where, keys, label, reason):
     with pytest.raises(BftembedError, match=reason):
-        bench.clustering(h5ad if where == "file" else cells(), keys, label)
+        standard(h5ad if where == "file" else cells(), keys, label)
 
 
 def test_numeric_columns_are_not_offered_as_labels(h5ad):
     for data in (h5ad, cells()):
         with pytest.raises(BftembedError) as caught:
-            bench.clustering(data, ["X_a"], "nothing like it")
+            standard(data, ["X_a"], "nothing like it")
         assert "n_counts" not in str(caught.value)
         assert "_index" not in str(caught.value)
 
@@ -235,7 +238,7 @@ def damage(path, kind):
 def test_a_damaged_or_hostile_file_is_refused_by_name(h5ad, tmp_path, kind, reason):
     damage(h5ad, kind)
     with pytest.raises(BftembedError, match=f"cells.h5ad.*{reason}|{reason}.*cells.h5ad"):
-        bench.clustering(h5ad, ["X_a", "X_b"], "cell_type", out=tmp_path / "r.parquet")
+        standard(h5ad, ["X_a", "X_b"], "cell_type", out=tmp_path / "r.parquet")
     assert not (tmp_path / "r.parquet").exists()
 
 
@@ -267,13 +270,13 @@ def test_a_damaged_sparse_embedding_does_not_crash_the_interpreter(tmp_path, kin
 def test_sparse_embeddings_of_every_kind_are_read(tmp_path):
     adata = cells()
     dense = np.round(adata.obsm["X_a"])
-    expected = bench.clustering(anndata.AnnData(obs=adata.obs, obsm={"S": dense}), "S", "cell_type", seeds=1)
+    expected = standard(anndata.AnnData(obs=adata.obs, obsm={"S": dense}), "S", "cell_type", seeds=1)
     for kind in ("csr", "csc"):
         for dtype in (np.float32, np.float64, np.int64):
             adata.obsm["S"] = scipy.sparse.csr_matrix(dense.astype(dtype)).asformat(kind)
             adata.write_h5ad(tmp_path / "c.h5ad")
             for data in (adata, tmp_path / "c.h5ad"):
-                assert np.allclose(bench.clustering(data, "S", "cell_type", seeds=1)["value"], expected["value"])
+                assert np.allclose(standard(data, "S", "cell_type", seeds=1)["value"], expected["value"])
 
 
 def test_embeddings_that_are_not_numbers_are_refused_from_memory():
@@ -281,16 +284,16 @@ def test_embeddings_that_are_not_numbers_are_refused_from_memory():
     adata.obsm["X_t"] = pd.DataFrame({"p": ["x"] * 40, "q": [1.0] * 40}, index=adata.obs_names)
     adata.obsm["X_3"] = np.ones((40, 2, 2))
     with pytest.raises(BftembedError, match="columns that are not numbers: 'p'"):
-        bench.clustering(adata, "X_t", "cell_type")
+        standard(adata, "X_t", "cell_type")
     with pytest.raises(BftembedError, match=r"\(40, 2, 2\)"):
-        bench.clustering(adata, "X_3", "cell_type")
+        standard(adata, "X_3", "cell_type")
     with pytest.raises(BftembedError, match="Expected an AnnData"):
-        bench.clustering(np.ones((3, 3)), "X_a", "cell_type")  # type: ignore[arg-type]
+        standard(np.ones((3, 3)), "X_a", "cell_type")  # type: ignore[arg-type]
 
 
 def test_progress_is_told_once_per_embedding():
     told = []
-    bench.clustering(cells(), ["X_a", "X_b", "X_a"], "cell_type", seeds=1, progress=lambda *x: told.append(x))
+    standard(cells(), ["X_a", "X_b", "X_a"], "cell_type", seeds=1, progress=lambda *x: told.append(x))
     assert told == [(1, 2, "X_a"), (2, 2, "X_b")]
 
 

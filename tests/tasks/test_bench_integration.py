@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import anndata
 import h5py
@@ -14,6 +13,7 @@ import scipy.sparse
 from integration_toys import as_anndata
 
 from bftembed import bench
+from bftembed.bench import expression
 from bftembed.errors import BftembedError
 from bftembed.results import read_results
 from bftembed.tasks import integration as task
@@ -150,7 +150,7 @@ def test_one_batch_is_a_table_with_reasons_and_an_error_for_baselines():
         ("X_b", "kind", "lot", {}, "Unknown obsm key 'X_b'.*Did you mean .*'X_a'"),
         ("X_a", "kinds", "lot", {}, "Unknown obs column 'kinds'.*Did you mean 'kind'"),
         ("X_a", "kind", "batch", {}, "Unknown obs column 'batch'"),
-        ("X_a", "kind", "lot", {"profile": "scib"}, "Unknown profile 'scib'.*current, paper"),
+        ("X_a", "kind", "lot", {"profile": "scab"}, "Unknown profile 'scab'.*Did you mean 'scib'"),
         ("X_a", "kind", "lot", {"baselines": "harmny"}, "Unknown baseline 'harmny'.*Did you mean 'harmony'"),
         ("X_a", "kind", "lot", {"before": "X_prae"}, "Unknown obsm key 'X_prae'.*Did you mean 'X_pre'"),
         (" , ", "kind", "lot", {}, "No embedding was named: give keys of .obsm, or baselines"),
@@ -192,8 +192,7 @@ def test_three_million_cells_are_refused_before_they_are_read(h5ad, monkeypatch)
 
 
 def test_expression_that_does_not_fit_is_refused_with_the_remedy(monkeypatch):
-    module = sys.modules["bftembed.bench.integration"]  # by attribute it is the verb
-    monkeypatch.setattr(module, "available_memory", lambda: 1000)
+    monkeypatch.setattr(expression, "available_memory", lambda: 1000)
     with pytest.raises(BftembedError, match="150 cells and 40 genes need about .* --before KEY"):
         bench.integration(as_anndata(), "X_a", "kind", "lot", baselines="pca", seeds=1)
 

@@ -39,9 +39,9 @@ def test_rows_are_complete_and_equal_the_metrics():
     assert len(frame) == 2 * 2 + 3 + 3 * 2
     for seed in (3, 9):
         found = metrics.kmeans_labels(X, 3, seed)
-        for name, metric in (("ari", metrics.adjusted_rand_index), ("ami", metrics.adjusted_mutual_information)):
+        for name in ("ari", "ami"):
             row = pick(frame, protocol="standard", metric=name, seed=seed)
-            assert row["value"].tolist() == [metric(TRUTH, found)]
+            assert row["value"].tolist() == [metrics.partition_scores(TRUTH, found)[name]]
     silhouette = pick(frame, protocol="standard", metric="silhouette").set_index("split")
     per_cell = silhouette_samples(X, TRUTH)
     assert silhouette.loc["all", "value"] == pytest.approx(per_cell.mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -15,11 +16,14 @@ from tests_paths import REPOSITORY
 from bftembed.errors import BftembedError, MissingExtraError
 from bftembed.metrics import integration as scib
 from bftembed.metrics.bras import bras
+from bftembed.metrics.checks import Undefined
+from bftembed.metrics.leiden import connectivities
 from bftembed.metrics.memory import integration_memory
 from bftembed.metrics.neighbours import nearest_neighbours
 from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label
 from bftembed.reports.published import INTEGRATION_METRICS, TABLE_2
 from bftembed.tasks import integration as task
+from bftembed.tasks import scib_original as original
 
 pytest.importorskip("scib_metrics")
 NMI, ARI = "nmi_ari_cluster_labels_kmeans_nmi", "nmi_ari_cluster_labels_kmeans_ari"
@@ -71,6 +75,91 @@ def test_every_metric_is_the_function_called_directly(profile):
     assert rows["total"].note == "0.6 bio_conservation + 0.4 batch_correction"
 
 
+def original_cells():
+    """Cells of three types in both batches, and of one in the first only."""
+    X, labels, batches, before = blobs(200, n_labels=4)
+    batches[labels == "t2"] = "b0"
+    return X, labels, batches, before
+
+
+def test_the_profile_scib_is_the_original_package():
+    pytest.importorskip("scib")
+    X, labels, batches, before = original_cells()
+    graph = connectivities(nearest_neighbours(X, 15))
+    clusterings = original.leiden_clusterings(graph)
+    nmi, ari = original.nmi_ari_leiden_best(clusterings, labels)
+    expected = {
+        "isolated_labels_f1": original.isolated_labels_f1(clusterings, labels, batches),
+        "isolated_labels_asw": original.isolated_labels_asw(X, labels, batches),
+        "nmi_leiden_best": nmi,
+        "ari_leiden_best": ari,
+        "silhouette_label": original.silhouette_label(X, labels),
+        "silhouette_batch": original.silhouette_batch(X, labels, batches),
+        "graph_connectivity": original.graph_connectivity(graph, labels),
+        "pcr_comparison": original.pcr_comparison(before, X, batches),
+    }
+    for name, score, groups in (("clisi_graph", original.clisi, labels), ("ilisi_graph", original.ilisi, batches)):
+        with contextlib.suppress(Undefined):  # its program needs a newer C library than some machines have
+            expected[name] = score(graph, groups)
+    profile = task.PROFILES["scib"]
+    rows = scored(X, labels, batches, before=before, before_note="PCA", profile="scib")
+    assert set(rows) == {*profile.bio, *profile.batch, "bio_conservation", "batch_correction", "total"}
+    assert set(rows) >= set(expected)
+    for name in (*profile.bio, *profile.batch):
+        assert rows[name].protocol == "scib"
+        if name not in expected:
+            assert math.isnan(rows[name].value), name
+            assert rows[name].note.startswith("undefined: "), name
+            continue
+        assert rows[name].value == pytest.approx(expected[name], abs=1e-12), name
+        assert rows[name].note.startswith("scib 1.1."), name
+    assert rows["nmi_leiden_best"].note.endswith(", 15 exact neighbours, Leiden's seed 0")
+    assert rows["graph_connectivity"].note.endswith(", 15 exact neighbours")
+    assert rows["pcr_comparison"].note.endswith(", before: PCA")
+    assert rows["kbet"].note == f"undefined: {original.NO_KBET}"
+    bio, batch = ([expected[m] for m in names if m in expected] for names in (profile.bio, profile.batch))
+    assert rows["bio_conservation"].value == pytest.approx(np.mean(bio))
+    assert rows["batch_correction"].value == pytest.approx(np.mean(batch))
+    assert rows["total"].value == pytest.approx(0.6 * np.mean(bio) + 0.4 * np.mean(batch))
+    assert "without" in rows["batch_correction"].note
+    assert rows["batch_correction"].note.endswith("kbet") or "kbet, " in rows["batch_correction"].note
+    again = scored(X, labels, batches, before=before, before_note="PCA", profile="scib")
+    assert [repr(row) for row in again.values()] == [repr(row) for row in rows.values()]
+
+
+def test_the_profile_scib_names_what_has_no_value_for_its_cells():
+    pytest.importorskip("scib")
+    X, labels, batches, before = blobs()
+    every = {"isolated_labels_f1", "isolated_labels_asw", "kbet"}
+    may = {"clisi_graph", "ilisi_graph"}
+    rows = scored(X, labels, batches, before=before, profile="scib")
+    assert every <= undefined(rows) <= every | may
+    assert "Every label is in every batch" in rows["isolated_labels_f1"].note
+    one = scored(X, labels, ["b"] * len(X), before=before, profile="scib")
+    of_batches = {"silhouette_batch", "ilisi_graph", "pcr_comparison"}
+    assert all("All cells have one batch" in one[m].note for m in of_batches)
+    assert undefined(one) - may == every | (of_batches - may) | {"batch_correction", "total"}
+    alike = scored(X, ["t"] * len(X), batches, before=before, profile="scib")
+    own = {"isolated_labels_f1", "isolated_labels_asw", "nmi_leiden_best", "ari_leiden_best", "silhouette_label"}
+    assert all("one label" in alike[m].note for m in (*own, "clisi_graph"))
+    few = scored(X[:14], labels[:14], batches[:14], before=before[:14], profile="scib")
+    assert "14 cells are too few for 15 neighbours" in few["nmi_leiden_best"].note
+    same = scored(np.ones((150, 4)), labels, batches, before=before, profile="scib")
+    assert undefined(same) == set(same)
+
+
+def test_the_profile_scib_needs_scib_and_no_more(monkeypatch):
+    X, labels, batches, _ = original_cells()
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "scib", None)
+        patched.setattr(task, "_scored", lambda *_: pytest.fail("something was computed"))
+        with pytest.raises(MissingExtraError, match=r'pip install "bftembed\[scib-original\]"'):
+            task.run({"X": X}, labels, batches, run="r", profile="scib")
+    pytest.importorskip("scib")
+    monkeypatch.setitem(sys.modules, "scib_metrics.utils", None)
+    assert scored(X, labels, batches, profile="scib")["total"].value > 0
+
+
 @pytest.mark.slow
 def test_the_values_are_those_of_the_benchmarker_on_real_cells(shared_data, monkeypatch):
     """With our neighbours, and in kBET our graph and start of the eigenvectors.
@@ -85,7 +174,7 @@ def test_the_values_are_those_of_the_benchmarker_on_real_cells(shared_data, monk
     from scib_metrics.nearest_neighbors import NeighborsResults
     from threadpoolctl import threadpool_limits
 
-    from bftembed.metrics.kbet import connectivities
+    from bftembed.metrics.leiden import connectivities
     from bftembed.metrics.neighbours import Neighbours
     from bftembed.tasks.baselines import harmony, pca
 
@@ -360,6 +449,13 @@ def test_three_million_cells_are_told_their_memory_before_anything_is_done(monke
     task.check_memory({"X": (fits, 50)})
     monkeypatch.setattr(task, "available_memory", lambda: None)
     task.check_memory({"X": many.shape})
+
+
+def test_the_original_scib_is_told_its_copies(monkeypatch):
+    monkeypatch.setattr(task, "available_memory", lambda: 8 * 10**9)
+    many = np.broadcast_to(np.float32(1), (1_000_000, 50))
+    with pytest.raises(BftembedError, match="copies of the original scib 8.0 GB"):
+        task.run({"X": many}, many[:, 0], many[:, 0], run="r", profile="scib")
 
 
 def test_the_estimate_of_memory_holds_what_a_run_takes():

@@ -1,0 +1,217 @@
+"""Cells of three public sets and a CITE-seq experiment: texts beside floors and baselines, under several aggregations.
+
+Usage: python benchmarks/cell_benchmarks.py --cells FOLDER --tuned MODEL [--folder runs/cells] [--steps profiles …]
+
+FOLDER holds the sets (symphony_pbmc_3batch.h5ad, scclassify_pancreas_wang.h5ad and _xin.h5ad,
+citefuse_citeseq_pbmc500.h5ad), MODEL is the folder of a model from `bftembed tune`. ``profiles`` writes profiles of the
+genes of the first three with SmolLM2 before and after tuning; ``vectors`` encodes them, HGNC facts and RefSeq summaries
+by MiniLM. ``clustering`` and ``integration`` score the sets under each aggregation, with floors made in the same way;
+``citeseq`` scores RNA against protein. What is there is not made again, but for the scores. ``record`` writes one JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anndata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MINILM, SMOLLM2 = "builtin:all-minilm-l6-v2", "builtin:smollm2-135m-instruct"
+SUMMARIES = "dataset:refseq-summaries"
+MARKS = "truncated,looping,off-topic"
+TEXTS = ("refseq", "facts", "base", "tuned")
+AGGREGATIONS = ("raw", "center", "whiten:16", "whiten:64", "whiten:128", "whiten:256")
+SETS = {"pbmc": ("cell_type", "batch"), "pancreas": ("cell_type", "batch"), "pbmc68k": ("bulk_labels", None)}
+FLOORS = "random:3,shuffled,tfidf"
+
+
+def call(*arguments: object) -> None:
+    """Run a command of bftembed; some failed items are no failure."""
+    command = [sys.executable, "-c", "from bftembed.cli import main; main()", *map(str, arguments)]
+    started = time.monotonic()
+    done = subprocess.run(command)
+    print(f"{' '.join(map(str, arguments))}: exit {done.returncode}, {time.monotonic() - started:.0f} s", flush=True)
+    if done.returncode not in (0, 3):
+        sys.exit(done.returncode)
+
+
+def read(cells: Path, name: str) -> anndata.AnnData:
+    """Return a set with log-normalised expression in X."""
+    import scanpy
+
+    if name == "pbmc":
+        return anndata.read_h5ad(cells / "symphony_pbmc_3batch.h5ad")
+    if name == "pancreas":
+        studies = [anndata.read_h5ad(cells / f"scclassify_pancreas_{study}.h5ad") for study in ("wang", "xin")]
+        return anndata.concat(studies, index_unique="-")
+    whole = scanpy.datasets.pbmc68k_reduced()
+    return anndata.AnnData(whole.raw.X, whole.obs, whole.raw.var, uns={"log1p": {}})
+
+
+def profiles(folder: Path, cells: Path, tuned: Path) -> None:
+    from bftembed.entities.genes import GeneIndex
+
+    index = GeneIndex.default()
+    named = [name for one in SETS for name in read(cells, one).var_names]
+    symbols = dict.fromkeys(r.symbol for r in index.resolve(named) if r.symbol)
+    names, coding = folder / "genes.txt", folder / "coding.txt"
+    names.write_text("\n".join(symbols))
+    of_proteins = [s for s in index if (r := index.get(s)) and r.locus_type == "gene with protein product"]
+    coding.write_text("\n".join(dict.fromkeys([*of_proteins, *symbols])))
+    for name, spec in (("base", SMOLLM2), ("tuned", f"transformers:{tuned}")):
+        call("profiles", "generate", names, "--generator", spec, "--max-new-tokens", 40, "--out", folder / name)
+    call("profiles", "generate", coding, "--generator", "facts", "--out", folder / "facts")
+
+
+def vectors(folder: Path) -> None:
+    from bftembed import embed_genes
+    from bftembed.datasets import load
+
+    encoder = f"{MINILM},dtype=bf16"
+    for name in TEXTS:
+        out = folder / f"{name}.safetensors"
+        if out.exists():
+            continue
+        if name == "refseq":
+            embed_genes(load("refseq-summaries"), encoder, out=out)
+        else:
+            call("genes", "embed", folder / name, "--encoder", encoder, "--allow-marks", MARKS, "--out", out)
+
+
+def embedded(folder: Path, cells: Path, name: str) -> Iterable[tuple[str, anndata.AnnData, list[str]]]:
+    """Give aggregation, cells with one embedding per text, and their keys; not where there are too few genes."""
+    from bftembed import GeneEmbeddings, embed_cells
+    from bftembed.errors import BftembedError
+
+    whole = read(cells, name)
+    texts = {text: GeneEmbeddings.load(folder / f"{text}.safetensors") for text in TEXTS}
+    for how in AGGREGATIONS:
+        made = whole.copy()
+        try:
+            for text, genes in texts.items():
+                embed_cells(made, genes, key=text, gene_matrix=how, precision="exact", kernel="scipy")
+        except BftembedError as err:
+            print(f"{name}, {how}: {err}", flush=True)
+            continue
+        yield how, made, list(texts)
+
+
+def clustering(folder: Path, cells: Path) -> None:
+    from bftembed import bench
+    from bftembed.reports.tables import summarise
+
+    for name, (label, _) in SETS.items():
+        for how, made, keys in embedded(folder, cells, name):
+            started = time.monotonic()
+            frame = bench.clustering(
+                made,
+                keys,
+                label,
+                protocol="strict,genept",
+                baselines=f"{FLOORS},pca",
+                texts=SUMMARIES,
+                genes=folder / "refseq.safetensors",
+                out=folder / f"clustering-{name}-{how.replace(':', '-')}.parquet",
+                run=f"{name}/{label}/{how}",
+            )
+            told = summarise(frame[(frame["metric"] == "ari") & (frame["protocol"] == "strict")])
+            print(f"{name}, {how}: {time.monotonic() - started:.0f} s")
+            print(told[["embedding", "mean", "low", "high"]].round(3).to_string(index=False), flush=True)
+
+
+def integration(folder: Path, cells: Path) -> None:
+    from bftembed import bench
+    from bftembed.reports.integration import integration_summary, text_lines
+
+    for name, (label, batch) in SETS.items():
+        if batch is None:
+            continue
+        for how, made, keys in embedded(folder, cells, name):
+            for profile in ("current", "paper") if how == "raw" else ("current",):
+                frame = bench.integration(
+                    made,
+                    keys,
+                    label,
+                    batch,
+                    profile=profile,
+                    baselines=f"{FLOORS},pca,harmony,bbknn",
+                    texts=SUMMARIES,
+                    genes=folder / "refseq.safetensors",
+                    halves=10,
+                    out=folder / f"integration-{name}-{how.replace(':', '-')}-{profile}.parquet",
+                    run=f"{name}/{label}/{batch}/{how}",
+                )
+                print("\n".join(text_lines(integration_summary(frame))), flush=True)
+
+
+def citeseq(folder: Path, cells: Path) -> None:
+    from bftembed import GeneEmbeddings, bench, embed_genes
+    from bftembed.bench.texts import read_texts
+    from bftembed.reports.integration import integration_summary, text_lines
+
+    texts = {text: GeneEmbeddings.load(folder / f"{text}.safetensors") for text in ("refseq", "facts")}
+    texts["TF-IDF of refseq"] = embed_genes(dict(read_texts(SUMMARIES)), "tfidf:dim=384")
+    for how in AGGREGATIONS:
+        for profile in ("paper",) if how == "raw" else ("current",):
+            frame = bench.multimodal(
+                cells / "citefuse_citeseq_pbmc500.h5ad",
+                texts,
+                obsm="ADT",
+                gene_matrix=how,
+                profile=profile,
+                baselines="linked,harmony,bbknn,random" if how == "raw" else "random",
+                draws=3,
+                out=folder / f"citeseq-{how.replace(':', '-')}-{profile}.parquet",
+                run=f"citeseq/RNA clusters/modality/{how}",
+            )
+            print("\n".join(text_lines(integration_summary(frame))), flush=True)
+
+
+def record(folder: Path, out: Path) -> None:
+    """Write the means and intervals of all tables, and the environment, as one JSON."""
+    from bftembed.demo.record import versions
+    from bftembed.reports.tables import summarise
+    from bftembed.results import read_results
+
+    found = {"environment": versions()}
+    for step in ("clustering", "integration", "citeseq"):
+        files = sorted(folder.glob(f"{step}-*.parquet"))
+        if files:
+            table = summarise(read_results(files)).drop(columns=["note", "interval", "n_failed"]).round(4)
+            found[step] = json.loads(table.to_json(orient="records"))
+    out.write_text(json.dumps(found, indent=0) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    steps = ("profiles", "vectors", "clustering", "integration", "citeseq", "record")
+    parser.add_argument("--cells", type=Path, required=True)
+    parser.add_argument("--tuned", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("runs/cells"))
+    parser.add_argument("--steps", nargs="+", choices=steps, default=list(steps))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cell_benchmarks.json")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for step in options.steps:
+        if step == "profiles":
+            if options.tuned is None:
+                parser.error("--steps profiles needs --tuned MODEL")
+            profiles(options.folder, options.cells, options.tuned)
+        elif step == "vectors":
+            vectors(options.folder)
+        elif step == "record":
+            record(options.folder, options.out)
+        else:
+            globals()[step](options.folder, options.cells)
+
+
+if __name__ == "__main__":
+    main()
