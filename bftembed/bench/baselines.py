@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.bench.expression import opened
+from bftembed.bench.expression import matrix_of, opened
 from bftembed.bench.texts import read_texts
 from bftembed.cells.vectors import Aggregation, cell_vectors
 from bftembed.errors import BftembedError, unknown_name
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BASELINE = "baseline: "
 #: Made of the principal components of the expression; the last two need batches.
 OF_EXPRESSION = ("pca", "harmony", "bbknn")
+#: Made of counts.
+SCVI = "scvi"
 #: Gene vectors, aggregated as the scored embedding was; of `DRAWN` there may be several draws: ``random:5``.
 OF_GENES = ("random", "shuffled", "tfidf", "ncbi")
 DRAWN = ("random", "shuffled")
@@ -78,8 +80,8 @@ def asked_baselines(names: str | Iterable[str]) -> dict[str, int]:
         name, _, draws = text.partition(":")
         if not text:
             continue
-        if name not in (*OF_EXPRESSION, *OF_GENES):
-            raise unknown_name("baseline", name, [*OF_EXPRESSION, *OF_GENES])
+        if name not in (*OF_EXPRESSION, SCVI, *OF_GENES):
+            raise unknown_name("baseline", name, [*OF_EXPRESSION, SCVI, *OF_GENES])
         if draws and (name not in DRAWN or not re.fullmatch(r"[1-9]\d?", draws)):
             raise BftembedError(f"The baseline {text!r} is not known. Only {' and '.join(DRAWN)} take draws: random:5.")
         found[name] = int(draws or 1)
@@ -132,6 +134,39 @@ def expression_baselines(
         whole = np.full((len(has), vectors.shape[1]), np.nan, dtype=np.float32)
         whole[has] = vectors
         found.add(name, whole, f"{name} of the {about}")
+    return found
+
+
+def count_baselines(
+    asked: Mapping[str, int],
+    data: anndata.AnnData | str | os.PathLike[str],
+    batches: NDArray[Any] | None,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+) -> Baselines:
+    """Return scVI (Lopez et al. 2018), where it is asked for: see `bftembed.tasks.baselines.scvi`.
+
+    A cell without a batch has NaN. It needs raw counts, and the package scvi-tools, which no extra brings.
+
+    Raises
+    ------
+    BftembedError
+        As `scvi`, or `bftembed.bench.expression.matrix_of`.
+    """
+    from bftembed.tasks.baselines import scvi
+
+    found = Baselines()
+    if SCVI not in asked:
+        return found
+    if batches is None:
+        raise BftembedError(f"The baseline {SCVI!r} integrates batches, and this benchmark has none: leave it out.")
+    has = np.array([not missing_label(b) for b in batches], dtype=bool)
+    counts, name = matrix_of(data, layer=layer, use_raw=use_raw)
+    vectors = scvi(counts[has], np.array([str(b) for b in batches[has]]))
+    whole = np.full((len(has), vectors.shape[1]), np.nan, dtype=np.float32)
+    whole[has] = vectors
+    found.add(SCVI, whole, f"scVI of the counts in {name}, {vectors.shape[1]} latent dimensions")
     return found
 
 

@@ -10,6 +10,7 @@ from bftembed.bench.baselines import (
     OF_EXPRESSION,
     Baselines,
     asked_baselines,
+    count_baselines,
     expression_baselines,
     gene_baselines,
     with_about,
@@ -117,6 +118,7 @@ def clustering(
     if any(name in OF_EXPRESSION for name in made):
         components, about = principal_components(data, layer=layer, use_raw=use_raw)
         compared = expression_baselines(made, components, None, about)
+    compared |= count_baselines(made, data, None)
     compared |= gene_baselines(
         made, data, wanted, texts=texts, genes=genes, encoder=encoder, layer=layer, use_raw=use_raw
     )

@@ -50,16 +50,33 @@ def principal_components(
     BftembedError
         Where there is no such matrix, it is no expression (NaN, negative), or does not fit into the memory.
     """
-    from scipy.sparse import vstack
-
     from bftembed.tasks.baselines import pca
 
     with opened(data, layer=layer, use_raw=use_raw) as expression:
-        _check_memory(expression)
-        blocks = [rows.to_csr(expression.n_genes) for rows in expression.matrix.rows(4096)]
-        matrix = vstack(blocks, format="csr")
+        matrix = _whole(expression)
         reason = _log_counts(matrix, expression)
     return pca(matrix), f"principal components of {expression.name}, {reason}"
+
+
+def matrix_of(
+    data: anndata.AnnData | str | os.PathLike[str], *, layer: str | None = None, use_raw: bool = False
+) -> tuple[Any, str]:
+    """Return the expression as it is, SciPy CSR (n_cells, n_genes), and the name of the matrix.
+
+    Raises
+    ------
+    BftembedError
+        Where there is no such matrix, or it does not fit into the memory.
+    """
+    with opened(data, layer=layer, use_raw=use_raw) as expression:
+        return _whole(expression), expression.name
+
+
+def _whole(expression: Expression) -> Any:
+    from scipy.sparse import vstack
+
+    _check_memory(expression)
+    return vstack([rows.to_csr(expression.n_genes) for rows in expression.matrix.rows(4096)], format="csr")
 
 
 def _check_memory(expression: Expression) -> None:

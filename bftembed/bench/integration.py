@@ -11,6 +11,7 @@ from bftembed.bench.baselines import (
     OF_EXPRESSION,
     Baselines,
     asked_baselines,
+    count_baselines,
     expression_baselines,
     gene_baselines,
     with_about,
@@ -67,8 +68,8 @@ def integration(
         ``"current"``, ``"paper"`` or ``"scib"`` (extra ``scib-original``); see `bftembed.tasks.scib_profiles`.
     baselines
         Names, or names separated by commas; in the results ``"baseline: pca"`` and so on. ``"pca"``, ``"harmony"`` and
-        ``"bbknn"`` are made of the expression (`bftembed.tasks.baselines`); ``"random"``, ``"shuffled"``, ``"tfidf"``
-        and ``"ncbi"`` of gene vectors, aggregated as the first of `keys` was
+        ``"bbknn"`` are made of the expression (`bftembed.tasks.baselines`), ``"scvi"`` of counts; ``"random"``,
+        ``"shuffled"``, ``"tfidf"`` and ``"ncbi"`` of gene vectors, aggregated as the first of `keys` was
         (`bftembed.bench.baselines.gene_baselines`). ``"random:5"`` are five draws.
     texts, genes, encoder
         For ``tfidf``, ``shuffled`` and ``ncbi``.
@@ -132,6 +133,7 @@ def integration(
     compared = Baselines()
     if components is not None:
         compared = expression_baselines(made, components, columns[batch], of_components)
+    compared |= count_baselines(made, data, columns[batch], layer=layer, use_raw=use_raw)
     compared |= gene_baselines(
         made, data, wanted, texts=texts, genes=genes, encoder=encoder, layer=layer, use_raw=use_raw
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bftembed.cells.matching import match_genes
-from bftembed.cells.transforms import transformed
+from bftembed.cells.transforms import GeneTransform
 from bftembed.cells.vectors import Aggregation
 from bftembed.embeddings import GeneEmbeddings
 from bftembed.entities.genes import GeneIndex
@@ -34,15 +33,19 @@ class How:
         For both modalities. The centre and the components of `gene_matrix` are those of the genes of the RNA.
     normalize, protein_normalize
         Of the RNA and of the proteins.
+    center_cells
+        Whether the mean of the cells of each modality is taken off, and the vectors scaled to length 1 again.
     """
 
     weights: str = "expression"
     gene_matrix: str = "raw"
     normalize: str = "auto"
     protein_normalize: str = "clr"
+    center_cells: bool = False
 
     def __str__(self) -> str:
-        return f"{self.weights} weights, {self.gene_matrix} gene matrix"
+        told = f"{self.weights} weights, {self.gene_matrix} gene matrix"
+        return f"{told}, less the mean of the modality" if self.center_cells else told
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +103,16 @@ def joint_vectors(
     if how.gene_matrix != "raw":
         with modalities.rna.opened() as expression:
             match = match_genes(expression.genes, genes.ids, GeneIndex.default().resolve, where=expression.where)
-        shared = JointTransform.fit(genes.matrix[np.unique(match.rows[match.rows >= 0])], how.gene_matrix)
-        genes, own = shared.of(genes), shared.of(own)
+        # Centred each on its own, a protein and its gene, the same vector before, would no longer be near.
+        shared = GeneTransform.fit(genes.matrix[np.unique(match.rows[match.rows >= 0])], how.gene_matrix)
+        genes, own = _mapped(genes, shared), _mapped(own, shared)
     rna, of_rna = modalities.rna.vectors(genes, Aggregation("gene", how.normalize, how.weights))  # type: ignore[arg-type]
     protein, _ = modalities.protein.vectors(
         own,
         Aggregation("protein", how.protein_normalize, how.weights),  # type: ignore[arg-type]
     )
+    if how.center_cells:
+        rna, protein = _centred(rna), _centred(protein)
     without = [a for a, has in zip(antibodies, matched, strict=True) if not has]
     note = (
         f"{how}; {of_rna.n_matched:,} of {of_rna.n_genes:,} genes with a vector ({of_rna.coverage:.1%} of the RNA); "
@@ -158,48 +164,21 @@ def antibody_embeddings(names: Sequence[str], genes: GeneEmbeddings) -> GeneEmbe
     return GeneEmbeddings(list(sums), np.stack(list(sums.values())), genes.provenance)
 
 
-@dataclass(frozen=True, eq=False)
-class JointTransform:
-    """One affine map for genes and proteins: centred, or whitened, over the genes that it was fitted on.
+def _mapped(embeddings: GeneEmbeddings, transform: GeneTransform) -> GeneEmbeddings:
+    """Return embeddings mapped; one that becomes zero (the mean itself) has no direction and is left out."""
+    matrix = transform.of(embeddings.matrix)
+    has = np.asarray(matrix.any(axis=1))
+    if not has.any():
+        raise BftembedError(
+            "Centred on the mean of the genes of the RNA no embedding is left: are all of them equal? Take "
+            "gene_matrix='raw' (--gene-matrix raw)."
+        )
+    ids = [name for name, kept in zip(embeddings.ids, has, strict=True) if kept]
+    return GeneEmbeddings(ids, matrix[has], embeddings.provenance)
 
-    `bftembed.cells.transforms.transformed` fits on what it transforms. Genes and proteins that are each centred on
-    their own would lie in two spaces: a protein and its gene, the same vector before, would no longer be near.
 
-    Attributes
-    ----------
-    centre
-        float64 (d,).
-    components
-        float64 (d, K); None leaves the directions as they are.
-    """
-
-    centre: NDArray[np.float64]
-    components: NDArray[np.float64] | None
-
-    @classmethod
-    def fit(cls, matrix: NDArray[Any], how: str) -> JointTransform:
-        """Fit on embeddings of genes, (n_genes, d); `how` and the errors as in `transformed`, which it equals there."""
-        checked = transformed(matrix, how)
-        wide = matrix.astype(np.float64)
-        centre = wide.mean(axis=0)
-        if re.fullmatch(r"whiten:\d+", how) is None:
-            return cls(centre, None)
-        wide -= centre
-        variances, directions = np.linalg.eigh(wide.T @ wide / max(1, len(wide) - 1))
-        k = checked.shape[1]
-        chosen = directions[:, ::-1][:, :k]
-        chosen = chosen * np.sign(chosen[np.abs(chosen).argmax(axis=0), np.arange(k)])
-        return cls(centre, chosen / np.sqrt(variances[::-1][:k]))
-
-    def of(self, embeddings: GeneEmbeddings) -> GeneEmbeddings:
-        """Return embeddings mapped; one that becomes zero (the mean itself) has no direction and is left out."""
-        moved = embeddings.matrix.astype(np.float64) - self.centre
-        matrix = (moved if self.components is None else moved @ self.components).astype(np.float32)
-        has = np.asarray(matrix.any(axis=1))
-        if not has.any():
-            raise BftembedError(
-                "Centred on the mean of the genes of the RNA no embedding is left: are all of them equal? Take "
-                "gene_matrix='raw' (--gene-matrix raw)."
-            )
-        ids = [name for name, kept in zip(embeddings.ids, has, strict=True) if kept]
-        return GeneEmbeddings(ids, matrix[has], embeddings.provenance)
+def _centred(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the vectors of the cells of a modality less their mean, of length 1 again."""
+    moved = vectors.astype(np.float64) - np.nanmean(vectors, axis=0, dtype=np.float64)
+    length = np.linalg.norm(moved, axis=1, keepdims=True)
+    return np.divide(moved, length, out=np.full_like(moved, np.nan), where=length > 0).astype(np.float32)

@@ -58,6 +58,7 @@ def multimodal(
     gene_matrix: str = "raw",
     normalize: str = "auto",
     protein_normalize: str = "clr",
+    center_cells: bool = False,
     baselines: str | Iterable[str] = (),
     draws: int = 5,
     joined: Any = None,
@@ -86,7 +87,7 @@ def multimodal(
     label
         Column of ``.obs`` with the cell type. None takes clusters of the RNA (`bftembed.bench.linked.rna_clusters`),
         which favour what keeps the RNA as it is; the notes and the run say so.
-    weights, gene_matrix, normalize, protein_normalize
+    weights, gene_matrix, normalize, protein_normalize, center_cells
         The aggregation, as in `bftembed.cells.embed.embed_cells`; `protein_normalize` is that of the proteins. Centre
         and components of `gene_matrix` are those of the genes of the RNA, for both modalities.
     baselines
@@ -143,7 +144,7 @@ def multimodal(
     seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     tables = _tables(genes, proteins)
     _check_names([*tables, *keys])
-    how = How(weights, gene_matrix, normalize, protein_normalize)
+    how = How(weights, gene_matrix, normalize, protein_normalize, center_cells)
     cells = read_modalities(
         data,
         protein_data=protein_data,

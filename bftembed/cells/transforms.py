@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,24 +35,52 @@ def transformed(matrix: np.ndarray, how: str) -> np.ndarray:
     BftembedError
         For another word, or more components than the matrix has.
     """
-    if how == "raw":
-        return matrix
-    whiten = re.fullmatch(r"whiten:([1-9]\d*)", how)
-    if how != "center" and whiten is None:
-        raise BftembedError(f"gene_matrix (--gene-matrix) is {how!r}; give raw, center or whiten:K, such as whiten:64.")
-    wide = matrix.astype(np.float64)
-    wide -= wide.mean(axis=0)
-    if whiten is None:
-        return wide.astype(np.float32)
-    asked, n = int(whiten[1]), len(matrix)
-    variances, directions = np.linalg.eigh(wide.T @ wide / max(1, n - 1))
-    variances, directions = variances[::-1], directions[:, ::-1]
-    rank = int((variances > variances[0] * matrix.shape[1] * np.finfo(np.float32).eps).sum()) if variances[0] > 0 else 0
-    if asked > rank:
-        raise BftembedError(
-            f"{how} needs {asked} components, but the embeddings of the {n} genes of the data have only {rank}."
-        )
-    chosen = directions[:, :asked]
-    chosen = chosen * np.sign(chosen[np.abs(chosen).argmax(axis=0), np.arange(asked)])
-    found: np.ndarray = (wide @ chosen / np.sqrt(variances[:asked])).astype(np.float32)
-    return found
+    return matrix if how == "raw" else GeneTransform.fit(matrix, how).of(matrix)
+
+
+@dataclass(frozen=True, eq=False)
+class GeneTransform:
+    """An affine map of gene embeddings, fitted on those of one set of genes.
+
+    Attributes
+    ----------
+    centre
+        float64 (d,).
+    components
+        float64 (d, K); None leaves the directions as they are.
+    """
+
+    centre: np.ndarray
+    components: np.ndarray | None = None
+
+    @classmethod
+    def fit(cls, matrix: np.ndarray, how: str) -> GeneTransform:
+        """Fit on ``"center"`` or ``"whiten:K"``; errors as `transformed`."""
+        whiten = re.fullmatch(r"whiten:([1-9]\d*)", how)
+        if how != "center" and whiten is None:
+            raise BftembedError(
+                f"gene_matrix (--gene-matrix) is {how!r}; give raw, center or whiten:K, such as whiten:64."
+            )
+        wide = matrix.astype(np.float64)
+        centre = wide.mean(axis=0)
+        if whiten is None:
+            return cls(centre)
+        wide -= centre
+        asked, n = int(whiten[1]), len(matrix)
+        variances, directions = np.linalg.eigh(wide.T @ wide / max(1, n - 1))
+        variances, directions = variances[::-1], directions[:, ::-1]
+        least = variances[0] * matrix.shape[1] * np.finfo(np.float32).eps
+        rank = int((variances > least).sum()) if variances[0] > 0 else 0
+        if asked > rank:
+            raise BftembedError(
+                f"{how} needs {asked} components, but the embeddings of the {n} genes of the data have only {rank}."
+            )
+        chosen = directions[:, :asked]
+        chosen = chosen * np.sign(chosen[np.abs(chosen).argmax(axis=0), np.arange(asked)])
+        return cls(centre, chosen / np.sqrt(variances[:asked]))
+
+    def of(self, matrix: np.ndarray) -> np.ndarray:
+        """Return embeddings mapped, float32 (n, d) or (n, K)."""
+        moved = matrix.astype(np.float64) - self.centre
+        found: np.ndarray = (moved if self.components is None else moved @ self.components).astype(np.float32)
+        return found

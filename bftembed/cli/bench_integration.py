@@ -32,7 +32,7 @@ def integration(
         str,
         typer.Option(
             "--baselines",
-            help="Made in this run: pca, harmony, bbknn, random:3, shuffled, tfidf, ncbi; commas between.",
+            help="Made in this run: pca, harmony, bbknn, scvi, random:3, shuffled, tfidf, ncbi; commas between.",
         ),
     ] = "",
     texts: TextsOption = None,

@@ -47,6 +47,9 @@ def multimodal(
         str, typer.Option("--gene-matrix", help="raw, center or whiten:K, fitted on the genes of the RNA for both.")
     ] = "raw",
     normalize: Annotated[str, typer.Option("--normalize", help="Of the RNA: auto, log1p-cp10k or none.")] = "auto",
+    center_cells: Annotated[
+        bool, typer.Option("--center-cells", help="Take off the mean of the cells of each modality.")
+    ] = False,
     protein_normalize: Annotated[
         str, typer.Option("--protein-normalize", help="Of the proteins: clr, or none where that is done.")
     ] = "clr",
@@ -99,6 +102,7 @@ def multimodal(
             gene_matrix=gene_matrix,
             normalize=normalize,
             protein_normalize=protein_normalize,
+            center_cells=center_cells,
             baselines=baselines,
             draws=draws,
             joined=joined,

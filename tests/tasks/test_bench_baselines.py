@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 
 from bftembed import GeneEmbeddings, bench, embed_cells, embed_genes
 from bftembed.bench.baselines import asked_baselines, gene_baselines
-from bftembed.errors import BftembedError
+from bftembed.errors import BftembedError, MissingExtraError
 
 GENES = ["TP53", "BRCA1", "EGFR", "MYC", "CD3E", "CD19", "NKG7", "LYZ", "PPBP", "GNLY", "MS4A1", "CD8A"]
 TEXTS = {g: f"{g} is a gene of kind {i % 4}, about {'cells' if i % 2 else 'tissue'}" for i, g in enumerate(GENES[:9])}
@@ -150,9 +152,22 @@ def test_several_protocols_are_several_tables():
     assert [x[:2] for x in told] == [(1, 2), (2, 2)]
 
 
-def test_baselines_of_batches_have_no_place_in_clustering():
-    with pytest.raises(BftembedError, match="'harmony' integrates batches"):
-        bench.clustering(embedded(), "X_text", "kind", baselines="harmony")
+@pytest.mark.parametrize("name", ["harmony", "scvi"])
+def test_baselines_of_batches_have_no_place_in_clustering(name):
+    with pytest.raises(BftembedError, match=f"'{name}' integrates batches"):
+        bench.clustering(embedded(), "X_text", "kind", baselines=name)
+
+
+def test_scvi_is_made_of_counts_where_it_is_installed():
+    pytest.importorskip("scvi")
+    frame = bench.integration(embedded(), "X_text", "kind", "lot", baselines="scvi", seeds=1)
+    assert frame[frame["embedding"] == "baseline: scvi"]["note"].str.contains("scVI of the counts in X, 30").all()
+
+
+def test_scvi_that_is_not_installed_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scvi.model", None)
+    with pytest.raises(MissingExtraError, match="pip install scvi-tools"):
+        bench.integration(embedded(), "X_text", "kind", "lot", baselines="scvi", seeds=1)
 
 
 def test_an_unknown_protocol_is_refused_before_anything_is_read(tmp_path):

@@ -16,10 +16,10 @@ from cite_toys import DIM, GENES, PANEL, counts, embeddings, names
 from sklearn.metrics import homogeneity_score
 
 from bftembed import bench
-from bftembed.bench.joint_space import JointTransform, antibody_embeddings
+from bftembed.bench.joint_space import How, antibody_embeddings, joint_vectors
 from bftembed.bench.linked import linked_features, random_embeddings, rna_clusters
 from bftembed.bench.modalities import read_modalities
-from bftembed.cells.transforms import transformed
+from bftembed.cells.transforms import GeneTransform, transformed
 from bftembed.embeddings import GeneEmbeddings
 from bftembed.errors import BftembedError
 from bftembed.results import read_results
@@ -170,17 +170,28 @@ def test_one_transform_for_genes_and_proteins():
     genes = embeddings()
     half = genes.matrix[:9]
     for how in ("center", "whiten:3"):
-        shared = JointTransform.fit(half, how)
-        fitted = shared.of(genes.subset(genes.ids[:9]))
-        np.testing.assert_allclose(fitted.matrix, transformed(half, how), atol=2e-5)
+        shared = GeneTransform.fit(half, how)
+        np.testing.assert_array_equal(shared.of(half), transformed(half, how))
         # A protein with the vector of a gene keeps it: each centred on its own would not.
-        protein = shared.of(GeneEmbeddings(["P"], genes.matrix[3:4]))
-        np.testing.assert_array_equal(protein.matrix[0], fitted.matrix[3])
+        np.testing.assert_allclose(shared.of(genes.matrix[3:4])[0], shared.of(half)[3], atol=1e-6)
     for wrong, reason in (("whitened", "give raw, center or whiten:K"), ("whiten:9", "only")):
         with pytest.raises(BftembedError, match=reason):
-            JointTransform.fit(half, wrong)
+            GeneTransform.fit(half, wrong)
+
+
+def test_embeddings_that_are_all_equal_have_nothing_left_when_centred():
+    same = GeneEmbeddings(embeddings().ids, np.ones((len(embeddings().ids), 3)))
     with pytest.raises(BftembedError, match="no embedding is left"):
-        JointTransform.fit(np.ones((4, 3)), "center").of(GeneEmbeddings(["P"], np.ones((1, 3))))
+        score(toys.with_obsm(60), genes=same, gene_matrix="center")
+
+
+def test_cells_may_be_centred_within_their_modality():
+    data = read_modalities(toys.with_obsm(60), obsm="ADT")
+    plain, centred = (joint_vectors(data, embeddings(), None, How(center_cells=c), "e") for c in (False, True))
+    for before, after in ((plain.rna, centred.rna), (plain.protein, centred.protein)):
+        moved = before - before.mean(axis=0)
+        np.testing.assert_allclose(after, moved / np.linalg.norm(moved, axis=1, keepdims=True), atol=1e-5)
+    assert "less the mean of the modality" in centred.note
 
 
 def test_the_centre_is_that_of_the_genes_of_the_rna():
