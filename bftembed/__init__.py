@@ -19,12 +19,14 @@ _LAZY = {
     "embed_genes": "bftembed.embeddings",
     "embed_cells": "bftembed.cells.embed",
     "bench": "bftembed.bench",
+    "export": "bftembed.export",
 }
 
 __all__ = ["__version__", *_LAZY]
 
 if TYPE_CHECKING:
     from bftembed import bench as bench
+    from bftembed import export as export
     from bftembed.cells.embed import embed_cells as embed_cells
     from bftembed.embeddings import GeneEmbeddings as GeneEmbeddings
     from bftembed.embeddings import embed_genes as embed_genes

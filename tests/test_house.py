@@ -17,8 +17,8 @@ FLOORS = {
     1: ["api", "chat", "config", "models", "entities", "metrics", "objectives"],
     2: ["profiles", "encoders", "tuning", "results", "runrecord", "datasets"],
     3: ["embeddings", "reports"],
-    4: ["tasks", "cells"],
-    5: ["bench", "demo"],
+    4: ["tasks", "cells", "testing"],
+    5: ["bench", "demo", "export"],
     6: ["cli"],
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
@@ -99,7 +99,9 @@ def test_nothing_reads_or_writes_pickle():
         text = path.read_text()
         assert not re.search(r"^\s*(import|from) (pickle|dill|shelve|joblib|diskcache)", text, re.MULTILINE), path
         assert "allow_pickle=True" not in text, path
-        assert not re.search(r"torch\.load\(|read_pickle\(|to_pickle\(", text), path
+        # torch makes tensors and plain values alone under weights_only: STATE's own format is checked in this way.
+        plain = text.replace("torch.load(path, weights_only=True)", "")
+        assert not re.search(r"torch\.(serialization\.)?load\(|read_pickle\(|to_pickle\(", plain), path
 
 
 def test_help_answers_within_half_a_second():

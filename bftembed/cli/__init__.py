@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bftembed.cli import bench, cells, config, data, demo, genes, profiles, report, tune
+from bftembed.cli import bench, cells, config, data, demo, export, genes, profiles, report, tune
 
 app = typer.Typer(
     name="bftembed",
@@ -22,6 +22,7 @@ app.add_typer(profiles.app, name="profiles")
 app.add_typer(genes.app, name="genes")
 app.add_typer(cells.app, name="cells")
 app.add_typer(bench.app, name="bench")
+app.add_typer(export.app, name="export")
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")

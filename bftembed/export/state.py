@@ -1,0 +1,338 @@
+"""The verb: perturbation data and gene embeddings → a folder that STATE (arc-state, cell-load) takes unmodified."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bftembed.cells.reading import expression_in
+from bftembed.cells.task import Asked, Task
+from bftembed.embeddings import GeneEmbeddings
+from bftembed.errors import BftembedError, examples, require, unknown_name
+from bftembed.export import scripts, splits
+from bftembed.export.features import refuse_missing, resolve_labels, vectors_of, write_features
+from bftembed.export.labels import CellLabels, Columns, read_labels
+from bftembed.export.record import Plan, StateExport, about_export, hashes_of, manifest_of, report_of, summary
+from bftembed.export.state_cells import (
+    EMBED_KEY,
+    HVG_KEY,
+    Embedded,
+    values_per_cell,
+    write_expression,
+    write_tables,
+    write_vectors,
+)
+from bftembed.export.variable_genes import check_same_genes, choose_genes, sampled_cells
+from bftembed.io import atomic_folder, canonical_json
+from bftembed.machine import cpu_has_bf16
+from bftembed.progress import silent
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from bftembed.progress import Progress
+
+OUTPUT_SPACES = ("gene", "all")
+MANIFEST, CELLS = "manifest.json", "cells"
+#: STATE's bottleneck to all genes has ``dimensions // 8`` units.
+FEWEST_DIMENSIONS = 8
+#: Below so many multiplications SciPy is fast enough, see `bftembed.cells.kernels`.
+_SMALL = 2 * 10**9
+
+
+def export_state(
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    embeddings: GeneEmbeddings | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    pert_col: str = "gene",
+    cell_type_key: str = "cell_type",
+    batch_col: str = "gem_group",
+    control: str = "non-targeting",
+    separator: str = "+",
+    hvg: int = 2000,
+    every_gene: bool = False,
+    holdout_cell_types: Sequence[str] = (),
+    val_cell_types: Sequence[str] = (),
+    holdout_genes: Sequence[str] | None = None,
+    holdout_share: float = 0.2,
+    val_share: float = 0.1,
+    seed: int = 0,
+    allow_missing: bool = False,
+    gene_matrix: str = "raw",
+    normalize: str = "auto",
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_column: str | None = None,
+    output_space: str = "gene",
+    dataset: str = "bft",
+    progress: Progress = silent,
+) -> StateExport:
+    """Write a perturbation screen and gene embeddings as STATE takes them, whole or not at all.
+
+    The folder holds ``cells/*.h5ad`` (one per input), ``pert_features.pt`` and ``.safetensors``,
+    ``zeroshot_celltype.toml`` and ``unseen_gene.toml``, ``train.sh``, ``predict.sh``, ``manifest.json``, ``README.md``.
+    Both readings of "embeddings as input to STATE" are there: cell embeddings (``.obsm["X_bft"]``, the
+    expression-weighted mean of gene vectors, of length 1) and perturbation features (the gene vectors themselves).
+
+    Parameters
+    ----------
+    data
+        h5ad files: X in CSR, CSC or dense, counts or logged; streamed in blocks. Each file is judged by its own
+        values, and what is written is always log1p of counts per 10,000 (totals over all its genes).
+    embeddings
+        Gene embeddings or their `.safetensors` file.
+    out
+        The folder; it must not be there, or be empty.
+    pert_col, cell_type_key, batch_col
+        Columns of ``.obs``.
+    control
+        Label of unperturbed cells; each file needs some of each of its cell types.
+    separator
+        Between the genes of a combination; its vector is their sum.
+    hvg
+        Highly variable genes: scanpy's flavour "seurat", over controls and perturbed cells of every split (one choice
+        serves both questions), in the order of the data; of large data from a seeded sample of 10,000 cells.
+    every_gene
+        X holds all genes. By default it holds the highly variable and the perturbed ones, since X is dense.
+    holdout_cell_types, val_cell_types
+        Test and validation cell types of ``zeroshot_celltype``; drawn where not given. Without a third cell type,
+        validation is made of genes held out in the rest.
+    holdout_genes
+        Test genes of ``unseen_gene``, in any spelling; by default `holdout_share` of them is drawn.
+    holdout_share, val_share
+        Shares of the perturbed genes.
+    seed
+        Of every draw.
+    allow_missing
+        Give perturbations without a vector zeros, and list them in the manifest, in place of an error.
+    gene_matrix
+        ``"raw"``, ``"center"`` or ``"whiten:K"``, for the cell embeddings alone; see `bftembed.cells.embed`.
+    normalize
+        ``"auto"``, or ``"log1p-cp10k"`` or ``"none"`` where the values do not tell.
+    layer, use_raw, gene_column
+        Which matrix, and which column of ``.var`` names its genes.
+    output_space
+        What the scripts ask of STATE: ``"gene"`` (X_hvg) or ``"all"`` (X).
+    dataset
+        Name in the TOML files, without a dot.
+    progress
+        Told the cells that are done, of twice as many: vectors, then expression.
+
+    Returns
+    -------
+    StateExport
+        What the manifest says, in short.
+
+    Raises
+    ------
+    BftembedError
+        For what STATE would fail on or go wrong with silently: missing labels, no controls, unknown perturbations,
+        negative or unclear values, different genes, cell types or genes that are not there, an empty split, an output
+        folder that is not empty, an output space that cannot be. Nothing is written then.
+    """
+    target = _checked_out(out)
+    _check_names(output_space, dataset)
+    require("torch", "local")
+    genes = embeddings if isinstance(embeddings, GeneEmbeddings) else GeneEmbeddings.load(embeddings)
+    asked = Asked(normalize=_checked_normalize(normalize), gene_matrix=gene_matrix, empty_policy="nan")
+    columns = Columns(pert_col, cell_type_key, batch_col, control)
+    if len({pert_col, cell_type_key, batch_col}) < 3:
+        raise BftembedError(f"pert_col, cell_type_key and batch_col must be three columns, not {columns}.")
+    files = [read_labels(path, columns) for path in _paths(data)]
+    targets = resolve_labels(
+        (x for one in files for x in one.perturbation), genes, control=control, separator=separator
+    )
+    missing = refuse_missing(targets, allow=allow_missing)
+    labels, how = splits.split_genes(
+        targets, held_out=holdout_genes, share=holdout_share, val_share=val_share, seed=seed
+    )
+    cell_types = sorted({x for one in files for x in one.cell_type})
+    zeroshot = splits.zeroshot_celltype(cell_types, holdout_cell_types, val_cell_types, labels, seed=seed)
+    asked_for = [one for one in (zeroshot, splits.unseen_gene(cell_types, labels, how)) if one is not None]
+    plan = Plan(
+        files,
+        columns,
+        targets,
+        missing,
+        [splits.counted(one, files, control) for one in asked_for],
+        scripts.set_length(_median_cells(files, control)),
+        bool(genes.provenance.get("simulated")) or any(one.simulated for one in files),
+    )
+    choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
+    with atomic_folder(target) as folder:
+        cells = folder / CELLS
+        cells.mkdir()
+        names = _file_names(files)
+        embedded = _embed(plan, [cells / name for name in names], genes, asked, choice, seed, progress)
+        _check_dimensions(embedded, output_space)
+        reordered = check_same_genes([one.path for one in files], embedded)
+        perturbed = {gene for one in targets.values() for gene in one.genes}
+        genes_of_x, chosen = choose_genes(embedded, hvg, perturbed, every_gene=every_gene)
+        done, total = sum(one.n_cells for one in files), 2 * sum(one.n_cells for one in files)
+        about = about_export(genes, plan, chosen, output_space)
+        for name, labels_of, one in zip(names, files, embedded, strict=True):
+            write_expression(
+                labels_of.path,
+                cells / name,
+                genes_of_x,
+                choice,
+                transform=one.report.normalize,
+                progress=progress,
+                before=done,
+                total=total,
+            )
+            told = {EMBED_KEY: one.provenance, "state_export": {**about, "source": labels_of.path.name}}
+            write_tables(cells / name, labels_of, columns, genes_of_x, told, simulated=plan.simulated)
+            done += labels_of.n_cells
+        write_features(folder, vectors_of(targets, genes), canonical_json(about))
+        recipe = scripts.Recipe(
+            str(target), columns, output_space, plan.set_length, [q.name for q in plan.questions], EMBED_KEY, HVG_KEY
+        )
+        for question in plan.questions:
+            text = splits.toml_text(question, dataset, str(target / CELLS))
+            (folder / f"{question.name}.toml").write_text(text, encoding="utf-8")
+        result = report_of(target, plan, names, embedded, genes_of_x, reordered=reordered, one_type=zeroshot is None)
+        for name, text in (("train.sh", scripts.train_script(recipe)), ("predict.sh", scripts.predict_script(recipe))):
+            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).chmod(0o755)
+        (folder / "README.md").write_text(scripts.readme(recipe, summary(result)), encoding="utf-8")
+        manifest = {**about, **result.as_dict(), **manifest_of(plan, names, embedded, genes_of_x, dataset)}
+        manifest["sha256"] = hashes_of(folder)
+        text = canonical_json(manifest)
+        (folder / MANIFEST).write_text(_indented(manifest), encoding="utf-8")
+    if canonical_json(_read_json(target / MANIFEST)) != text:
+        raise BftembedError(
+            f"{target} was made by another process meanwhile, and is left as it is. Choose another one."
+        )
+    return result
+
+
+def _paths(data: Any) -> list[Path]:
+    given = [data] if isinstance(data, str) or hasattr(data, "__fspath__") else list(data)
+    if not given:
+        raise BftembedError("data is a list without files; give one or more paths of h5ad files.")
+    paths = [Path(one) for one in given]
+    real = [path.resolve() for path in paths]
+    if len(set(real)) < len(real):
+        raise BftembedError(
+            f"A file is given twice: {examples(path for path in paths if real.count(path.resolve()) > 1)}."
+        )
+    return paths
+
+
+def _file_names(files: Sequence[CellLabels]) -> list[str]:
+    names: list[str] = []
+    for one in files:
+        stem, n = one.path.stem, 1
+        while f"{stem}.h5ad" in names:
+            n += 1
+            stem = f"{one.path.stem}-{n}"
+        names.append(f"{stem}.h5ad")
+    return names
+
+
+def _checked_out(out: str | os.PathLike[str]) -> Path:
+    target = Path(out).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BftembedError(f"{target} is there and not empty. Choose a new folder (--out); nothing is replaced.")
+    if bad := sorted({c for c in str(target) if c in "*?[]{}\"'\\$`" or not c.isprintable()}):
+        raise BftembedError(
+            f"{target} has {examples(bad)} in its name, which STATE reads as a pattern, or its TOML and shell cannot "
+            "hold. Choose another folder."
+        )
+    return target
+
+
+def _check_names(output_space: str, dataset: str) -> None:
+    if output_space == "embedding":
+        raise BftembedError(
+            "output_space='embedding' is refused: without a decoder STATE passes its output through a ReLU, and "
+            "predict clips prediction and truth to [0, 14] before log1p metrics. Text embeddings are signed: "
+            "what comes out only looks like scores. Use 'gene' or 'all'."
+        )
+    if output_space not in OUTPUT_SPACES:
+        raise unknown_name("output space", output_space, OUTPUT_SPACES)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", dataset):
+        raise BftembedError(
+            f"dataset (--dataset) is {dataset!r}: cell-load cuts names at the first dot, so letters, digits, '-' and "
+            "'_' alone will do."
+        )
+
+
+def _checked_normalize(normalize: str) -> str:
+    known = ("auto", "log1p-cp10k", "none")
+    if normalize not in known:
+        raise unknown_name("normalize", normalize, known)
+    return normalize
+
+
+def _median_cells(files: Sequence[CellLabels], control: str) -> float:
+    counts: list[int] = []
+    for one in files:
+        pairs = np.stack([one.cell_type.astype(str), one.perturbation.astype(str)])[:, one.perturbation != control]
+        counts += np.unique(pairs, axis=1, return_counts=True)[1].tolist() if pairs.size else []
+    return float(np.median(counts)) if counts else 0.0
+
+
+def _embed(
+    plan: Plan,
+    outs: Sequence[Path],
+    genes: GeneEmbeddings,
+    asked: Asked,
+    choice: dict[str, Any],
+    seed: int,
+    progress: Progress,
+) -> list[Embedded]:
+    per_cell = []
+    for labels in plan.files:
+        with expression_in(labels.path, **choice) as expression:
+            per_cell.append(values_per_cell(expression.matrix))
+    n_cells = [one.n_cells for one in plan.files]
+    sampled = sampled_cells(n_cells, per_cell, seed)
+    work = sum(n * x for n, x in zip(n_cells, per_cell, strict=True)) * genes.dim
+    embedded, before = [], 0
+    for labels, out, rows in zip(plan.files, outs, sampled, strict=True):
+        told = _shifted(progress, before, 2 * sum(n_cells))
+        task = Task(genes, EMBED_KEY, asked, told)
+        one = write_vectors(labels.path, out, task, choice, kernel=_kernel(work), sampled=rows, key=EMBED_KEY)
+        embedded.append(one)
+        before += labels.n_cells
+    return embedded
+
+
+def _shifted(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _, note: progress(before + done, total, note)
+
+
+def _kernel(work: float) -> str:
+    """Return the kernel by the size of the task and the processor, never by a clock: the same bytes every time."""
+    if work < _SMALL:
+        return "scipy"
+    return "dense-bf16" if cpu_has_bf16() and find_spec("torch") else "dense-float32"
+
+
+def _check_dimensions(embedded: Sequence[Embedded], output_space: str) -> None:
+    dim = embedded[0].report.dim
+    if output_space == "all" and dim < FEWEST_DIMENSIONS:
+        raise BftembedError(
+            f"{EMBED_KEY} would have {dim} dimensions; with output_space='all' STATE divides them by 8 and fails below "
+            f"{FEWEST_DIMENSIONS}. Use gene embeddings of more dimensions, or output_space='gene'."
+        )
+
+
+def _indented(value: Any) -> str:
+    import json
+
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _read_json(path: Path) -> Any:
+    import json
+
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
