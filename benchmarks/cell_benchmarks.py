@@ -146,6 +146,7 @@ def integration(folder: Path, cells: Path) -> None:
                     texts=SUMMARIES,
                     genes=folder / "refseq.safetensors",
                     halves=10,
+                    cache=folder / "jax",
                     out=folder / f"integration-{name}-{how.replace(':', '-')}-{profile}.parquet",
                     run=f"{name}/{label}/{batch}/{how}",
                 )

@@ -94,7 +94,9 @@ adata.obsm["X_bft"].shape
 # K-means clusterings over five seeds against the labels, and the silhouette of the labels. Mind the floor.
 
 # %%
-results = bftembed.bench.clustering(adata, ["X_bft", "X_random", "X_pca"], label="bulk_labels", out=runs / "r.parquet")
+results = bftembed.bench.clustering(
+    adata, ["X_bft", "X_random", "X_pca"], label="bulk_labels", protocol="standard", out=runs / "r.parquet"
+)
 from bftembed.reports.tables import summarise
 
 summarise(results[results["protocol"] == "standard"])

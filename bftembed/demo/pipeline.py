@@ -236,7 +236,7 @@ def _score(run: Run, show: Bar) -> pd.DataFrame:
     names = {key: name for name, keys in run.keys.items() for key in keys}
     call = (
         f"bftembed bench clustering {run.out}/cells.h5ad --keys {','.join(names)} --label {config.label} "
-        f"--seeds {config.seeds} --out {run.out}/results.parquet"
+        f"--protocol standard --seeds {config.seeds} --out {run.out}/results.parquet"
     )
     with run.step("clustering", call, f"{config.seeds} seeds"), show("clustering") as progress:
         results = clustering.run(

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def half_samples(labels: NDArray[Any], batches: NDArray[Any], n: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Draw halves of the cells, without replacement, within each label and batch.
 
-    Of an odd group the larger half is taken as often as the smaller one, at random, so that a label of one cell is in
-    every other half.
+    All halves have as many cells, so that what is compiled for a shape is compiled once. Half of the groups of an odd
+    number, other ones each time, give their larger half, so that a label of one cell is in about every other half.
 
     Parameters
     ----------
@@ -34,9 +34,11 @@ def half_samples(labels: NDArray[Any], batches: NDArray[Any], n: int, seed: int)
     """
     pairs = np.array([f"{a}\0{b}" for a, b in zip(labels, batches, strict=True)])
     groups = [np.flatnonzero(pairs == pair) for pair in np.unique(pairs)]
+    odd = np.flatnonzero([len(g) % 2 for g in groups])
     draw = np.random.default_rng([seed, 4])
     for _ in range(n):
-        chosen = [draw.permutation(g)[: (len(g) + int(draw.integers(2))) // 2] for g in groups]
+        larger = set(draw.permutation(odd)[: (len(odd) + 1) // 2].tolist())
+        chosen = [draw.permutation(g)[: len(g) // 2 + (i in larger)] for i, g in enumerate(groups)]
         yield np.sort(np.concatenate(chosen))
 
 

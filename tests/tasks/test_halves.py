@@ -18,6 +18,7 @@ def test_halves_keep_labels_and_batches_in_their_shares():
     for half in half_samples(labels, batches, 40, seed=0):
         assert (np.diff(half) > 0).all()
         assert abs(int((labels[half] == "a").sum()) - 20) <= 1
+        assert len(half) == 31
         sizes.append(int((labels[half] == "c").sum()))
     assert 0 < np.mean(sizes) < 1
 
