@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed import __version__
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.machine import available_memory
 from bftembed.metrics import integration as scib
@@ -242,9 +243,10 @@ def _of_kmeans(
     row: Callable[..., Result], cells: Cells, seeds: list[int], reason: str, told: str
 ) -> dict[str, list[Result]]:
     """Return the rows of the metrics that k-means makes, one per seed."""
-    theirs = ", ".join(f"{package} {version}" for package, version in scib.library().items())
+    starts = ", ".join(f"{package} {version}" for package, version in scib.library().items())
+    library = f"bftembed {__version__}, starts of {starts}"
     clusters = [
-        _value(functools.partial(scib.kmeans_nmi_ari, cells.matrix, cells.labels, seed), theirs, reason)
+        _value(functools.partial(scib.kmeans_nmi_ari, cells.matrix, cells.labels, seed), library, reason)
         for seed in seeds
     ]
     found = {}

@@ -279,3 +279,21 @@ def test_the_compilation_cache_keeps_small_kernels(tmp_path):
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
     assert any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", ["blobs", "noise", "few distinct"])
+def test_kmeans_gives_the_clusters_of_scib_metrics_cell_by_cell(shape):
+    from scib_metrics.utils import KMeans
+
+    draw = np.random.default_rng(3)
+    centres = 5 * draw.normal(size=(6, 8))
+    X = {
+        "blobs": draw.normal(size=(400, 8)) + centres[draw.integers(6, size=400)],
+        "noise": draw.normal(size=(300, 5)),
+        # Fewer places than clusters: some clusters stay without a cell.
+        "few distinct": centres[draw.integers(4, size=200)],
+    }[shape].astype(np.float32)
+    for seed in range(3):
+        theirs = KMeans(6, seed=seed)
+        theirs.fit(X.copy())
+        np.testing.assert_array_equal(ours._kmeans(X.copy(), 6, seed), theirs.labels_)
