@@ -6,5 +6,6 @@ from bftembed.bench.clustering import clustering
 from bftembed.bench.genes import genes
 from bftembed.bench.integration import integration
 from bftembed.bench.multimodal import multimodal
+from bftembed.bench.perturbation import perturbation
 
-__all__ = ["clustering", "genes", "integration", "multimodal"]
+__all__ = ["clustering", "genes", "integration", "multimodal", "perturbation"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output, write_text
-from bftembed.reports import clustering, figures, integration, matching, tables
+from bftembed.reports import clustering, figures, integration, matching, perturbation, tables
 from bftembed.reports.integration_figure import table_svgs, tables_of
 from bftembed.reports.page import own_version, render, shown_record
 from bftembed.reports.published import CELL_LABELS
@@ -187,7 +187,8 @@ def _block(
         else sorted({n for n in scored.loc[scored["n_failed"] == 0, "note"] if n}),
         "failures": _failures(frame[frame["value"].isna()]),
     }
-    return matching.page_block(block, frame) if task == matching.TASK else block
+    own = {matching.TASK: matching.page_block, perturbation.TASK: perturbation.page_block}.get(task)
+    return own(block, frame) if own else block
 
 
 def _published() -> dict[str, Any]:
