@@ -148,7 +148,7 @@ def footnotes(rows: pd.DataFrame) -> list[str]:
     """Say what a table of one run and profile does not show: seeds, missing metrics and why, cells left out."""
     lines = ["Total: 0.6 bio conservation + 0.4 batch correction, the means of the metrics that have a value."]
     if rows["total_low"].notna().any():
-        lines.append("In brackets its 95 % interval, from random halves of the cells.")
+        lines.append("Beside the total its 95 % interval, from random halves of the cells.")
     most = int(rows["n_seeds"].max())
     if most > 1:
         deviation = f"; standard deviation at most {rows['sd'].max():.3f}" if rows["sd"].notna().any() else ""

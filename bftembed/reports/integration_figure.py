@@ -124,6 +124,8 @@ class _Table:
         y = self._head(axes, top + 0.3)
         for row in self.records:
             name = _short(row["embedding"]) + ("*" if row["lacking"] else "")
+            if TOTAL in self.metrics and not math.isnan(row["total_low"]):
+                self._interval(axes, y, row["total_low"], row["total_high"])
             y = self._row(axes, y, name, [row[m] for m in self.metrics], 3)
         y += 0.12
         for line in self.notes:
@@ -141,6 +143,12 @@ class _Table:
         y += 0.06
         told = "–: not shown in it, but in its aggregates."
         axes.text(_MARGIN, y + _LINE / 2, told, fontsize=8.5, color=self.ink, va="center")
+
+    def _interval(self, axes: Any, y: float, low: float, high: float) -> None:
+        """Draw the interval of the total as a line below the middle of its bar."""
+        left, width = self._places()[self.metrics.index(TOTAL)]
+        ends = [left + 0.08 + (width - 0.16) * min(max(x, 0.0), 1.0) for x in (low, high)]
+        axes.plot(ends, [y + _ROW / 2 + 0.1] * 2, color=INK, linewidth=1.6, zorder=3, solid_capstyle="butt")
 
     def _places(self) -> list[tuple[float, float]]:
         """Return left edge and width of each column of numbers."""
