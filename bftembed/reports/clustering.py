@@ -173,7 +173,7 @@ def footnotes(scored: pd.DataFrame) -> list[str]:
     if not len(scored):
         return ["Labels dealt at random only: no score of an embedding."]
     seeds = int(scored["n"].max())
-    words = {OVER_CELLS: "cells (and seeds) drawn anew", OVER_SEEDS: f"t interval over {seeds} seeds"}
+    words = {OVER_CELLS: "over cells (and seeds)", OVER_SEEDS: f"t interval over {seeds} seeds"}
     origins = [words[o] for o in words if (scored["interval"] == o).any()]
     means = f"means of {seeds} seeds" if seeds > 1 else "values of one seed"
     lines.append(f"First line: {means}" + (f"; second: 95 % interval, {' or '.join(origins)}." if origins else "."))

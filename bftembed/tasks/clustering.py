@@ -53,8 +53,8 @@ def run(
     - ``"strict"`` (extra ``scib``): the same k-means with NMI too; Leiden on the graph of 15 neighbours, at the
       resolution that gives k clusters (``leiden_k_ari``, …) and at that of ten whose NMI to the labels is highest
       (``leiden_best_ari``, …: optimistic, the notes say which); raw silhouettes, Euclidean and cosine; the accuracy of
-      the 10 nearest cells on a held-out fifth (``knn_accuracy``). Intervals are over cells and seeds: both are drawn
-      anew 200 times, the clusters stay.
+      the 10 nearest cells on a held-out fifth (``knn_accuracy``). Intervals are over cells and seeds: 200 random halves
+      of the cells and draws of the seeds (`bftembed.tasks.halves`), the clusters stay.
     - ``"genept"``: mini-batch k-means as in GenePT's notebook, with its one seed; ARI, AMI and raw silhouette, with
       intervals over cells.
 

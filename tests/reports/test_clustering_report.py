@@ -51,7 +51,7 @@ def test_twelve_metrics_stand_in_groups_within_140_letters_the_best_first():
     row = summary.loc[("strict", "X_bft", "ari")]
     assert lines[7].split()[1] == f"{row['mean']:.3f}" == "0.490"
     assert lines[8].split()[0] == f".{row['low']:.2f}–.{row['high']:.2f}".replace("0.", "")
-    assert lines[12].startswith("First line: means of 3 seeds; second: 95 % interval, cells (and seeds) drawn anew.")
+    assert lines[12].startswith("First line: means of 3 seeds; second: 95 % interval, over cells (and seeds).")
     assert lines[13].startswith("Leiden, best: the labels themselves choose")
     assert len(lines) == 14
 
