@@ -19,7 +19,8 @@ def files(tmp_path, pbmc_path):
     bftembed.generate_profiles(["CD3D", "LYZ"], generator="facts", out=tmp_path / "s")
     export_profiles(tmp_path / "s", tmp_path / "p.parquet")
     bftembed.GeneEmbeddings(["CD3D", "LYZ"], np.eye(2)).save(tmp_path / "g.safetensors")
-    bftembed.bench.clustering(tmp_path / "in.h5ad", "X_pca", "bulk_labels", protocol="genept", out=tmp_path / "r.parquet")
+    cells, scored = tmp_path / "in.h5ad", tmp_path / "r.parquet"
+    bftembed.bench.clustering(cells, "X_pca", "bulk_labels", protocol="genept", out=scored)
     return tmp_path
 
 
