@@ -12,12 +12,14 @@ by MiniLM. ``clustering`` and ``integration`` score the sets under each aggregat
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anndata
 
@@ -160,35 +162,39 @@ def citeseq(folder: Path, cells: Path) -> None:
 
     texts = {text: GeneEmbeddings.load(folder / f"{text}.safetensors") for text in ("refseq", "facts")}
     texts["TF-IDF of refseq"] = embed_genes(dict(read_texts(SUMMARIES)), "tfidf:dim=384")
-    for how in AGGREGATIONS:
-        for profile in ("paper",) if how == "raw" else ("current",):
-            frame = bench.multimodal(
-                cells / "citefuse_citeseq_pbmc500.h5ad",
-                texts,
-                obsm="ADT",
-                gene_matrix=how,
-                profile=profile,
-                baselines="linked,harmony,bbknn,random" if how == "raw" else "random",
-                draws=3,
-                out=folder / f"citeseq-{how.replace(':', '-')}-{profile}.parquet",
-                run=f"citeseq/RNA clusters/modality/{how}",
-            )
-            print("\n".join(text_lines(integration_summary(frame))), flush=True)
+    for how, centred in itertools.product(AGGREGATIONS, (False, True)):
+        profile = "paper" if how == "raw" and not centred else "current"
+        name = f"{how}, modalities centred" if centred else how
+        frame = bench.multimodal(
+            cells / "citefuse_citeseq_pbmc500.h5ad",
+            texts,
+            obsm="ADT",
+            gene_matrix=how,
+            center_cells=centred,
+            profile=profile,
+            baselines="linked,harmony,bbknn,random" if profile == "paper" else "random",
+            draws=5,
+            out=folder / f"citeseq-{how.replace(':', '-')}-{'centred' if centred else profile}.parquet",
+            run=f"citeseq/RNA clusters/modality/{name}",
+        )
+        print("\n".join(text_lines(integration_summary(frame))), flush=True)
 
 
 def record(folder: Path, out: Path) -> None:
-    """Write the means and intervals of all tables, and the environment, as one JSON."""
+    """Write run → protocol → embedding → metric → [mean, ends of the interval], and the environment, as one JSON."""
     from bftembed.demo.record import versions
     from bftembed.reports.tables import summarise
     from bftembed.results import read_results
 
-    found = {"environment": versions()}
+    found: dict[str, Any] = {"environment": versions(), "texts by": "all-MiniLM-L6-v2, bf16"}
     for step in ("clustering", "integration", "citeseq"):
-        files = sorted(folder.glob(f"{step}-*.parquet"))
-        if files:
-            table = summarise(read_results(files)).drop(columns=["note", "interval", "n_failed"]).round(4)
-            found[step] = json.loads(table.to_json(orient="records"))
-    out.write_text(json.dumps(found, indent=0) + "\n")
+        for file in sorted(folder.glob(f"{step}-*.parquet")):
+            of_run = found.setdefault(step, {})
+            for row in summarise(read_results([file])).to_dict("records"):
+                at = of_run.setdefault(row["run"], {}).setdefault(row["protocol"], {}).setdefault(row["embedding"], {})
+                values = [None if math.isnan(row[k]) else round(row[k], 4) for k in ("mean", "low", "high")]
+                at[row["metric"]] = values if values[1] is not None else values[0]
+    out.write_text(json.dumps(found, separators=(",", ":")).replace('"},"', '"},\n"').replace(']},"', ']},\n"') + "\n")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from bftembed.reports.integration import cells_told, plain
@@ -28,8 +29,8 @@ _CHANCE_IN_NOTE = re.compile(r"(?:^|; )chance ([-+.\de]+)(?:;|$)")
 # What a matching note says of the labels, which a reader of the table has to know.
 _LABELS = "labels are "
 EXPLAINED = (
-    "FOSCTTM: share of the other cells of the other modality that are closer than the cell's own partner (0 is best: "
-    "of this column the lowest is marked). Matching accuracy: the partner is the nearest of them; among 10 nearest: it "
+    "FOSCTTM: share of the other cells of the other modality that are closer than the cell's own partner (0 is best, "
+    "so the lowest value leads). Matching accuracy: the partner is the nearest of them; among 10 nearest: it "
     "is one of ten. Label matching: the nearest has the cell's label. Each the mean over cells and both directions; "
     "Euclidean."
 )
@@ -97,7 +98,7 @@ def matching_lines(summary: pd.DataFrame) -> list[str]:
         lines += [
             "  ".join((c.rjust if i else c.ljust)(widths[i]) for i, c in enumerate(row)).rstrip() for row in table
         ]
-        lines += [EXPLAINED, *footnotes(rows)]
+        lines += [*textwrap.wrap(EXPLAINED, 120), *footnotes(rows)]
     return lines
 
 
