@@ -131,7 +131,7 @@ def _block(
     told = real if len(real) else permuted  # chance alone, where nothing else was scored
     scored = told[told["mean"].notna()]
     notes = {e: described.get((run, e)) for e in real["embedding"]}
-    kinds = {e: n.kind if n else "reference" * e.startswith(tables.BASELINE) for e, n in notes.items()}
+    kinds = {e: n.kind if n else tables.kind_of_name(e) for e, n in notes.items()}
     metrics = tables.metric_order(told)
     order = sorted(kinds, key=lambda e: (_RANK[kinds[e]], list(notes).index(e)))
     of_scib = task == integration.TASK
@@ -175,7 +175,7 @@ def _block(
         "told": [] if scib is None else [line for rows in tables_of(scib) for line in integration.footnotes(rows)],
         "legend": [] if of_scib else figures.kind_legend(kinds),
         "verdicts": tables.verdicts(real, kinds),
-        "undescribed": bool(kinds) and not any(n and n.kind for n in notes.values()),
+        "undescribed": bool(kinds) and not any(kinds.values()),
         "over_seeds": [tables.SHOWN_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_SEEDS)],
         "over_cells": [tables.SHOWN_NAMES.get(m, m) for m in metrics if _comes_from(real, m, tables.OVER_CELLS)],
         "n_seeds": int(told["n"].max()),

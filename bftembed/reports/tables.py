@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Begins the name of an embedding that was made in the run, to compare with.
 BASELINE = "baseline: "
+#: Baselines that know less than a text does; the others (PCA, Harmony, …) are references.
+_FLOORS = ("random", "shuffled", "tfidf")
 ENDS = ("ci95-low", "ci95-high")
 #: Protocol of the labels dealt at random: the floor of ``"standard"``. That of another is ``"PROTOCOL/…"``.
 PERMUTED, STANDARD = "permuted-labels", "standard"
@@ -79,6 +81,13 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         )
     columns = [*keys, "mean", "low", "high", "interval", "n", "n_failed", "n_used", "n_missing", "note"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def kind_of_name(embedding: str) -> str:
+    """Return what the name of an embedding says that it is: ``"floor"``, ``"reference"``, or ``""``."""
+    if not embedding.startswith(BASELINE):
+        return ""
+    return "floor" if embedding.removeprefix(BASELINE).split(" ")[0] in _FLOORS else "reference"
 
 
 def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
