@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bftembed.reports.tables import summarise, t_interval, text_table, verdicts
+from bftembed.reports.tables import kind_of_name, summarise, t_interval, text_table, verdicts
 from bftembed.results import Result, to_frame
 
 
@@ -127,3 +127,18 @@ def test_verdict_takes_the_best_profile_embedding_and_counts_a_failed_floor_as_n
 @pytest.mark.parametrize("kinds", [{}, {"text": "profile"}, {"random": "floor"}])
 def test_no_verdict_without_both_sides(kinds):
     assert verdicts(summarise(to_frame(rows("text", [0.2, 0.3]) + rows("random", [0.1, 0.1]))), kinds) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("baseline: random 2", "floor"),
+        ("baseline: shuffled", "floor"),
+        ("baseline: tfidf", "floor"),
+        ("baseline: ncbi", "reference"),
+        ("baseline: pca", "reference"),
+        ("X_random", ""),
+    ],
+)
+def test_the_name_of_a_baseline_says_what_it_is(name, kind):
+    assert kind_of_name(name) == kind
