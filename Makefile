@@ -7,7 +7,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.t
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-slow lint format docs notebook wheel-check check-vllm clean
+.PHONY: demo test test-slow lint format docs notebook wheel-check check-vllm check-state clean
 
 ## Tune a packaged language model for a minute, then run the main job with it: runs/demo/report.html
 demo: $(VENV)/.run
@@ -46,6 +46,11 @@ wheel-check: $(VENV)/.dev
 ## Run the generator vllm for real, on the CPU, in an environment of its own (3 GB, some minutes); FOLDER=… keeps it
 check-vllm: | $(PY)
 	bash tests/manual/vllm_check.sh "$(abspath $(PY))" $(FOLDER)
+
+## Train the real STATE on an export of simulated data and check its predictions, in an environment of its own (3 GB,
+## some minutes; licence CC BY-NC-SA 4.0); FOLDER=… keeps it, STATE_PYTHON=… names one that is there
+check-state: $(VENV)/.run
+	STATE_PYTHON="$(STATE_PYTHON)" bash tests/manual/state_check.sh "$(abspath $(PY))" $(FOLDER)
 
 clean:
 	rm -rf $(VENV) dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
