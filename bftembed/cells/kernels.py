@@ -16,14 +16,13 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.machine import cpu_has_bf16, usable_cores
 
-Precision = Literal["fast", "exact"]
 #: Largest 1 - cosine to float64 that each precision allows.
 TOLERANCE: dict[str, float] = {"fast": 1e-5, "exact": 1e-6}
 

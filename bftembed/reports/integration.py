@@ -50,11 +50,6 @@ _MADE_OF = "made of: "
 _OF_THE_CELLS = ("cells left out: ", "no batch score can be read")
 
 
-def is_integration_table(frame: pd.DataFrame) -> bool:
-    """Return whether every row of a results table is of the integration task; False for an empty table."""
-    return bool(len(frame)) and bool((frame["task"] == TASK).all())
-
-
 def integration_summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Reduce the results of the integration task to one row per run, profile and embedding.
 

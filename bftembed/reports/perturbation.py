@@ -44,11 +44,6 @@ EXPLAINED = (
 _ROW, _PANEL, _HEAD, _AXIS, _MARGIN, _WIDEST, _NUMBER = 0.23, 2.0, 0.55, 0.35, 0.15, 3.2, 0.55
 
 
-def is_perturbation_table(frame: pd.DataFrame) -> bool:
-    """Return whether every row of a results table is of the perturbation task; False for an empty table."""
-    return bool(len(frame)) and bool((frame["task"] == TASK).all())
-
-
 def perturbation_summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Reduce the results of the perturbation task to one row per run, protocol, predictor and metric.
 
