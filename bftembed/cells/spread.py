@@ -12,6 +12,7 @@ from bftembed.cells.merge import merge_shards
 from bftembed.cells.sidecar import check_sidecar
 from bftembed.errors import BftembedError, require
 from bftembed.progress import silent
+from bftembed.shards import ray_session
 
 if TYPE_CHECKING:
     from bftembed.cells.merge import MergeReport
@@ -58,39 +59,35 @@ def embed_with_ray(
     """
     if shard_count < 1:
         raise BftembedError(f"shard_count (--shard-count) is {shard_count}; give 1 or more.")
-    ray = require("ray", "ray")
+    require("ray", "ray")
     paths = [p for p in (data, embeddings) if isinstance(p, str | os.PathLike)]
     target = check_sidecar(sidecar, *paths).absolute()
     source = Path(data).absolute()
     genes = Path(embeddings).absolute() if isinstance(embeddings, str | os.PathLike) else embeddings
-    started = not ray.is_initialized()
-    if started:
-        ray.init(include_dashboard=False, log_to_driver=False)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as err:
         raise BftembedError(f"Cannot write {target}: {err.strerror}. Choose a folder that you may write to.") from err
     try:
-        task = ray.remote(max_retries=RETRIES, retry_exceptions=[OSError])(_embed_shard)
-        shared = ray.put(genes)
-        parts = {f"{i}/{shard_count}": folder / f"{i}.h5ad" for i in range(1, shard_count + 1)}
-        waiting = dict(parts)
-        if kernel is None:
-            shard = next(iter(parts))
-            kernel = _result(ray, task.remote(source, shared, shard, waiting.pop(shard), key, None, options))
-            progress(1, shard_count, "shards")
-        tasks = [task.remote(source, shared, shard, part, key, kernel, options) for shard, part in waiting.items()]
-        while tasks:
-            ready, tasks = ray.wait(tasks)
-            for one in ready:
-                _result(ray, one)
-            progress(shard_count - len(tasks), shard_count, "shards")
+        with ray_session() as ray:
+            task = ray.remote(max_retries=RETRIES, retry_exceptions=[OSError])(_embed_shard)
+            shared = ray.put(genes)
+            parts = {f"{i}/{shard_count}": folder / f"{i}.h5ad" for i in range(1, shard_count + 1)}
+            waiting = dict(parts)
+            if kernel is None:
+                shard = next(iter(parts))
+                kernel = _result(ray, task.remote(source, shared, shard, waiting.pop(shard), key, None, options))
+                progress(1, shard_count, "shards")
+            tasks = [task.remote(source, shared, shard, part, key, kernel, options) for shard, part in waiting.items()]
+            while tasks:
+                ready, tasks = ray.wait(tasks)
+                for one in ready:
+                    _result(ray, one)
+                progress(shard_count - len(tasks), shard_count, "shards")
         return merge_shards(list(parts.values()), target, key)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if started:
-            ray.shutdown()
 
 
 def _embed_shard(

@@ -10,6 +10,7 @@ from bftembed.errors import BftembedError, require
 from bftembed.profiles.merge import merge_stores
 from bftembed.profiles.runner import GenerationReport, generate_profiles
 from bftembed.progress import silent
+from bftembed.shards import ray_session
 
 if TYPE_CHECKING:
     import os
@@ -61,15 +62,12 @@ def generate_with_ray(
     """
     if shard_count < 1:
         raise BftembedError(f"shard_count (--shard-count) is {shard_count}; give 1 or more.")
-    ray = require("ray", "ray")
+    require("ray", "ray")
     names = read_names(genes, column=column).names
     target = Path(out).absolute()
     folder = target.with_name(f"{target.name}.shards")
     parts = {f"{i}/{shard_count}": folder / f"{i}-of-{shard_count}" for i in range(1, shard_count + 1)}
-    started = not ray.is_initialized()
-    if started:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False)
-    try:
+    with ray_session(address) as ray:
         task = ray.remote(max_retries=RETRIES)(_generate_shard)
         shared = ray.put(list(names))
         tasks = [task.remote(shared, shard, part, options) for shard, part in parts.items()]
@@ -78,9 +76,6 @@ def generate_with_ray(
             for one in ready:
                 _get(ray, one)
             progress(shard_count - len(tasks), shard_count, "shards")
-    finally:
-        if started:
-            ray.shutdown()
     merge_stores(list(parts.values()), target)
     return generate_profiles(names, out=target, **options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import shutil
 import subprocess
@@ -260,9 +261,11 @@ def test_workers_without_their_options_are_a_usage_error(cells_file, genes_file,
 @pytest.fixture(scope="module")
 def ray():
     ray = pytest.importorskip("ray")
+    own_print = builtins.print  # Ray puts its own in its place, which numba cannot compile
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
+    builtins.print = own_print
 
 
 def test_missing_ray_names_the_extra(cells_file, embeddings, tmp_path, monkeypatch):

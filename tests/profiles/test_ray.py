@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import signal
@@ -16,6 +17,7 @@ from bftembed.errors import BftembedError
 from bftembed.profiles.runner import generate_profiles
 from bftembed.profiles.spread import generate_with_ray
 from bftembed.profiles.store import ProfileStore
+from bftembed.shards import ray_session
 
 NAMES = [f"made-up {i}" for i in range(40)]
 
@@ -34,9 +36,11 @@ def test_missing_ray_names_the_extra(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def ray():
     ray = pytest.importorskip("ray")
+    own_print = builtins.print  # Ray puts its own in its place, which numba cannot compile
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
+    builtins.print = own_print
 
 
 @pytest.mark.slow
@@ -85,3 +89,12 @@ class TestOnRay:
     def test_an_error_of_a_shard_is_ours(self, ray, tmp_path):
         with pytest.raises(BftembedError, match="Did you mean 'scripted'"):
             generate_with_ray(NAMES, out=tmp_path / "s", shard_count=2, generator="scriptd", unknown="keep")
+
+
+@pytest.mark.slow
+def test_ray_leaves_print_as_it_was():
+    pytest.importorskip("ray")
+    own_print = builtins.print
+    with ray_session() as ray:
+        assert ray.get(ray.remote(lambda: 2).remote()) == 2
+    assert builtins.print is own_print
