@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.cells.blosc import blosc_damage
 from bftembed.cells.preflight import check_size
 from bftembed.errors import BftembedError
 
@@ -79,12 +80,13 @@ def open_zarr(path: str | os.PathLike[str]) -> Iterator[ZarrGroup]:
 
 @dataclass
 class _Node:
-    """A group or an array: its attributes, the format, and its chunk files with their bytes."""
+    """A group or an array: its metadata, the format, its attributes, and its chunk files with their bytes."""
 
     is_array: bool
     zarr_format: int
     attrs: dict[str, Any]
-    n_files: int = 0
+    described: dict[str, Any]
+    chunks: list[Path] = field(default_factory=list)
     stored: int = 0
 
 
@@ -131,7 +133,8 @@ class _Store:
             elif not member.is_file():
                 raise BftembedError(f"{self.folder}: {where} is no ordinary file. Refused: copy or write it again.")
             elif array is not None and member.name not in _METADATA:
-                array.n_files, array.stored = array.n_files + 1, array.stored + member.stat().st_size
+                array.chunks.append(Path(member))
+                array.stored += member.stat().st_size
 
     def _node(self, folder: Path, path: str) -> _Node | None:
         if (folder / "zarr.json").exists():
@@ -139,11 +142,11 @@ class _Store:
             if found.get("zarr_format") != 3 or found.get("node_type") not in ("group", "array"):
                 raise self._damaged(f"{path}/zarr.json", "neither a group nor an array of format 3")
             attributes = found.get("attributes")
-            node = _Node(found["node_type"] == "array", 3, attributes if isinstance(attributes, dict) else {})
+            node = _Node(found["node_type"] == "array", 3, attributes if isinstance(attributes, dict) else {}, found)
         elif (folder / ".zarray").exists() or (folder / ".zgroup").exists():
             name = ".zarray" if (folder / ".zarray").exists() else ".zgroup"
             found, attributes = self._json(folder / name), folder / ".zattrs"
-            node = _Node(name == ".zarray", 2, self._json(attributes) if attributes.exists() else {})
+            node = _Node(name == ".zarray", 2, self._json(attributes) if attributes.exists() else {}, found)
         else:
             return None
         if node.is_array:
@@ -255,6 +258,9 @@ class ZarrArray(_Member):
         what = f"{self.file.filename}: {self.path}"
         check_size(array.shape, size, node.stored, what)
         check_size(blocks, size, node.stored, f"{what}, in its chunks,")
+        damage = blosc_damage(node.chunks, node.described)
+        if damage is not None:
+            raise self._damaged(damage)
         return array
 
     @property
@@ -279,7 +285,7 @@ class ZarrArray(_Member):
         """
         blocks = self._array.shards or self._array.chunks
         expected = int(np.prod([-(-n // size) for n, size in zip(self.shape, blocks, strict=True)], dtype=object))
-        found = self.file.nodes[self.path].n_files
+        found = len(self.file.nodes[self.path].chunks)
         if found < expected:
             raise BftembedError(
                 f"{self.file.filename}: {self.path} lacks {expected - found} of its {expected} chunks. "
@@ -304,8 +310,10 @@ class ZarrArray(_Member):
         except BftembedError:
             raise
         except Exception as err:  # every codec has errors of its own
-            why = (str(err).splitlines() or [""])[0] or type(err).__name__
-            raise BftembedError(
-                f"{self.file.filename}: {self.path} cannot be read: it is truncated or damaged ({why}). "
-                f"Copy or write the store again."
-            ) from err
+            raise self._damaged((str(err).splitlines() or [""])[0] or type(err).__name__) from err
+
+    def _damaged(self, why: str) -> BftembedError:
+        return BftembedError(
+            f"{self.file.filename}: {self.path} cannot be read: it is truncated or damaged ({why}). "
+            f"Copy or write the store again."
+        )

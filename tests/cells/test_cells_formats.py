@@ -536,7 +536,7 @@ def test_damage_that_shows_while_reading_is_named(container, make_cells, tmp_pat
     else:
         file = path / ("X/0.0" if container == "zarr2" else "X/c/0/0")
         file.write_bytes(b"\xff" * file.stat().st_size)
-    with expression_in(path) as e, pytest.raises(BftembedError, match=r"cells\..*X cannot be read: it is truncated"):
+    with pytest.raises(BftembedError, match=r"cells\..*X cannot be read: it is truncated"), expression_in(path) as e:
         read(e)
 
 
