@@ -127,13 +127,9 @@ def expression_baselines(
         if name == "pca":
             found.add(name, components, about)
             continue
-        if batches is None:
-            raise BftembedError(f"The baseline {name!r} integrates batches, and this benchmark has none: leave it out.")
-        has = np.array([not missing_label(b) for b in batches], dtype=bool)
-        vectors = BASELINES[name](components[has], np.array([str(b) for b in batches[has]]))
-        whole = np.full((len(has), vectors.shape[1]), np.nan, dtype=np.float32)
-        whole[has] = vectors
-        found.add(name, whole, f"{name} of the {about}")
+        has, of_cells = _with_batch(name, batches)
+        vectors = BASELINES[name](components[has], of_cells)
+        found.add(name, _among_all(vectors, has), f"{name} of the {about}")
     return found
 
 
@@ -159,15 +155,26 @@ def count_baselines(
     found = Baselines()
     if SCVI not in asked:
         return found
-    if batches is None:
-        raise BftembedError(f"The baseline {SCVI!r} integrates batches, and this benchmark has none: leave it out.")
-    has = np.array([not missing_label(b) for b in batches], dtype=bool)
+    has, of_cells = _with_batch(SCVI, batches)
     counts, name = matrix_of(data, layer=layer, use_raw=use_raw)
-    vectors = scvi(counts[has], np.array([str(b) for b in batches[has]]))
+    vectors = scvi(counts[has], of_cells)
+    found.add(SCVI, _among_all(vectors, has), f"scVI of the counts in {name}, {vectors.shape[1]} latent dimensions")
+    return found
+
+
+def _with_batch(name: str, batches: NDArray[Any] | None) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Return which cells have a batch, and the batches of those, for the baseline `name`."""
+    if batches is None:
+        raise BftembedError(f"The baseline {name!r} integrates batches, and this benchmark has none: leave it out.")
+    has = np.array([not missing_label(b) for b in batches], dtype=bool)
+    return has, np.array([str(b) for b in batches[has]])
+
+
+def _among_all(vectors: NDArray[Any], has: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return vectors for all cells, those of the others NaN."""
     whole = np.full((len(has), vectors.shape[1]), np.nan, dtype=np.float32)
     whole[has] = vectors
-    found.add(SCVI, whole, f"scVI of the counts in {name}, {vectors.shape[1]} latent dimensions")
-    return found
+    return whole
 
 
 def gene_baselines(
