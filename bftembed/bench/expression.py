@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from bftembed.cells.reading import Expression
 
 
+_OR_BEFORE = (
+    "Give an embedding from before the integration (before=KEY, --before KEY) and no baselines, "
+    "or a sample of the cells."
+)
+
+
 def opened(data: anndata.AnnData | str | os.PathLike[str], **choice: Any) -> AbstractContextManager[Expression]:
     """Open the expression of a file or an AnnData; `choice` as in `bftembed.cells.reading.expression_in`."""
     if isinstance(data, (str, os.PathLike)):
@@ -53,7 +59,7 @@ def principal_components(
     from bftembed.tasks.baselines import pca
 
     with opened(data, layer=layer, use_raw=use_raw) as expression:
-        matrix = _whole(expression)
+        matrix = whole_matrix(expression, _OR_BEFORE)
         reason = _log_counts(matrix, expression)
     return pca(matrix), f"principal components of {expression.name}, {reason}"
 
@@ -69,33 +75,38 @@ def matrix_of(
         Where there is no such matrix, or it does not fit into the memory.
     """
     with opened(data, layer=layer, use_raw=use_raw) as expression:
-        return _whole(expression), expression.name
+        return whole_matrix(expression), expression.name
 
 
-def _whole(expression: Expression) -> Any:
+def whole_matrix(expression: Expression, remedy: str = "Give a sample of the cells.") -> Any:
+    """Return the whole matrix, SciPy CSR (n_cells, n_genes), or refuse with the `remedy` what does not fit.
+
+    Raises
+    ------
+    BftembedError
+        When the matrix, and once more while it is put together, takes more memory than is free.
+    """
     from scipy.sparse import vstack
 
-    _check_memory(expression)
+    _check_memory(expression, remedy)
     return vstack([rows.to_csr(expression.n_genes) for rows in expression.matrix.rows(4096)], format="csr")
 
 
-def _check_memory(expression: Expression) -> None:
-    """Raise when the expression, as a sparse matrix and once more while it is put together, does not fit."""
+def _check_memory(expression: Expression, remedy: str) -> None:
     cells, genes = expression.matrix.shape
     needed = 2 * 12 * getattr(expression.matrix, "n_values", cells * genes)
     free = available_memory()
     if free is not None and needed > free:
         raise BftembedError(
-            f"{expression.where}: the principal components of {cells:,} cells and {genes:,} genes need about "
-            f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. Give an embedding from before the "
-            "integration (before=KEY, --before KEY) and no baselines, or a sample of the cells."
+            f"{expression.where}: {cells:,} cells and {genes:,} genes need about {needed / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free. {remedy}"
         )
 
 
 def _log_counts(matrix: Any, expression: Expression) -> str:
     """Turn counts into log1p of counts per 10,000, in place, and leave logged values; say which, or refuse."""
     from bftembed.cells.examine import ValueSummary
-    from bftembed.cells.normalize import decide
+    from bftembed.cells.normalize import decide, log_cp10k
 
     values = matrix.data
     bad = int((~np.isfinite(values)).sum()) + int((values < 0).sum())
@@ -109,8 +120,6 @@ def _log_counts(matrix: Any, expression: Expression) -> str:
     summary = ValueSummary(totals, totals, whole, float(values.max(initial=0.0)))
     decision = decide("auto", summary, logged=expression.logged, where=expression.where, others=expression.others)
     if decision.normalize == "log1p-cp10k":
-        matrix.data = matrix.data.astype(np.float32, copy=False)
-        matrix.data *= np.repeat(1e4 / np.maximum(totals, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
-        np.log1p(matrix.data, out=matrix.data)
+        log_cp10k(matrix)
         return f"log1p of counts per 10,000 ({decision.reason})"
     return decision.reason

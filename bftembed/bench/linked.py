@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.bench.expression import whole_matrix
 from bftembed.bench.joint_space import antibody_genes
 from bftembed.cells.matching import match_genes
+from bftembed.cells.normalize import log_cp10k
 from bftembed.cells.vectors import Aggregation
 from bftembed.embeddings import GeneEmbeddings
 from bftembed.entities.genes import GeneIndex
@@ -136,10 +138,8 @@ def rna_clusters(rna: Modality, normalize: str) -> NDArray[Any]:
     MissingExtraError
         Without the extra ``scib``.
     """
-    from scipy.sparse import vstack
-
     with rna.opened() as expression:
-        matrix = vstack([rows.to_csr(expression.n_genes) for rows in expression.matrix.rows(4096)], format="csr")
+        matrix = whole_matrix(expression)
     matrix = (matrix if rna.rows is None else matrix[rna.rows]).astype(np.float32)
     if matrix.shape[0] < NEIGHBOURS:
         raise BftembedError(
@@ -147,8 +147,6 @@ def rna_clusters(rna: Modality, normalize: str) -> NDArray[Any]:
             "column of .obs with the cell types: label=COLUMN (--label)."
         )
     if normalize == "log1p-cp10k":
-        totals = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
-        matrix.data *= np.repeat(1e4 / np.maximum(totals, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
-        np.log1p(matrix.data, out=matrix.data)
+        log_cp10k(matrix)
     found = LeidenGraph(nearest_neighbours(pca(matrix), NEIGHBOURS)).clusters(RESOLUTION, seed=0)
     return np.array([f"RNA cluster {cluster}" for cluster in found], dtype=object)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.bench.expression import whole_matrix
 from bftembed.bench.pairing import Modalities, Modality, paired
 from bftembed.bench.reading import read_cells
 from bftembed.bench.tenx import PROTEIN_TYPE, is_tenx_file, is_tenx_folder, names_may_repeat, read_tenx, split_by_type
@@ -294,10 +295,9 @@ def _in_memory(place: _Place, choice: Mapping[str, Any], types: list[str]) -> An
     """Read the expression of a file into an AnnData, to be divided by the types of its features."""
     from anndata import AnnData
     from pandas import DataFrame
-    from scipy.sparse import vstack
 
     with expression_in(place.data, **choice) as expression:
-        matrix = vstack([rows.to_csr(expression.n_genes) for rows in expression.matrix.rows(4096)], format="csr")
+        matrix = whole_matrix(expression)
         with names_may_repeat():
             found = AnnData(matrix, obs=DataFrame(index=expression.cell_names()), var=DataFrame(index=expression.genes))
         found.var[_FEATURE_TYPES] = types

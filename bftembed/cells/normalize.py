@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from bftembed.errors import BftembedError, unknown_name
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from bftembed.cells.examine import ValueSummary
 
 Normalize = Literal["auto", "log1p-cp10k", "clr", "none"]
@@ -17,6 +17,8 @@ NORMALIZE: tuple[Normalize, ...] = ("auto", "log1p-cp10k", "clr", "none")
 #: What is done to values in the end.
 Transform = Literal["log1p-cp10k", "clr", "none"]
 
+#: Counts of a cell are scaled to this sum before the logarithm.
+DEPTH = 1e4
 #: No logarithm of an expression value is larger: log2 of a billion is 29.9, ln of it 20.7.
 LARGEST_LOG = 30.0
 #: Logged expression that reaches less than this anywhere is more likely a share of a total.
@@ -114,3 +116,17 @@ def _common_total(totals: np.ndarray) -> float | None:
     if len(filled) < FEWEST_CELLS_FOR_TOTALS or filled.max() - filled.min() > EQUAL_TOTALS * filled.mean():
         return None
     return float(filled.mean())
+
+
+def log_cp10k(matrix: Any) -> None:
+    """Turn counts into log1p of counts per 10,000, in place.
+
+    Parameters
+    ----------
+    matrix
+        Counts, SciPy CSR (n_cells, n_genes); its values become float32. A cell without counts stays empty.
+    """
+    totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+    matrix.data = matrix.data.astype(np.float32, copy=False)
+    matrix.data *= np.repeat(DEPTH / np.maximum(totals, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
+    np.log1p(matrix.data, out=matrix.data)

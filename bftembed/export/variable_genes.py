@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bftembed.cells.aggregate import DEPTH
+from bftembed.cells.normalize import log_cp10k
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, examples
 from bftembed.export.state_cells import GenePlan
@@ -137,7 +137,5 @@ def _logged(sample: Rows, n_genes: int, *, counts: bool) -> csr_matrix:
     matrix = sample.to_csr(n_genes).astype(np.float32)
     matrix.sum_duplicates()
     if counts:
-        totals = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
-        matrix.data *= np.repeat(DEPTH / np.maximum(totals, 1e-30), np.diff(matrix.indptr)).astype(np.float32)
-        np.log1p(matrix.data, out=matrix.data)
+        log_cp10k(matrix)
     return matrix
