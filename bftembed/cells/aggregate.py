@@ -20,6 +20,7 @@ from bftembed.cells.ahead import Behind, ahead
 from bftembed.cells.compiled import by_rows
 from bftembed.cells.examine import Examiner, Placed, ValueSummary
 from bftembed.cells.kernels import Choice, choose
+from bftembed.cells.normalize import DEPTH
 from bftembed.errors import BftembedError
 from bftembed.progress import silent
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from bftembed.cells.normalize import Transform
     from bftembed.cells.rows import Rows
     from bftembed.progress import Progress
-
-#: The depth that `log1p-cp10k` scales a cell to.
-DEPTH = 1e4
 
 
 class Sink(Protocol):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.cells import compiled
-from bftembed.cells.aggregate import DEPTH
 from bftembed.cells.ahead import Behind, ahead
 from bftembed.cells.blocks import Dense
 from bftembed.cells.compiled import by_rows
 from bftembed.cells.examine import Examiner, ValueSummary
+from bftembed.cells.normalize import DEPTH
 from bftembed.cells.reading import expression_in
 from bftembed.cells.rows import Rows
 from bftembed.cells.sinks import Dataset, writing
