@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _VERSION_KEY = b"bftembed.results.schema"
 KEY = ("run", "embedding", "task", "protocol", "metric", "split", "seed")
+#: Splits of the ends of a 95 % interval.
+ENDS = ("ci95-low", "ci95-high")
+#: Begins the name of an embedding that was made in the run, to compare with.
+BASELINE = "baseline: "
 SORT = ["run", "task", "protocol", "embedding", "metric", "split", "seed"]
 
 

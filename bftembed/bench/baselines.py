@@ -15,6 +15,7 @@ from bftembed.bench.expression import matrix_of, opened
 from bftembed.bench.texts import read_texts
 from bftembed.cells.vectors import Aggregation, cell_vectors
 from bftembed.errors import BftembedError, unknown_name
+from bftembed.results import BASELINE
 from bftembed.tasks.usable import missing_label
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from bftembed.embeddings import GeneEmbeddings
     from bftembed.results import Result
 
-#: Begins the name of an embedding that was made in the run.
-BASELINE = "baseline: "
 #: Made of the principal components of the expression; the last two need batches.
 OF_EXPRESSION = ("pca", "harmony", "bbknn")
 #: Made of counts.

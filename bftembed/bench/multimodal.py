@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.bench.baselines import BASELINE
 from bftembed.bench.joined import read_joined
 from bftembed.bench.joint_space import How, joint_vectors
 from bftembed.bench.linked import linked_features, random_embeddings, rna_clusters
@@ -20,6 +19,7 @@ from bftembed.embeddings import GeneEmbeddings
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import refuse_input_as_output
 from bftembed.progress import Progress, silent
+from bftembed.results import BASELINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

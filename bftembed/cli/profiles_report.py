@@ -299,12 +299,12 @@ def _too_few(by_label: dict[str, dict[str, str]], known: int, usable: int, texts
 
 
 def _results(scores: list[Score], run: str, left_out: int) -> list[Any]:
-    from bftembed.results import Result
+    from bftembed.results import ENDS, Result
 
     rows = []
     for s in scores:
         note = "" if s.n else "no gene has such a name"
-        for split, value in (("all", s.value), ("ci95-low", s.low), ("ci95-high", s.high)):
+        for split, value in zip(("all", *ENDS), (s.value, s.low, s.high), strict=True):
             key = (run, _who(s), "profile-quality", s.protocol, s.metric, split, None)
             rows.append(Result(*key, value=value, n_used=s.n, n_missing=left_out, note=note))
     return rows

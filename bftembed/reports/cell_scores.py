@@ -14,6 +14,7 @@ from bftembed.reports.drawing import INK, figure_suffix, new_figure, save_figure
 from bftembed.reports.figures import COLOURS, OTHER
 from bftembed.reports.integration import plain
 from bftembed.reports.layout import Page, fitted, text_width
+from bftembed.results import BASELINE
 
 if TYPE_CHECKING:
     import os
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     _Entry = tuple[str, dict[str, Any]]
 
 _MAIN = {clustering.TASK: clustering.MAIN_METRIC, integration.TASK: integration.TOTAL}
-_EMBEDDING, _BASELINE = (COLOURS[8], "o"), (COLOURS[1], "D")
+_SCORED, _COMPARED = (COLOURS[8], "o"), (COLOURS[1], "D")
 # Inches.
 _ROW, _PANEL_HEAD, _AXIS, _HEAD, _LINE, _MARGIN = 0.21, 0.3, 0.32, 0.24, 0.19, 0.15
 _WIDEST_NAME, _NUMBER, _PADDING = 2.4, 0.42, 0.2
@@ -165,7 +166,7 @@ class _Section:
             if math.isnan(row["mean"]):
                 text = "–"
             else:
-                colour, shape = _BASELINE if name.startswith(tables.BASELINE) else _EMBEDDING
+                colour, shape = _COMPARED if name.startswith(BASELINE) else _SCORED
                 draw_dot(axes, y, row["mean"], row["low"], row["high"], colour=colour, shape=shape, size=4.5)
                 text = f"{row['mean']:.3f}".replace("-0.000", "0.000") + ("*" if row["n_failed"] else "")
             axes.text(1.04, y, text, transform=beyond, fontsize=7.5, color=INK, va="center_baseline")
@@ -206,8 +207,8 @@ def _legend(sections: list[_Section]) -> list[_Entry]:
     names = [name for section in sections for name in section.names]
     dot = {"linestyle": "none", "markersize": 5}
     entries: list[_Entry] = []
-    for words, (colour, shape), is_baseline in (("embedding", _EMBEDDING, False), ("baseline", _BASELINE, True)):
-        if any(name.startswith(tables.BASELINE) == is_baseline for name in names):
+    for words, (colour, shape), is_baseline in (("embedding", _SCORED, False), ("baseline", _COMPARED, True)):
+        if any(name.startswith(BASELINE) == is_baseline for name in names):
             entries.append((words, dot | {"color": colour, "marker": shape}))
     origins = {o for section in sections for o in section.rows["interval"]} - {""}
     if origins:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.reports.published import TASKS
-from bftembed.reports.tables import ENDS
+from bftembed.results import ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bftembed.reports.published import INTEGRATION_METRICS, TABLE_2
+from bftembed.results import ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,8 +42,8 @@ SCORES = {BATCH_AGGREGATE: "Batch correction", BIO_AGGREGATE: "Bio conservation"
 NAMES = BIO | BATCH | SCORES
 PAPER_TITLE = "Table 2 of the BFT paper: RNA and protein cells of another data set, not comparable with the above"
 _KEYS = ["run", "protocol", "embedding"]
-#: Splits of the ends of an interval, and how columns call them.
-ENDS, _ENDS = ("ci95-low", "ci95-high"), ("low", "high")
+#: How columns call the ends of an interval.
+_ENDS = ("low", "high")
 _REASONS = ("undefined: ", "error: ")
 #: Begins the part of a note that tells how a baseline was made.
 _MADE_OF = "made of: "

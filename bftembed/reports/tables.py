@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bftembed.reports.integration import NAMES as INTEGRATION_NAMES
+from bftembed.results import BASELINE, ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,11 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-#: Begins the name of an embedding that was made in the run, to compare with.
-BASELINE = "baseline: "
 #: Baselines that know less than a text does; the others (PCA, Harmony, …) are references.
 _FLOORS = ("random", "shuffled", "tfidf")
-ENDS = ("ci95-low", "ci95-high")
 #: Protocol of the labels dealt at random: the floor of ``"standard"``. That of another is ``"PROTOCOL/…"``.
 PERMUTED, STANDARD = "permuted-labels", "standard"
 _OF_ANOTHER = f"/{PERMUTED}"

@@ -20,6 +20,7 @@ from bftembed.metrics.knn import knn_hits
 from bftembed.metrics.leiden import RESOLUTIONS, LeidenGraph
 from bftembed.metrics.neighbours import nearest_neighbours
 from bftembed.metrics.silhouette import silhouette_samples
+from bftembed.results import ENDS
 from bftembed.tasks.halves import half_interval
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     #: Scores when each cell counts as often as its whole number says, int64 (n_cells,).
     _OfDrawnCells = Callable[[NDArray[np.int64]], Mapping[str, float]]
 
-ALL, LOW, HIGH = "all", "ci95-low", "ci95-high"
+ALL, (LOW, HIGH) = "all", ENDS
 #: Neighbours, the cell itself included, of the graph that Leiden cuts: those of scanpy and scib.
 GRAPH_NEIGHBOURS = 15
 #: Draws of halves of the cells, and of seeds, for the intervals of the strict protocol and of the notebook's.

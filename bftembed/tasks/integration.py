@@ -14,7 +14,7 @@ from bftembed.metrics import integration as scib
 from bftembed.metrics.checks import Undefined
 from bftembed.metrics.memory import integration_memory
 from bftembed.progress import Progress, silent
-from bftembed.results import Result
+from bftembed.results import ENDS, Result
 from bftembed.tasks.halves import half_interval, half_samples
 from bftembed.tasks.info import TaskInfo
 from bftembed.tasks.scib_profiles import ARI, NMI, PROFILES, Cells, Profile
@@ -166,7 +166,7 @@ def _ends(
         ends = half_interval(value, values)
         found += [
             row(metric=metric, split=split, value=end, note=f"{halves} halves of the cells")
-            for split, end in zip(("ci95-low", "ci95-high"), ends, strict=True)
+            for split, end in zip(ENDS, ends, strict=True)
             if not np.isnan(end)
         ]
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bftembed.metrics.classification import percentile_interval
-from bftembed.results import Result
+from bftembed.results import ENDS, Result
 from bftembed.tasks.genes.floors import FLOOR, PERMUTED
 from bftembed.tasks.genes.scoring import fit_interval
 from bftembed.tasks.genes.splits import Fold, Plan
@@ -115,7 +115,4 @@ class Table:
             ends = [np.nanmin(both[:, 0]), np.nanmax(both[:, 1])]
         if not metric.endswith(ABOVE_FLOOR):
             ends = [min(max(end, 0.0), 1.0) for end in ends]
-        return [
-            self.row(name, metric, split, None, float(end))
-            for split, end in zip(("ci95-low", "ci95-high"), ends, strict=True)
-        ]
+        return [self.row(name, metric, split, None, float(end)) for split, end in zip(ENDS, ends, strict=True)]

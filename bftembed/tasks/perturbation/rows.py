@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.errors import examples
-from bftembed.results import Result
+from bftembed.results import ENDS, Result
 from bftembed.tasks.perturbation import candidates as made
 from bftembed.tasks.perturbation import verdict
 from bftembed.tasks.perturbation.scoring import METRICS
@@ -97,7 +97,7 @@ class Rows:
         value, *ends = values
         found = [self.one(embedding, metric, value, n, note)]
         if not any(math.isnan(end) for end in ends):
-            for split, end in zip(("ci95-low", "ci95-high"), ends, strict=True):
+            for split, end in zip(ENDS, ends, strict=True):
                 found.append(self.one(embedding, metric, end, n, note, split=split))
         return found
 
