@@ -244,7 +244,7 @@ def gene_baselines(
                 spec = f"random:dim={dim},seed={draw}"
                 add(numbered, embed_genes({s: s for s in symbols}, spec), f"Gaussian vectors, {dim} dimensions")
             elif name == "shuffled":
-                own = genes if isinstance(genes, GeneEmbeddings) else GeneEmbeddings.load(genes)  # type: ignore[arg-type]
+                own = GeneEmbeddings.of(genes)  # type: ignore[arg-type]
                 order = np.random.default_rng(draw).permutation(len(own))
                 add(numbered, GeneEmbeddings(own.ids, own.matrix[order]), "vectors of other genes")
             elif name == "tfidf":

@@ -216,16 +216,13 @@ def _tables(genes: Any, proteins: Any) -> dict[str, tuple[GeneEmbeddings, GeneEm
     else:
         of_name = {} if proteins is None else dict.fromkeys(named, proteins)
     return {
-        name: (_loaded(table), _loaded(of_name[name]) if name in of_name else None) for name, table in named.items()
+        name: (GeneEmbeddings.of(table), GeneEmbeddings.of(of_name[name]) if name in of_name else None)
+        for name, table in named.items()
     }
 
 
 def _name_of(table: Any) -> str:
     return Path(table).stem if isinstance(table, (str, os.PathLike)) else "embeddings"
-
-
-def _loaded(table: Embeddings) -> GeneEmbeddings:
-    return table if isinstance(table, GeneEmbeddings) else GeneEmbeddings.load(table)
 
 
 def _check_names(names: list[str]) -> None:

@@ -119,7 +119,7 @@ def perturbation(
     if out is not None:
         given = [*sources, state, *(x for draws_of in named.values() for x in draws_of)]
         refuse_input_as_output(out, *(x for x in given if isinstance(x, (str, os.PathLike))))
-    embeddings = {name: [_loaded(x) for x in draws_of] for name, draws_of in named.items()}
+    embeddings = {name: [GeneEmbeddings.of(x) for x in draws_of] for name, draws_of in named.items()}
     columns = (cell_type_key, pert_col)
     screen, notes = read_screen(
         sources,
@@ -183,10 +183,6 @@ def _named(genes: Mapping[str, Embedding | Sequence[Embedding]] | Sequence[str])
     if not any(found.values()):
         raise BftembedError("No gene embeddings were given: genes=, --genes NAME=FILE.")
     return found
-
-
-def _loaded(given: Embedding) -> GeneEmbeddings:
-    return given if isinstance(given, GeneEmbeddings) else GeneEmbeddings.load(given)
 
 
 def _with_vectors(screen: Screen, embeddings: Mapping[str, Sequence[GeneEmbeddings]], *, allow_missing: bool) -> Screen:

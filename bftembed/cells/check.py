@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,16 +17,17 @@ from bftembed.cells.preflight import check_declared_size, check_key, check_slots
 from bftembed.cells.reading import expression_of_file
 from bftembed.cells.sampling import sample
 from bftembed.cells.writing import UNS, check_free
+from bftembed.embeddings import GeneEmbeddings
 from bftembed.entities.var_names import read_var_names
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.hdf5 import open_h5ad
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     from bftembed.cells.reading import Expression
     from bftembed.cells.sampling import Sample
-    from bftembed.embeddings import GeneEmbeddings
 
 
 def check_cells(
@@ -73,7 +73,8 @@ def check_cells(
     loaded, matched_to = None, "HGNC"
     if embeddings is not None:
         try:
-            loaded, matched_to = _loaded(embeddings)
+            loaded = GeneEmbeddings.of(embeddings)
+            matched_to = "embeddings" if loaded is embeddings else str(embeddings)
         except BftembedError as err:
             problems.append(str(err))
     n_bytes = file.stat().st_size if file.is_file() else 0
@@ -97,14 +98,6 @@ def check_cells(
     except BftembedError as err:
         problems.append(str(err))
     return replace(found, problems=tuple(dict.fromkeys(problems)))
-
-
-def _loaded(embeddings: GeneEmbeddings | str | os.PathLike[str]) -> tuple[GeneEmbeddings, str]:
-    from bftembed.embeddings import GeneEmbeddings
-
-    if isinstance(embeddings, str | os.PathLike):
-        return GeneEmbeddings.load(embeddings), str(embeddings)
-    return embeddings, "embeddings"
 
 
 def _obsm_keys(handle: h5py.File) -> tuple[str, ...]:

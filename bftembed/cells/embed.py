@@ -15,6 +15,7 @@ from bftembed.cells.sinks import Memory
 from bftembed.cells.stream import Shard, embed_to_sidecar
 from bftembed.cells.task import Asked, Task
 from bftembed.cells.writing import check_free, copy_of, put
+from bftembed.embeddings import GeneEmbeddings
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output
 from bftembed.progress import silent
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from bftembed.cells.normalize import Normalize
     from bftembed.cells.report import CellEmbeddingReport
     from bftembed.cells.weighting import Weights
-    from bftembed.embeddings import GeneEmbeddings
     from bftembed.progress import Progress
 
 
@@ -167,7 +167,7 @@ def embed_cells(
         memory=None if memory is None else as_bytes(memory),
     )
     part = None if shard is None else Shard.parse(shard)
-    task = Task(_loaded(embeddings), key, recipe, progress)
+    task = Task(GeneEmbeddings.of(embeddings), key, recipe, progress)
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
     choice |= {"modality": modality, "obsm": obsm, "obsm_names": obsm_names}
     sources = _paths(data)
@@ -229,15 +229,3 @@ def _embed_anndata(adata: AnnData, task: Task, choice: dict[str, Any], *, out: A
         memory = Memory(expression.n_cells, ready.dim)
         done = task.run(ready, memory)
     return put(adata, task.key, memory.vectors, task.embedded(done, choice["gene_column"]))
-
-
-def _loaded(embeddings: GeneEmbeddings | str | os.PathLike[str]) -> GeneEmbeddings:
-    from bftembed.embeddings import GeneEmbeddings
-
-    if isinstance(embeddings, str | os.PathLike):
-        return GeneEmbeddings.load(embeddings)
-    if not isinstance(embeddings, GeneEmbeddings):
-        raise BftembedError(
-            f"embeddings is a {type(embeddings).__name__}; give GeneEmbeddings(ids, matrix) or a .safetensors path."
-        )
-    return embeddings

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ from bftembed.errors import BftembedError, UnknownNameError, examples
 from bftembed.io import atomic_path
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
@@ -145,6 +145,23 @@ class GeneEmbeddings:
         content = save({_TENSOR: self.matrix}, metadata={_HEADER: _json(header)})
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
+
+    @classmethod
+    def of(cls, given: GeneEmbeddings | str | os.PathLike[str]) -> GeneEmbeddings:
+        """Return embeddings as they are, or those of a file.
+
+        Raises
+        ------
+        BftembedError
+            As `load`; also for anything else.
+        """
+        if isinstance(given, str | os.PathLike):
+            return cls.load(given)
+        if not isinstance(given, GeneEmbeddings):
+            raise BftembedError(
+                f"embeddings is a {type(given).__name__}; give GeneEmbeddings(ids, matrix) or a .safetensors path."
+            )
+        return given
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GeneEmbeddings:

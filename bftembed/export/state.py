@@ -139,7 +139,7 @@ def export_state(
     target = _checked_out(out)
     _check_names(output_space, dataset)
     require("torch", "local")
-    genes = embeddings if isinstance(embeddings, GeneEmbeddings) else GeneEmbeddings.load(embeddings)
+    genes = GeneEmbeddings.of(embeddings)
     asked = Asked(normalize=_checked_normalize(normalize), gene_matrix=gene_matrix, empty_policy="nan")
     columns = Columns(pert_col, cell_type_key, batch_col, control)
     if len({pert_col, cell_type_key, batch_col}) < 3:

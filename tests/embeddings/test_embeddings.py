@@ -126,6 +126,16 @@ def test_saved_is_loaded_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, d
     assert back.fingerprint() == made.fingerprint()
 
 
+def test_a_file_or_embeddings_and_nothing_else(three: GeneEmbeddings, tmp_path: Path) -> None:
+    three.save(tmp_path / "three.safetensors")
+    assert GeneEmbeddings.of(three) is three
+    for path in (tmp_path / "three.safetensors", str(tmp_path / "three.safetensors")):
+        assert GeneEmbeddings.of(path).fingerprint() == three.fingerprint()
+    for wrong in (None, {"A": [1.0]}, three.matrix):
+        with pytest.raises(BftembedError, match=f"embeddings is a {type(wrong).__name__}; give GeneEmbeddings"):
+            GeneEmbeddings.of(wrong)  # type: ignore[arg-type]
+
+
 def test_equal_embeddings_are_equal_files(three: GeneEmbeddings, tmp_path: Path) -> None:
     three.save(tmp_path / "a.safetensors")
     shuffled = dict(reversed(three.provenance.items()))
