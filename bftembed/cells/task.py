@@ -42,8 +42,8 @@ EMPTY_CELLS = ("error", "nan", "drop")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Options, checked when made; `memory` in bytes. See `bftembed.cells.embed.embed_cells`."""
+class Aggregation:
+    """How gene vectors become cell vectors; the words are those of `bftembed.cells.embed.embed_cells`."""
 
     kind: str = "gene"
     normalize: str = "auto"
@@ -52,6 +52,16 @@ class Asked:
     gene_matrix: str = "raw"
     denominator: str = "all-genes"
     l2: bool = True
+
+    def __str__(self) -> str:
+        parts = [self.weights if self.top_k is None else f"{self.weights}, top {self.top_k}", self.gene_matrix]
+        return ", ".join([*parts, self.normalize, *([] if self.l2 else ["not scaled"])])
+
+
+@dataclass(frozen=True)
+class Asked(Aggregation):
+    """Options, checked when made; `memory` in bytes. See `bftembed.cells.embed.embed_cells`."""
+
     empty_policy: str = "error"
     precision: str = "fast"
     kernel: str | None = None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bftembed.cells.reading import backed_path, expression_in, expression_of_anndata
 from bftembed.cells.sinks import Memory
-from bftembed.cells.task import Asked, Task
+from bftembed.cells.task import Aggregation, Asked, Task
 from bftembed.progress import silent
 
 if TYPE_CHECKING:
@@ -17,25 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from bftembed.cells.report import CellEmbeddingReport
-    from bftembed.cells.weighting import Weights
     from bftembed.embeddings import GeneEmbeddings
-
-
-@dataclass(frozen=True)
-class Aggregation:
-    """How gene vectors become cell vectors; the words are those of `bftembed.cells.embed.embed_cells`."""
-
-    kind: str = "gene"
-    normalize: str = "auto"
-    weights: Weights = "expression"
-    top_k: int | None = None
-    gene_matrix: str = "raw"
-    denominator: str = "all-genes"
-    l2: bool = True
-
-    def __str__(self) -> str:
-        parts = [self.weights if self.top_k is None else f"{self.weights}, top {self.top_k}", self.gene_matrix]
-        return ", ".join([*parts, self.normalize, *([] if self.l2 else ["not scaled"])])
 
 
 def cell_vectors(
@@ -67,19 +49,9 @@ def cell_vectors(
     BftembedError
         As `bftembed.cells.embed.embed_cells`.
     """
-    how = aggregation or Aggregation()
-    asked = Asked(
-        kind=how.kind,
-        normalize=how.normalize,
-        weights=how.weights,
-        top_k=how.top_k,
-        gene_matrix=how.gene_matrix,
-        denominator=how.denominator,
-        l2=how.l2,
-        empty_policy="nan",
-        precision="exact",
-        kernel="scipy",  # pinned: the fastest of a first block is another one at another time
-    )
+    # The kernel is pinned: the fastest of a first block is another one at another time.
+    how = asdict(aggregation or Aggregation())
+    asked = Asked(**how, empty_policy="nan", precision="exact", kernel="scipy")
     task = Task(embeddings, "vectors", asked, silent)
     with ExitStack() as stack:
         if isinstance(data, (str, os.PathLike)) or data.isbacked:
