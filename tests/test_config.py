@@ -56,6 +56,7 @@ def test_an_unknown_key_gets_a_suggestion(tmp_path, text, message):
         ("a: [1\nb: 2\n", r"demo.yaml: line 2, column 2: not valid YAML"),
         ("label: 2024-13-45\n", "not valid YAML"),
         ('seeds: !!int "abc"\n', "not valid YAML"),
+        ("out: &a x\nmodel: *a\n", r"demo.yaml: line 2, column 8: not valid YAML \(an alias"),
         ("- 1\n", "holds no keys"),
         ("", "holds no keys"),
         ("recipe: dem\n", "Unknown recipe 'dem'.*Did you mean 'demo'"),
@@ -70,10 +71,11 @@ def test_a_wrong_value_is_named_with_its_key(tmp_path, text, message, monkeypatc
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_bomb_of_aliases_is_refused_quickly(tmp_path):
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join(['*a' + str(i - 1)] * 9)}]" for i in range(1, 12)]
-    with pytest.raises(UnknownNameError, match="Unknown key"):
+@pytest.mark.parametrize("line", ["[{}]", "{{<<: [{}]}}"], ids=["list", "merge"])
+def test_a_bomb_of_aliases_is_refused_quickly(tmp_path, line):
+    lines = ["a0: &a0 {x: x}"]
+    lines += [f"a{i}: &a{i} {line.format(', '.join([f'*a{i - 1}'] * 9))}" for i in range(1, 12)]
+    with pytest.raises(BftembedError, match=r"line 2, column \d+: not valid YAML \(an alias"):
         load_config(write(tmp_path, "\n".join(lines)))
 
 

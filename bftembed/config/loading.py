@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from inspect import isclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from bftembed.config.demo import DemoConfig
 from bftembed.config.tune import TuneConfig
+from bftembed.config.yaml_keys import yaml_keys
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import write_text
 
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 _MAX_BYTES = 1_000_000
 
 RECIPES: dict[str, type[Strict]] = {"demo": DemoConfig, "tune": TuneConfig}
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: ``1e-5`` is a number (YAML 1.1 wants ``1.0e-5`` and reads a string)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def load_config(path: str | os.PathLike[str]) -> Any:
@@ -71,13 +62,10 @@ def _read(file: Path, through: tuple[Path, ...]) -> dict[str, Any]:
     if file.stat().st_size > _MAX_BYTES:
         raise BftembedError(f"{file} has {file.stat().st_size} bytes; a config file is shorter than {_MAX_BYTES}.")
     try:
-        values = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
-        mark = getattr(err, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        raise BftembedError(f"{file}:{where} not valid YAML ({getattr(err, 'problem', None) or err}).") from err
-    if not isinstance(values, dict):
-        raise BftembedError(f"{file} holds no keys; expected lines such as 'recipe: demo'.")
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as err:
+        raise BftembedError(f"{file} cannot be read as UTF-8 text ({err}).") from err
+    values = yaml_keys(text, where=str(file), expected="lines such as 'recipe: demo'")
     other = values.pop("extends", None)
     if other is None:
         return values

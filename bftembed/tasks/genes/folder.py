@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import yaml
 from pydantic import Field
 
 from bftembed.config.loading import check_config
 from bftembed.config.strict import Strict
+from bftembed.config.yaml_keys import yaml_keys
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.tasks.genes.definition import TEST, TRAIN, UNUSED, GeneTask, pair_task, single_task
 from bftembed.tasks.info import TaskInfo
@@ -157,16 +157,6 @@ def load_task(folder: str | os.PathLike[str]) -> GeneTask:
         raise BftembedError(f"{path}: {err}") from err
 
 
-class _CardLoader(yaml.SafeLoader):
-    """YAML without aliases: a card needs none, and a few lines of them unfold to more than the memory holds."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.get_event()
-            raise yaml.composer.ComposerError(None, None, "an alias (*); write the value itself", event.start_mark)
-        return super().compose_node(parent, index)
-
-
 class _Table:
     """A CSV or TSV file as columns of text; nothing in it is read as a missing value."""
 
@@ -214,14 +204,8 @@ class _Table:
 
 
 def _card(path: Path) -> TaskCard:
-    try:
-        values = yaml.load(_text(path, _MOST_CARD_BYTES), Loader=_CardLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
-        mark = getattr(err, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        raise BftembedError(f"{path}:{where} not valid YAML ({getattr(err, 'problem', None) or err}).") from err
-    if not isinstance(values, dict):
-        raise BftembedError(f"{path} holds no keys; expected lines such as 'name: my task' and 'kind: binary'.")
+    expected = "lines such as 'name: my task' and 'kind: binary'"
+    values = yaml_keys(_text(path, _MOST_CARD_BYTES), where=str(path), expected=expected)
     card: TaskCard = check_config(TaskCard, values, where=str(path))
     name = card.name
     if name != name.strip() or not name.isprintable() or ".." in name or set(name) & set("/\\"):
