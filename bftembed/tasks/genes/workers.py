@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ class Workers:
         from multiprocessing import get_context
 
         if self._jobs > 1:
-            self._pool = ProcessPoolExecutor(self._jobs, mp_context=get_context("spawn"), initializer=_one_thread)
+            self._pool = ProcessPoolExecutor(self._jobs, mp_context=get_context("spawn"), initializer=_begin)
         self._limits = _one_thread()
         return self
 
@@ -45,6 +48,19 @@ class Workers:
             result = call(*arguments)
             return lambda: result
         return self._pool.submit(call, *arguments).result
+
+
+def _begin() -> None:
+    _one_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait in a process of its own for the end of the one that asked: a killed one cannot say that it is gone."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _one_thread() -> Any:
