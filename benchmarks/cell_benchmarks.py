@@ -4,9 +4,10 @@ Usage: python benchmarks/cell_benchmarks.py --cells FOLDER --tuned MODEL [--fold
 
 FOLDER holds the sets (symphony_pbmc_3batch.h5ad, scclassify_pancreas_wang.h5ad and _xin.h5ad,
 citefuse_citeseq_pbmc500.h5ad), MODEL is the folder of a model from `bftembed tune`. ``profiles`` writes profiles of the
-genes of the first three with SmolLM2 before and after tuning; ``vectors`` encodes them, HGNC facts and RefSeq summaries
-by MiniLM. ``clustering`` and ``integration`` score the sets under each aggregation, with floors made in the same way;
-``citeseq`` scores RNA against protein. What is there is not made again, but for the scores. ``record`` writes one JSON.
+genes of the first three with SmolLM2 before and after tuning, and apart from them of those that the CITE-seq cells
+express; ``vectors`` encodes them, HGNC facts and RefSeq summaries by MiniLM. ``clustering`` and ``integration`` score
+the sets under each aggregation, with floors made in the same way; ``citeseq`` scores RNA against protein. What is there
+is not made again, but for the scores. ``record`` writes one JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +33,7 @@ SUMMARIES = "dataset:refseq-summaries"
 MARKS = "truncated,looping,off-topic"
 TEXTS = ("refseq", "facts", "base", "tuned")
 AGGREGATIONS = ("raw", "center", "whiten:16", "whiten:64", "whiten:128", "whiten:256")
+CITESEQ = "citefuse_citeseq_pbmc500.h5ad"
 SETS = {"pbmc": ("cell_type", "batch"), "pancreas": ("cell_type", "batch"), "pbmc68k": ("bulk_labels", None)}
 FLOORS = "random:3,shuffled,tfidf"
 
@@ -68,9 +71,24 @@ def profiles(folder: Path, cells: Path, tuned: Path) -> None:
     names.write_text("\n".join(symbols))
     of_proteins = [s for s in index if (r := index.get(s)) and r.locus_type == "gene with protein product"]
     coding.write_text("\n".join(dict.fromkeys([*of_proteins, *symbols])))
+    expressed = folder / "genes-citeseq.txt"
+    expressed.write_text("\n".join(genes_of_citeseq(cells)))
     for name, spec in (("base", SMOLLM2), ("tuned", f"transformers:{tuned}")):
-        call("profiles", "generate", names, "--generator", spec, "--max-new-tokens", 40, "--out", folder / name)
+        for listed, out in ((names, name), (expressed, f"{name}-citeseq")):
+            call("profiles", "generate", listed, "--generator", spec, "--max-new-tokens", 40, "--out", folder / out)
     call("profiles", "generate", coding, "--generator", "facts", "--out", folder / "facts")
+
+
+def genes_of_citeseq(cells: Path) -> list[str]:
+    """Return the symbols of genes that some cell expresses, and of the genes of the antibodies."""
+    from bftembed.bench.joint_space import antibody_genes
+    from bftembed.entities.genes import GeneIndex
+
+    data = anndata.read_h5ad(cells / CITESEQ)
+    expressed = data.var_names[np.asarray((data.X > 0).sum(axis=0)).ravel() > 0]
+    found = [r.symbol for r in GeneIndex.default().resolve(list(expressed)) if r.symbol]
+    antibodies = antibody_genes([str(name) for name in data.uns["ADT_names"]]).values()
+    return list(dict.fromkeys([*found, *(gene for genes in antibodies for gene in genes)]))
 
 
 def vectors(folder: Path) -> None:
@@ -78,7 +96,7 @@ def vectors(folder: Path) -> None:
     from bftembed.datasets import load
 
     encoder = f"{MINILM},dtype=bf16"
-    for name in TEXTS:
+    for name in (*TEXTS, "base-citeseq", "tuned-citeseq"):
         out = folder / f"{name}.safetensors"
         if out.exists():
             continue
@@ -160,13 +178,14 @@ def citeseq(folder: Path, cells: Path) -> None:
     from bftembed.bench.texts import read_texts
     from bftembed.reports.integration import integration_summary, text_lines
 
-    texts = {text: GeneEmbeddings.load(folder / f"{text}.safetensors") for text in ("refseq", "facts")}
+    files = {"refseq": "refseq", "facts": "facts", "base": "base-citeseq", "tuned": "tuned-citeseq"}
+    texts = {text: GeneEmbeddings.load(folder / f"{file}.safetensors") for text, file in files.items()}
     texts["TF-IDF of refseq"] = embed_genes(dict(read_texts(SUMMARIES)), "tfidf:dim=384")
     for how, centred in itertools.product(AGGREGATIONS, (False, True)):
         profile = "paper" if how == "raw" and not centred else "current"
         name = f"{how}, modalities centred" if centred else how
         frame = bench.multimodal(
-            cells / "citefuse_citeseq_pbmc500.h5ad",
+            cells / CITESEQ,
             texts,
             obsm="ADT",
             gene_matrix=how,
