@@ -225,7 +225,7 @@ def draw_perturbation(path: str | os.PathLike[str], summary: pd.DataFrame, title
     page.write(
         _MARGIN,
         y + 0.08,
-        "Bars: 95 % interval over perturbations and seeds. Grey line: chance. Diamonds: random and shuffled vectors.",
+        "Bars: 95 % interval over perturbed genes and seeds. Grey line: chance. Diamonds: random and shuffled vectors.",
         size=8,
     )
     save_figure(figure, path)

@@ -191,7 +191,7 @@ def _of_metric(
             value = float(np.nanmean(means[i])) if used[i].any() else math.nan
             told = note if used[i].any() else f"{_undefined(metric)}; {note}"
             found.append(row.one(name, metric, value, int(used[i].sum()), told, seed=seed))
-    low, high = verdict.bootstrap_interval(means, screen.label)
+    low, high = verdict.bootstrap_interval(means, screen.label, screen.members)
     ends = row.spread(name, metric, (float(np.nanmean(means)), low, high), tested, note)
     return found + (ends[1:] if seeded else ends)
 
@@ -217,7 +217,7 @@ def _differences(row: Rows, scores: Scores, screen: Screen, name: str, few: str)
     for end, other, drawn in (one for one in others if one[1] in scores.of):
         for metric in METRICS:
             text, compared = scores.of[own][metric], scores.of[other][metric]
-            values = verdict.difference(text, compared, screen.label, drawn=drawn)
+            values = verdict.difference(text, compared, screen.label, screen.members, drawn=drawn)
             both = int(np.isfinite(verdict.over_draws(text) - verdict.over_draws(compared)).any(axis=0).sum())
             note = f"less {other}, paired by condition"
             if math.isnan(values[0]):

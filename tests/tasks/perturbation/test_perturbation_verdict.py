@@ -19,6 +19,10 @@ def said(signal, seed, **settings):
     return word
 
 
+def singles(labels):
+    return [(str(i),) for i in range(labels.max() + 1)]
+
+
 LIGHT = {"n_genes": 120, "cells_per_perturbation": 12, "cell_types": ("k562", "rpe1")}
 
 
@@ -40,9 +44,9 @@ def test_the_bootstrap_resamples_perturbations_whole():
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(20), 30)
     scores = np.repeat(draw.normal(size=20), 30)[None].repeat(3, axis=0)  # 60 scores of each perturbation are one
-    low, high = verdict.bootstrap_interval(scores, labels)
+    low, high = verdict.bootstrap_interval(scores, labels, singles(labels))
     assert high - low == pytest.approx(2 * 1.96 * scores.std() / np.sqrt(20), rel=0.2)
-    assert np.isnan(verdict.bootstrap_interval(scores[:, :30], labels[:30])).all()
+    assert np.isnan(verdict.bootstrap_interval(scores[:, :30], labels[:30], singles(labels))).all()
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
@@ -50,9 +54,35 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     labels, inside = np.repeat(np.arange(30), 2), 0
     for _ in range(300):
         scores = draw.normal(size=(1, 30)).repeat(2, axis=1) + 0.5 * draw.normal(size=(5, 60))
-        low, high = verdict.bootstrap_interval(scores, labels)
+        low, high = verdict.bootstrap_interval(scores, labels, singles(labels))
         inside += low <= 0 <= high
     assert 0.9 <= inside / 300 <= 0.99
+
+
+def test_combinations_that_share_a_gene_are_no_independent_values():
+    draw = np.random.default_rng(3)
+    pairs = [(str(i), str(j)) for i in range(14) for j in range(i)]
+    labels, inside, narrow = np.arange(len(pairs)), 0, 0
+    for _ in range(200):
+        effect = draw.normal(size=14)
+        scores = np.array([[effect[int(a)] + effect[int(b)] + 0.3 * draw.normal() for a, b in pairs]])
+        low, high = verdict.bootstrap_interval(scores, labels, pairs)
+        inside += low <= 0 <= high
+        low, high = verdict.bootstrap_interval(scores, labels, singles(labels))
+        narrow += low <= 0 <= high
+    assert inside / 200 >= 0.9
+    assert narrow / 200 < 0.7  # what resampling the pairs would claim
+
+
+def test_labels_of_one_gene_are_one_and_one_gene_alone_has_no_interval():
+    scores = np.array([[0.1, 0.2, 0.9]])
+    low, high = verdict.bootstrap_interval(scores, np.arange(3), [("TP53",), ("TP53",), ("MYC",)])
+    assert (low, high) == pytest.approx((0.15, 0.9))
+    assert np.isnan(verdict.bootstrap_interval(scores, np.arange(3), [("TP53",)] * 3)).all()
+    many = [str(i) for i in range(40)]
+    assert np.isnan(verdict.bootstrap_interval(scores[:, :2], np.arange(2), [many, many[1:]])).all()
+    nothing = np.array([[np.nan, np.nan, 0.9]])
+    assert np.isnan(verdict.bootstrap_interval(nothing, np.arange(3), [("TP53",), ("MYC",), ("MYC",)])).all()
 
 
 def test_the_luck_of_one_set_of_vectors_widens_the_interval():
@@ -62,9 +92,9 @@ def test_the_luck_of_one_set_of_vectors_widens_the_interval():
         luck = draw.normal(size=(5, 4, 1))
         drawn = luck + 0.01 * draw.normal(size=(5, 4, 30))
         text = draw.normal() + 0.01 * draw.normal(size=(5, 1, 30))
-        _, low, high = verdict.difference(text, drawn, labels, drawn=True)
+        _, low, high = verdict.difference(text, drawn, labels, singles(labels), drawn=True)
         wrong += low > 0 or high < 0
-        _, low, high = verdict.difference(text, drawn, labels, drawn=False)
+        _, low, high = verdict.difference(text, drawn, labels, singles(labels), drawn=False)
         narrow += low > 0 or high < 0
     assert 0.01 <= wrong / 200 <= 0.1
     assert narrow / 200 > 0.2  # what the bootstrap alone would claim
@@ -72,7 +102,7 @@ def test_the_luck_of_one_set_of_vectors_widens_the_interval():
 
 def test_scores_that_are_not_there_give_no_difference():
     nothing = np.full((2, 1, 3), np.nan)
-    assert np.isnan(verdict.difference(nothing, nothing, np.arange(3), drawn=False)).all()
+    assert np.isnan(verdict.difference(nothing, nothing, np.arange(3), singles(np.arange(3)), drawn=False)).all()
 
 
 def test_rows_have_seeds_intervals_differences_and_chance():
