@@ -88,17 +88,24 @@ def whole_matrix(expression: Expression, remedy: str = "Give a sample of the cel
     """
     from scipy.sparse import vstack
 
-    _check_memory(expression, remedy)
+    cells, genes = expression.matrix.shape
+    check_fits(cells, genes, getattr(expression.matrix, "n_values", cells * genes), expression.where, remedy)
     return vstack([rows.to_csr(expression.n_genes) for rows in expression.matrix.rows(4096)], format="csr")
 
 
-def _check_memory(expression: Expression, remedy: str) -> None:
-    cells, genes = expression.matrix.shape
-    needed = 2 * 12 * getattr(expression.matrix, "n_values", cells * genes)
+def check_fits(cells: int, genes: int, n_values: int, where: str, remedy: str = "Give a sample of the cells.") -> None:
+    """Refuse a sparse matrix that does not fit into the memory, twice: it is there once more while it is put together.
+
+    Raises
+    ------
+    BftembedError
+        With the size, what is free, and the `remedy`.
+    """
+    needed = 2 * 12 * n_values
     free = available_memory()
     if free is not None and needed > free:
         raise BftembedError(
-            f"{expression.where}: {cells:,} cells and {genes:,} genes need about {needed / 1e9:.1f} GB of memory, and "
+            f"{where}: {cells:,} cells and {genes:,} genes need about {needed / 1e9:.1f} GB of memory, and "
             f"{free / 1e9:.1f} GB are free. {remedy}"
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.bench.expression import check_fits
 from bftembed.cells.preflight import check_declared_size
 from bftembed.errors import BftembedError
 from bftembed.hdf5 import is_group, open_h5ad
@@ -49,7 +50,8 @@ def read_tenx(path: Path) -> Any:
     Raises
     ------
     BftembedError
-        For a damaged file, one that leads out of itself, or a matrix without feature types.
+        For a damaged file, one that leads out of itself, a matrix without feature types, or one that does not fit
+        into the memory.
     """
     import scanpy
 
@@ -60,8 +62,16 @@ def read_tenx(path: Path) -> Any:
             if not is_group(handle.get("matrix")) or "features" not in handle["matrix"]:
                 raise BftembedError(typeless + remedy)
             check_declared_size(handle["matrix"], str(path))
+            try:
+                (n_features, n_cells), n_values = handle["matrix/shape"][:].tolist(), len(handle["matrix/data"])
+            except Exception as err:  # h5py raises whatever a damaged file leads it to
+                raise _damaged(path, err) from err
+            check_fits(n_cells, n_features, n_values, str(path))
     elif not any((path / name).is_file() for name in ("features.tsv.gz", "features.tsv")):
         raise BftembedError(typeless + "There is no features.tsv.gz in it. " + remedy)
+    else:
+        n_features, n_cells, n_values = _mtx_size(path)
+        check_fits(n_cells, n_features, n_values, str(path))
     try:
         with names_may_repeat():
             if path.is_dir():
@@ -71,9 +81,27 @@ def read_tenx(path: Path) -> Any:
         found.X = found.X.tocsr()
         found.X.check_format(full_check=True)  # an index beyond the matrix would crash what comes
     except Exception as err:  # scanpy, pandas and SciPy each raise their own for a damaged file
-        told = (str(err) or type(err).__name__).splitlines()[0]
-        raise BftembedError(f"{path} cannot be read as a 10x matrix ({told}). Copy or download it again.") from err
+        raise _damaged(path, err) from err
     return found
+
+
+def _damaged(path: Path, err: Exception) -> BftembedError:
+    told = (str(err) or type(err).__name__).splitlines()[0]
+    return BftembedError(f"{path} cannot be read as a 10x matrix ({told}). Copy or download it again.")
+
+
+def _mtx_size(folder: Path) -> tuple[int, int, int]:
+    """Return features, cells and values as the head of a matrix declares them."""
+    import gzip
+
+    file = next(folder / name for name in _MATRICES if (folder / name).is_file())
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as text:
+            line = next(line for line in iter(lambda: text.readline(10_000), b"") if not line.startswith(b"%"))
+        features, cells, values = (int(number) for number in line.split())
+    except (OSError, EOFError, ValueError, StopIteration) as err:
+        raise BftembedError(f"{file} has no line with its size, so it is damaged. Copy or download it again.") from err
+    return features, cells, values
 
 
 def split_by_type(adata: Any, where: str) -> tuple[Any, Any]:

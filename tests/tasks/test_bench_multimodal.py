@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from dataclasses import replace
 
@@ -433,14 +434,30 @@ def test_bad_files_are_named(tmp_path):
         del handle["matrix/barcodes"]
     with pytest.raises(BftembedError, match="cannot be read as a 10x matrix"):
         score(tmp_path / "three.h5", label=None)
+    with h5py.File(tmp_path / "three.h5", "r+") as handle:
+        del handle["matrix/shape"]
+    with pytest.raises(BftembedError, match="cannot be read as a 10x matrix"):
+        score(tmp_path / "three.h5", label=None)
     (toys.write_tenx_mtx(tmp_path / "mtx") / "features.tsv.gz").unlink()
     with pytest.raises(BftembedError, match="no features.tsv.gz"):
         score(tmp_path / "mtx", label=None)
+    for i, head in enumerate((b"", b"%%MatrixMarket\n22 120\n", b"%" * 10_000 + b"x", b"22 120 many\n")):
+        folder = toys.write_tenx_mtx(tmp_path / f"head {i}")
+        (folder / "matrix.mtx.gz").write_bytes(gzip.compress(head))
+        with pytest.raises(BftembedError, match="matrix.mtx.gz has no line with its size"):
+            score(folder, label=None)
     with pytest.raises(BftembedError, match="No such file"):
         score(tmp_path / "none.h5ad")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BftembedError, match="no zarr store"):
         score(tmp_path / "empty")
+
+
+def test_10x_matrices_that_do_not_fit_are_refused_with_their_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("bftembed.bench.expression.available_memory", lambda: 1000)
+    for path in (toys.write_tenx_h5(tmp_path / "a.h5"), toys.write_tenx_mtx(tmp_path / "mtx")):
+        with pytest.raises(BftembedError, match="120 cells and 22 genes need about .* Give a sample of the cells"):
+            score(path, label=None)
 
 
 def test_few_cells_are_refused_by_label_or_a_table_with_reasons():
