@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,8 @@ _HARMLESS = {
     *(*_COMPRESSORS, *_FILTERS, *(f"numcodecs.{name}" for name in (*_COMPRESSORS, *_FILTERS))),
     *("bytes", "endian", "sharding_indexed", "transpose"),
 }
-_METADATA = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")
+#: The name of a chunk's file: "0", "0.1", "c.0.1", "c". Others are metadata, or of the system (".DS_Store").
+_CHUNK = re.compile(r"c|(?:c\.)?[0-9]+(?:\.[0-9]+)*")
 
 
 @contextlib.contextmanager
@@ -114,7 +116,7 @@ class _Store:
         return LocalStore(self.folder, read_only=True)
 
     def scan(self, folder: Path, path: str, array: _Node | None) -> None:
-        """Note the members of `folder`; files that are no metadata count as chunks of the array around them."""
+        """Note the members of `folder`; files with the name of a chunk are chunks of the array around them."""
         node = self._node(folder, path)
         if node is not None:
             self.nodes[path] = node
@@ -132,7 +134,7 @@ class _Store:
                 self.scan(Path(member), where, array)
             elif not member.is_file():
                 raise BftembedError(f"{self.folder}: {where} is no ordinary file. Refused: copy or write it again.")
-            elif array is not None and member.name not in _METADATA:
+            elif array is not None and _CHUNK.fullmatch(member.name):
                 array.chunks.append(Path(member))
                 array.stored += member.stat().st_size
 

@@ -87,6 +87,15 @@ def test_bytes_behind_a_chunk_are_no_damage(tmp_path):
     assert np.array_equal(read(path), NUMBERS)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_files_of_the_system_are_no_chunks(way, tmp_path):
+    path = made(tmp_path, way)
+    for folder in {file.parent for file in chunks(path)}:
+        for name in (".DS_Store", "._0", "0.tmp", "Thumbs.db"):
+            (folder / name).write_bytes(b"junk")
+    assert np.array_equal(read(path), NUMBERS)
+
+
 def test_chunks_that_a_shard_does_not_hold_are_zeros(tmp_path):
     path = made(tmp_path, "shards")
     zarr.open_group(path)["x"][0:2, 0:2] = 0
