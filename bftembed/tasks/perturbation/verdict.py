@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,8 +81,11 @@ def bootstrap_interval(
         return math.nan, math.nan
     sums, counts = sums[:, scored], counts[:, scored]
     draw = np.random.default_rng(0)
-    of_genes = draw.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
-    of_labels = np.stack([of_genes[:, [number[gene] for gene in genes]].prod(axis=1) for genes in targeted], axis=1)
+    of_genes = np.ones((RESAMPLES, n + 1))
+    of_genes[:, :n] = draw.multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    of_labels = np.ones((RESAMPLES, len(targeted)))
+    for at in zip_longest(*([number[gene] for gene in genes] for genes in targeted), fillvalue=n):  # first, second, …
+        of_labels *= of_genes[:, list(at)]
     of_seeds = draw.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), RESAMPLES).astype(float)
     top, bottom = (((of_labels @ x.T) * of_seeds).sum(axis=1) for x in (sums, counts))
     means = top[bottom > 0] / bottom[bottom > 0]
