@@ -191,7 +191,7 @@ def citeseq(folder: Path, cells: Path) -> None:
             gene_matrix=how,
             center_cells=centred,
             profile=profile,
-            baselines="linked,harmony,bbknn,random" if profile == "paper" else "random",
+            baselines="linked,harmony,bbknn,random,shuffled" if profile == "paper" else "random,shuffled",
             draws=5,
             out=folder / f"citeseq-{how.replace(':', '-')}-{'centred' if centred else profile}.parquet",
             run=f"citeseq/RNA clusters/modality/{name}",

@@ -217,6 +217,7 @@ def gene_baselines(
         For ``tfidf`` without texts, ``shuffled`` without gene embeddings, data that are not at hand, or as
         `bftembed.cells.vectors.cell_vectors`.
     """
+    from bftembed.bench.drawn import random_vectors, shuffled_vectors
     from bftembed.embeddings import GeneEmbeddings, embed_genes
 
     wanted = [name for name in OF_GENES if name in asked]
@@ -241,12 +242,10 @@ def gene_baselines(
             numbered = f"{name} {draw + 1}" if asked[name] > 1 else name
             if name == "random":
                 symbols = _genes_of(data, choice) if told is None else list(told)
-                spec = f"random:dim={dim},seed={draw}"
-                add(numbered, embed_genes({s: s for s in symbols}, spec), f"Gaussian vectors, {dim} dimensions")
+                add(numbered, random_vectors(symbols, dim, draw), f"Gaussian vectors, {dim} dimensions")
             elif name == "shuffled":
                 own = GeneEmbeddings.of(genes)  # type: ignore[arg-type]
-                order = np.random.default_rng(draw).permutation(len(own))
-                add(numbered, GeneEmbeddings(own.ids, own.matrix[order]), "vectors of other genes")
+                add(numbered, shuffled_vectors(own, draw), "vectors of other genes")
             elif name == "tfidf":
                 add(numbered, embed_genes(dict(told or {}), "tfidf"), "TF-IDF of the texts")
             else:

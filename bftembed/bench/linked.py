@@ -20,8 +20,6 @@ from bftembed.metrics.neighbours import nearest_neighbours
 from bftembed.tasks.baselines import pca
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from bftembed.bench.joint_space import How
@@ -110,13 +108,6 @@ def _summed(modality: Modality, link: GeneEmbeddings, how: Aggregation) -> NDArr
     """Return the sums of normalised values that `link` (features × sums) asks for; 0 for a cell with none of them."""
     vectors, report = modality.vectors(link, how)
     return np.nan_to_num(vectors * np.float32(report.n_genes), nan=0.0)  # "all-genes" divides by their number
-
-
-def random_embeddings(genes: Iterable[str], dim: int, seed: int) -> GeneEmbeddings:
-    """Return a Gaussian vector for each gene, float32 (n_genes, dim); the order of `genes` does not matter."""
-    ids = sorted(set(genes))
-    matrix = np.random.default_rng(seed).standard_normal((len(ids), dim), dtype=np.float32)
-    return GeneEmbeddings(ids, matrix, {"encoder": {"name": "random", "seed": seed}})
 
 
 def rna_clusters(rna: Modality, normalize: str) -> NDArray[Any]:

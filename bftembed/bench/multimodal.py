@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.bench.drawn import RANDOM, SHUFFLED, random_vectors, shuffled_vectors
 from bftembed.bench.joined import read_joined
 from bftembed.bench.joint_space import How, joint_vectors
-from bftembed.bench.linked import linked_features, random_embeddings, rna_clusters
+from bftembed.bench.linked import linked_features, rna_clusters
 from bftembed.bench.modalities import read_modalities
 from bftembed.bench.reading import check_labels, listed, place_of
 from bftembed.embeddings import GeneEmbeddings
@@ -22,7 +24,7 @@ from bftembed.progress import Progress, silent
 from bftembed.results import BASELINE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 
     Embeddings = GeneEmbeddings | str | os.PathLike[str]
 
-LINKED, RANDOM = "linked", "random"
+LINKED = "linked"
 #: Made in the run; in the results ``"baseline: NAME"``.
-BASELINES = (LINKED, "harmony", "bbknn", RANDOM)
+BASELINES = (LINKED, "harmony", "bbknn", RANDOM, SHUFFLED)
 #: How the labels are called where none were given.
 CLUSTERS = "RNA clusters"
 
@@ -93,9 +95,10 @@ def multimodal(
     baselines
         Of `BASELINES`: ``"linked"``, each protein beside the RNA of its genes, z-scored within the modality
         (`bftembed.bench.linked`); ``"harmony"`` and ``"bbknn"`` on that; ``"random"``, a Gaussian vector for each gene
-        in place of the embeddings, its protein with the same one, aggregated alike.
+        in place of the embeddings, its protein with the same one, aggregated alike; ``"shuffled"``, the vectors of each
+        of the gene embeddings dealt to other genes, likewise (``"shuffled NAME"`` where there are several).
     draws
-        Of the random vectors: seeds 0, 1, … of the rows, vectors and k-means alike.
+        Of the random and of the shuffled vectors: seeds 0, 1, … of the rows, vectors and k-means alike.
     joined, joined_keys
         Joint embeddings of other programs, and which: `bftembed.bench.joined.read_joined`.
     profile, seeds, cache
@@ -178,7 +181,8 @@ def multimodal(
         labels = rna_clusters(cells.rna, normalized)
         labels_note = f"labels are {len(set(labels))} {CLUSTERS} (Leiden), not cell types"
     before, before_note = _linked_baselines(cells, how, made, pairs, told)
-    names = [*pairs, *([f"{BASELINE}{RANDOM}"] if RANDOM in made else [])]
+    drawn = _drawn(made, tables)
+    names = [*pairs, *drawn]
     told = {name: "; ".join(x for x in (labels_note, told.get(name, "; ".join(cells.notes))) if x) for name in names}
     options: dict[str, Any] = {
         "run": run or f"{cells.stem}/{label or CLUSTERS}/modality",
@@ -186,13 +190,14 @@ def multimodal(
         "before_note": before_note,
         "profile": profile,
     }
-    total = len(pairs) + (draws if RANDOM in made else 0)
+    total = len(pairs) + len(drawn)
     results = task.run(
         pairs, labels, notes=told, seeds=seed_list, progress=lambda i, _, name: progress(i, total, name), **options
     )
-    if RANDOM in made:
-        results += _random(tables, cells, how, draws, task.usable_pairs(pairs, labels).mask, labels, told, options)
-        progress(total, total, RANDOM)
+    usable = task.usable_pairs(pairs, labels).mask
+    for done, (name, one) in enumerate(drawn.items(), start=len(pairs) + 1):
+        results += _draws(name, one, cells, how, draws, usable, labels, told[name], options)
+        progress(done, total, name.removeprefix(BASELINE))
     frame = to_frame(results)
     if out is not None:
         write_results(frame, out)
@@ -240,7 +245,7 @@ def _linked_baselines(
     """Add the baselines of the linked features; return these features unscaled for the PCR comparison, or why not."""
     from bftembed.tasks import baselines
 
-    wanted = [name for name in made if name != RANDOM]
+    wanted = [name for name in made if name not in (RANDOM, SHUFFLED)]
     try:
         linked = linked_features(cells, how)
     except BftembedError as err:
@@ -258,27 +263,51 @@ def _linked_baselines(
     return (linked.rna, linked.protein), f"{linked.note}, not scaled"
 
 
-def _random(
-    tables: Mapping[str, tuple[GeneEmbeddings, Any]],
+@dataclass(frozen=True)
+class _Drawn:
+    """Gene vectors to be drawn anew for every seed, and what they are."""
+
+    about: str
+    draw: Callable[[int], GeneEmbeddings]
+
+
+def _drawn(made: list[str], tables: Mapping[str, tuple[GeneEmbeddings, Any]]) -> dict[str, _Drawn]:
+    """Return the baselines that are drawn, by their names in the results."""
+    found = {}
+    if RANDOM in made:
+        ids = {gene for of_genes, _ in tables.values() for gene in of_genes.ids}
+        dim = next(iter(tables.values()))[0].dim
+        found[f"{BASELINE}{RANDOM}"] = _Drawn(
+            f"Gaussian vectors of {len(ids):,} genes", lambda seed: random_vectors(ids, dim, seed)
+        )
+    if SHUFFLED in made:
+        for name, (of_genes, _) in tables.items():
+            called = SHUFFLED if len(tables) == 1 else f"{SHUFFLED} {name}"
+            found[f"{BASELINE}{called}"] = _Drawn(
+                f"vectors of {name} dealt to other genes", functools.partial(shuffled_vectors, of_genes)
+            )
+    return found
+
+
+def _draws(
+    name: str,
+    drawn: _Drawn,
     cells: Modalities,
     how: How,
     draws: int,
     mask: NDArray[np.bool_],
     labels: NDArray[Any],
-    told: Mapping[str, str],
+    told: str,
     options: Mapping[str, Any],
 ) -> list[Result]:
-    """Score random vectors of all genes that any embedding has, of the cells in `mask`, one draw after the other."""
+    """Score one draw after the other, of the cells in `mask`."""
     from bftembed.tasks import multimodal as task
 
-    name = f"{BASELINE}{RANDOM}"
-    ids = {gene for of_genes, _ in tables.values() for gene in of_genes.ids}
-    dim = next(iter(tables.values()))[0].dim
     results: list[Result] = []
     for seed in range(draws):
-        found = joint_vectors(cells, random_embeddings(ids, dim, seed), None, how, name)
+        found = joint_vectors(cells, drawn.draw(seed), None, how, name)
         pair = tuple(np.where(mask[:, None], part, np.float32(np.nan)) for part in (found.rna, found.protein))
-        notes = {name: "; ".join(x for x in (told[name], f"Gaussian vectors of {len(ids):,} genes; {found.note}") if x)}
+        notes = {name: "; ".join(x for x in (told, f"{drawn.about}; {found.note}") if x)}
         rows = task.run({name: pair}, labels, notes=notes, seeds=[seed], **options)  # type: ignore[dict-item]
         results += [replace(row, seed=seed) for row in rows]
     return results

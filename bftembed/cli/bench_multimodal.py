@@ -54,9 +54,9 @@ def multimodal(
         str, typer.Option("--protein-normalize", help="Of the proteins: clr, or none where that is done.")
     ] = "clr",
     baselines: Annotated[
-        str, typer.Option("--baselines", help="Made in this run: linked,harmony,bbknn,random.")
+        str, typer.Option("--baselines", help="Made in this run: linked,harmony,bbknn,random,shuffled.")
     ] = "linked,random",
-    draws: Annotated[int, typer.Option("--draws", min=1, help="Number of draws of the random vectors.")] = 5,
+    draws: Annotated[int, typer.Option("--draws", min=1, help="Number of draws of random and shuffled vectors.")] = 5,
     joined: Annotated[
         Path | None,
         typer.Option("--joined", metavar="FILE.h5ad", help="Joint embedding of another program; obs: cell, modality."),

@@ -17,8 +17,9 @@ from cite_toys import DIM, GENES, PANEL, counts, embeddings, names
 from sklearn.metrics import homogeneity_score
 
 from bftembed import bench
+from bftembed.bench.drawn import random_vectors, shuffled_vectors
 from bftembed.bench.joint_space import How, antibody_embeddings, joint_vectors
-from bftembed.bench.linked import linked_features, random_embeddings, rna_clusters
+from bftembed.bench.linked import linked_features, rna_clusters
 from bftembed.bench.modalities import read_modalities
 from bftembed.cells.transforms import GeneTransform, transformed
 from bftembed.embeddings import GeneEmbeddings
@@ -264,10 +265,27 @@ def test_baselines_stand_beside_the_embedding(tmp_path):
     assert frame["value"].notna().all()
 
 
-def test_random_vectors_depend_on_the_seed_alone():
-    one, two = random_embeddings(["B", "A", "C"], 4, 0), random_embeddings({"C", "B", "A"}, 4, 0)
-    np.testing.assert_array_equal(one.vector("A"), two.vector("A"))
-    assert (one.matrix != random_embeddings("ABC", 4, 1).matrix).all()
+def test_drawn_vectors_depend_on_the_seed_alone():
+    one, two = random_vectors(["B", "A", "C"], 4, 0), random_vectors({"C", "B"}, 4, 0)
+    np.testing.assert_array_equal(one.vector("B"), two.vector("B"))
+    assert (one.matrix != random_vectors("ABC", 4, 1).matrix).all()
+    dealt = shuffled_vectors(one, 0)
+    assert dealt.ids == one.ids
+    assert sorted(map(tuple, dealt.matrix)) == sorted(map(tuple, one.matrix))
+    np.testing.assert_array_equal(dealt.matrix, shuffled_vectors(one, 0).matrix)
+    assert any((shuffled_vectors(one, seed).matrix != one.matrix).any() for seed in range(3))
+
+
+def test_every_embedding_has_shuffled_vectors_of_its_own():
+    data, genes = toys.with_obsm(), embeddings()
+    frame = score(data, baselines="shuffled", draws=2)
+    drawn = frame[frame["embedding"] == "baseline: shuffled"]
+    assert sorted(drawn["seed"].unique()) == [0, 1]
+    assert "vectors of embeddings dealt to other genes" in note(frame, name="baseline: shuffled")
+    assert drawn["value"].notna().all()
+    both = score(data, {"a": genes, "b": random_vectors(genes.ids, DIM, 5)}, baselines="shuffled", draws=1)
+    assert {"baseline: shuffled a", "baseline: shuffled b"} < set(both["embedding"])
+    assert table(both, "baseline: shuffled a") != table(both, "baseline: shuffled b")
 
 
 def test_a_cell_without_a_vector_is_left_out_of_both_modalities_and_of_random_draws_too():
@@ -515,7 +533,7 @@ def test_real_cite_seq_of_500_cells(shared_data, monkeypatch):
         names = [n.decode() for n in handle["var/_index"][()]]
     frame = score(
         path,
-        random_embeddings(names[:4000], 32, 0),
+        random_vectors(names[:4000], 32, 0),
         label=None,
         baselines="linked,random",
         draws=1,
