@@ -14,6 +14,7 @@ from bftembed.reports.drawing import INK, figure_suffix, new_figure, save_figure
 from bftembed.reports.figures import COLOURS, OTHER
 from bftembed.reports.integration import plain
 from bftembed.reports.layout import Page, fitted, text_width
+from bftembed.reports.numbers import decimal
 from bftembed.results import BASELINE
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class _Section:
             else:
                 colour, shape = _COMPARED if name.startswith(BASELINE) else _SCORED
                 draw_dot(axes, y, row["mean"], row["low"], row["high"], colour=colour, shape=shape, size=4.5)
-                text = f"{row['mean']:.3f}".replace("-0.000", "0.000") + ("*" if row["n_failed"] else "")
+                text = decimal(row["mean"]) + ("*" if row["n_failed"] else "")
             axes.text(1.04, y, text, transform=beyond, fontsize=7.5, color=INK, va="center_baseline")
         axes.set_title(tables.SHOWN_NAMES.get(metric, plain(metric)), loc="left", fontsize=9, color=INK, pad=4)
         axes.set(yticks=range(len(self.names)), yticklabels=self.shown if with_names else [""] * len(self.names))

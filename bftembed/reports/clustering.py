@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bftembed.reports.integration import plain
 from bftembed.reports.layout import middle
+from bftembed.reports.numbers import decimal
 from bftembed.reports.published import CELL_LABELS, CELL_METRICS, TABLE_5
 from bftembed.reports.tables import OPTIMISTIC, OVER_CELLS, OVER_SEEDS, SHOWN_NAMES, floor_of, is_floor, metric_order
 
@@ -144,7 +145,7 @@ def _table(scored: pd.DataFrame, floors: pd.DataFrame, width: int) -> list[str]:
 def _row(embedding: str, rows: pd.DataFrame, metrics: list[str]) -> tuple[str, list[str], list[str]]:
     by_metric = {row["metric"]: row for row in rows.to_dict("records")}
     found = [by_metric.get(m) for m in metrics]
-    means = ["" if row is None else _three(row["mean"]) for row in found]
+    means = ["" if row is None else decimal(row["mean"]) for row in found]
     intervals = [
         "" if row is None or math.isnan(row["low"]) else f"{two(row['low'])}–{two(row['high'])}" for row in found
     ]
@@ -244,12 +245,6 @@ def paper_lines() -> list[str]:
 def _in_two(name: str, width: int) -> tuple[str, str]:
     name = middle(name, 2 * width)
     return name[:width], name[width:]
-
-
-def _three(value: Any) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"{value:.3f}".replace("-0.000", "0.000")
 
 
 def two(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from bftembed.reports.numbers import decimal, with_ends
 from bftembed.reports.published import INTEGRATION_METRICS, TABLE_2
 from bftembed.results import ENDS
 
@@ -227,14 +228,9 @@ def _two_lines(name: str) -> tuple[str, str]:
 
 
 def _shown(row: dict[str, Any], metric: str) -> str:
-    number = _number(row[metric])
-    if metric != TOTAL or math.isnan(row["total_low"]):
-        return number
-    return f"{number} [{_number(row['total_low'])}, {_number(row['total_high'])}]"
-
-
-def _number(value: Any) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}".replace("-0.000", "0.000")
+    if metric != TOTAL:
+        return decimal(row[metric])
+    return with_ends(row[metric], row["total_low"], row["total_high"])
 
 
 def _two(value: float) -> str:

@@ -20,6 +20,7 @@ from bftembed.reports.integration import (
     published_rows,
     shown_metrics,
 )
+from bftembed.reports.numbers import decimal
 
 if TYPE_CHECKING:
     import os
@@ -185,7 +186,7 @@ class _Table:
         for i, ((x, w), value) in enumerate(zip(self._places(), values, strict=True)):
             group = self._group_of(i)
             colour = OTHER if published else _GROUPS[group][1]
-            text, ink, at = f"{value:.{digits}f}".removeprefix("0"), INK, x + w / 2
+            text, ink, at = decimal(value, digits).removeprefix("0"), INK, x + w / 2
             if math.isnan(value):
                 text, ink = "–", self.ink
             elif group < 2:

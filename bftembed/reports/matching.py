@@ -8,6 +8,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from bftembed.reports.integration import cells_told, plain
+from bftembed.reports.numbers import decimal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,8 +91,8 @@ def matching_lines(summary: pd.DataFrame) -> list[str]:
     lines: list[str] = []
     for run, rows in summary.groupby("run", sort=False):
         metrics = _metrics(rows)
-        cells = [[plain(row["embedding"]), *(_number(row[m]) for m in metrics)] for row in rows.to_dict("records")]
-        cells.append([CHANCE, *(_number(value) for value in _chance(rows, metrics))])
+        cells = [[plain(row["embedding"]), *(decimal(row[m]) for m in metrics)] for row in rows.to_dict("records")]
+        cells.append([CHANCE, *(decimal(value) for value in _chance(rows, metrics))])
         table = [["", *(NAMES[m] for m in metrics)], *cells]
         widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         lines += ["", heading(str(run), rows)] if lines else [heading(str(run), rows)]
@@ -183,7 +184,3 @@ def _chance(rows: pd.DataFrame, metrics: list[str]) -> list[float]:
 
 def _named(metrics: str) -> str:
     return ", ".join(NAMES.get(m, m) for m in metrics.split(", "))
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
 from bftembed.reports import figures
+from bftembed.reports.numbers import decimal
 from bftembed.runrecord import RunRecord, read_points
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = lambda x: f"{x:.3f}".replace("-", "−")
+    environment.filters["number"] = lambda x: decimal(x).replace("-", "−")
     environment.filters["ends"] = _ends
     environment.filters["duration"] = _duration
     page = environment.get_template(template).render(longest=LONGEST_TEXT, **values)
@@ -78,7 +79,7 @@ def own_version() -> str:
 
 def _ends(interval: dict[str, float]) -> str:
     """Return the ends of an interval in short, one of them where they look the same: ``"0.41–0.53"``."""
-    texts = [f"{interval[k]:.2f}".replace("-0.00", "0.00").replace("-", "−") for k in ("low", "high")]
+    texts = [decimal(interval[k], 2).replace("-", "−") for k in ("low", "high")]
     return "–".join(dict.fromkeys(texts))
 
 

@@ -12,6 +12,7 @@ from bftembed.reports.drawing import INK, figure_suffix, new_figure, save_figure
 from bftembed.reports.figures import COLOURS, OTHER
 from bftembed.reports.integration import plain
 from bftembed.reports.layout import Page, fitted, text_width
+from bftembed.reports.numbers import decimal, with_ends
 
 if TYPE_CHECKING:
     import os
@@ -147,8 +148,7 @@ def _score(own: pd.DataFrame, metric: str, *, with_interval: bool) -> str:
     if metric not in own.index or math.isnan(own.loc[metric, "mean"]):
         return "–"
     row = own.loc[metric]
-    ends = f" [{row['low']:.3f}, {row['high']:.3f}]" if with_interval and not math.isnan(row["low"]) else ""
-    return f"{row['mean']:.3f}{ends}"
+    return with_ends(row["mean"], row["low"], row["high"]) if with_interval else decimal(row["mean"])
 
 
 def _compared(rows: pd.DataFrame) -> list[list[str]]:
@@ -246,8 +246,7 @@ def _panel(axes: Any, rows: pd.DataFrame, metric: str, order: list[str], *, with
             colour = COLOURS[1] if drawn else COLOURS[8] if name.startswith(_MODEL) else INK
             shape = "D" if drawn else "o" if name.startswith(_MODEL) else "s"
             draw_dot(axes, y, row["mean"], row["low"], row["high"], colour=colour, shape=shape, size=4.5)
-        text = "–" if math.isnan(row["mean"]) else f"{row['mean']:.3f}"
-        axes.text(1.03, y, text, transform=beyond, fontsize=7.5, color=INK, va="center_baseline")
+        axes.text(1.03, y, decimal(row["mean"]), transform=beyond, fontsize=7.5, color=INK, va="center_baseline")
     if CHANCE in by_name:
         axes.axvline(by_name[CHANCE]["mean"], color=OTHER, linewidth=1.2, zorder=0.5)
     axes.set_title(NAMES[metric] + (", lower is better" if metric in LOWER_IS_BETTER else ""), loc="left", fontsize=9)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bftembed.reports.integration import NAMES as INTEGRATION_NAMES
+from bftembed.reports.numbers import with_ends
 from bftembed.results import BASELINE, ENDS
 
 if TYPE_CHECKING:
@@ -134,8 +135,7 @@ def text_table(summary: pd.DataFrame) -> list[str]:
 def _cell(row: Any) -> str:
     if math.isnan(row["mean"]):
         return "failed"
-    ends = "" if math.isnan(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
-    return f"{row['mean']:.3f}{ends}"
+    return with_ends(row["mean"], row["low"], row["high"])
 
 
 def verdicts(summary: pd.DataFrame, kinds: Mapping[str, str]) -> list[str]:
