@@ -52,7 +52,17 @@ def blosc_damage(files: Iterable[Path], described: dict[str, Any]) -> str | None
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the Blosc frames of a file are: the whole file, or as the index of a shard says."""
+    """Where the Blosc frames of a file are: the whole file, or as the index of a shard says.
+
+    Attributes
+    ----------
+    behind
+        Bytes between the end of a frame and that of its chunk.
+    n_inner
+        Chunks of a shard, None where a file is one chunk.
+    index_first, index_checksum
+        Whether the index of a shard is at its start, and bytes of a checksum behind it.
+    """
 
     behind: int
     n_inner: int | None = None
