@@ -108,7 +108,7 @@ def multimodal(
     run
         Name of the run; default ``"STEM/LABEL/modality"``.
     progress
-        Called once per embedding.
+        Called once per embedding, and per draw.
 
     Returns
     -------
@@ -190,14 +190,16 @@ def multimodal(
         "before_note": before_note,
         "profile": profile,
     }
-    total = len(pairs) + len(drawn)
+    total = len(pairs) + draws * len(drawn)
     results = task.run(
         pairs, labels, notes=told, seeds=seed_list, progress=lambda i, _, name: progress(i, total, name), **options
     )
-    usable = task.usable_pairs(pairs, labels).mask
-    for done, (name, one) in enumerate(drawn.items(), start=len(pairs) + 1):
-        results += _draws(name, one, cells, how, draws, usable, labels, told[name], options)
-        progress(done, total, name.removeprefix(BASELINE))
+    usable, done = task.usable_pairs(pairs, labels).mask, len(pairs)
+    for name, one in drawn.items():
+        for seed in range(draws):
+            results += _one_draw(name, one, seed, cells, how, usable, labels, told[name], options)
+            done += 1
+            progress(done, total, name.removeprefix(BASELINE))
     frame = to_frame(results)
     if out is not None:
         write_results(frame, out)
@@ -289,25 +291,22 @@ def _drawn(made: list[str], tables: Mapping[str, tuple[GeneEmbeddings, Any]]) ->
     return found
 
 
-def _draws(
+def _one_draw(
     name: str,
     drawn: _Drawn,
+    seed: int,
     cells: Modalities,
     how: How,
-    draws: int,
     mask: NDArray[np.bool_],
     labels: NDArray[Any],
     told: str,
     options: Mapping[str, Any],
 ) -> list[Result]:
-    """Score one draw after the other, of the cells in `mask`."""
+    """Score the draw of one seed, of the cells in `mask`."""
     from bftembed.tasks import multimodal as task
 
-    results: list[Result] = []
-    for seed in range(draws):
-        found = joint_vectors(cells, drawn.draw(seed), None, how, name)
-        pair = tuple(np.where(mask[:, None], part, np.float32(np.nan)) for part in (found.rna, found.protein))
-        notes = {name: "; ".join(x for x in (told, f"{drawn.about}; {found.note}") if x)}
-        rows = task.run({name: pair}, labels, notes=notes, seeds=[seed], **options)  # type: ignore[dict-item]
-        results += [replace(row, seed=seed) for row in rows]
-    return results
+    found = joint_vectors(cells, drawn.draw(seed), None, how, name)
+    pair = tuple(np.where(mask[:, None], part, np.float32(np.nan)) for part in (found.rna, found.protein))
+    notes = {name: "; ".join(x for x in (told, f"{drawn.about}; {found.note}") if x)}
+    rows = task.run({name: pair}, labels, notes=notes, seeds=[seed], **options)  # type: ignore[dict-item]
+    return [replace(row, seed=seed) for row in rows]
