@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -24,8 +24,8 @@ _CHECKSUM = 4
 _ABSENT = 2**64 - 1
 
 
-def blosc_damage(files: Iterable[Path], described: dict[str, Any]) -> str | None:
-    """Say which chunk of an array holds fewer bytes than its Blosc header declares.
+def check_blosc(files: Iterable[Path], described: dict[str, Any]) -> None:
+    """Check that every chunk of an array holds as many bytes as its Blosc header declares.
 
     Parameters
     ----------
@@ -34,20 +34,16 @@ def blosc_damage(files: Iterable[Path], described: dict[str, Any]) -> str | None
     described
         The array's metadata (``.zarray`` or ``zarr.json``), of known codecs.
 
-    Returns
-    -------
-    str or None
-        The chunk and what is wrong with it; also when Blosc stands at a place where its chunks cannot be judged.
-        None for whole chunks, and for an array without Blosc.
+    Raises
+    ------
+    ValueError
+        For a chunk that does not, with its name, and where Blosc stands at a place at which its chunks cannot be
+        judged.
     """
     layout = _layout(described)
-    if isinstance(layout, _Layout):
+    if layout is not None:
         for file in files:
-            damage = _file_damage(file, layout)
-            if damage is not None:
-                return f"its chunk {file.name} {damage}"
-        return None
-    return layout
+            _check_file(file, layout)
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class _Layout:
     index_checksum: int = 0
 
 
-def _layout(described: dict[str, Any]) -> _Layout | str | None:
+def _layout(described: dict[str, Any]) -> _Layout | None:
     if described.get("zarr_format") != 3:
         return _frames([*(_codecs(described.get("filters"))), *_codecs([described.get("compressor")])])
     codecs = _codecs(described.get("codecs"))
@@ -81,10 +77,8 @@ def _layout(described: dict[str, Any]) -> _Layout | str | None:
     if "blosc" not in repr(inner):
         return _frames(codecs)
     frames, index = _frames(inner), [name for name, _ in _codecs(shard.get("index_codecs"))]
-    if isinstance(frames, str):
-        return frames
     if frames is None or codecs[-1][0] != "sharding_indexed" or index not in (["bytes"], ["bytes", "crc32c"]):
-        return "it is packed by Blosc inside of shards that are packed once more, which is not read"
+        raise ValueError("it is packed by Blosc inside of shards that are packed once more, which is not read")
     outer = described["chunk_grid"]["configuration"]["chunk_shape"]
     return _Layout(
         frames.behind,
@@ -100,38 +94,41 @@ def _codecs(listed: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(str(e.get("id", e.get("name"))), e.get("configuration") or {}) for e in entries]
 
 
-def _frames(codecs: Sequence[tuple[str, dict[str, Any]]]) -> _Layout | str | None:
-    """Where the frame of a chunk is that these codecs made; a text when that cannot be said."""
+def _frames(codecs: Sequence[tuple[str, dict[str, Any]]]) -> _Layout | None:
+    """Where the frame of a chunk is that these codecs made; None without Blosc."""
     names = [name for name, _ in codecs]
     places = [i for i, name in enumerate(names) if name in _NAMES]
     if not places:
         return None
     after = names[places[0] + 1 :]
-    if after in ([], ["crc32c"]):
-        return _Layout(_CHECKSUM * len(after))
-    return f"it is packed by Blosc and then by {', '.join(after)}, which is not read"
+    if after not in ([], ["crc32c"]):
+        raise ValueError(f"it is packed by Blosc and then by {', '.join(after)}, which is not read")
+    return _Layout(_CHECKSUM * len(after))
 
 
-def _file_damage(file: Path, layout: _Layout) -> str | None:
-    size = file.stat().st_size
+def _check_file(file: Path, layout: _Layout) -> None:
+    size, what = file.stat().st_size, f"its chunk {file.name}"
     with file.open("rb") as handle:
-        frames = np.array([[0, size]], dtype=np.uint64)
-        if layout.n_inner is not None:
-            length = 16 * layout.n_inner
-            start = 0 if layout.index_first else size - length - layout.index_checksum
-            handle.seek(max(0, start))
-            index = handle.read(length) if start >= 0 else b""
-            if len(index) < length:
-                return f"has {size:,} bytes, fewer than its index"
-            frames = np.frombuffer(index, dtype="<u8").reshape(-1, 2)
-        for offset, held in frames.tolist():
-            if (offset, held) == (_ABSENT, _ABSENT):
-                continue
-            if offset + held > size:
-                return f"has {size:,} bytes, and its index says {offset + held:,}"
+        for offset, held in [(0, size)] if layout.n_inner is None else _in_shard(handle, size, layout, what):
             handle.seek(offset)
             header, held = handle.read(_HEADER), held - layout.behind
             declared = int.from_bytes(header[12:16], "little")
             if len(header) < _HEADER or not _HEADER <= declared <= held:
-                return f"holds {max(0, held):,} bytes for Blosc, and its header declares {declared:,}"
-    return None
+                raise ValueError(f"{what} holds {max(0, held):,} bytes for Blosc, and its header declares {declared:,}")
+
+
+def _in_shard(handle: BinaryIO, size: int, layout: _Layout, what: str) -> list[tuple[int, int]]:
+    """Return offset and length of the chunks that a shard of `size` bytes holds, as its index says."""
+    assert layout.n_inner is not None
+    length = 16 * layout.n_inner
+    start = 0 if layout.index_first else size - length - layout.index_checksum
+    handle.seek(max(0, start))
+    index = handle.read(length) if start >= 0 else b""
+    if len(index) < length:
+        raise ValueError(f"{what} has {size:,} bytes, fewer than its index")
+    listed = np.frombuffer(index, dtype="<u8").reshape(-1, 2).tolist()
+    held = [(offset, n) for offset, n in listed if (offset, n) != (_ABSENT, _ABSENT)]
+    end = max((offset + n for offset, n in held), default=0)
+    if end > size:
+        raise ValueError(f"{what} has {size:,} bytes, and its index says {end:,}")
+    return held

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.cells.blosc import blosc_damage
+from bftembed.cells.blosc import check_blosc
 from bftembed.cells.preflight import check_size
 from bftembed.errors import BftembedError
 
@@ -260,9 +260,8 @@ class ZarrArray(_Member):
         what = f"{self.file.filename}: {self.path}"
         check_size(array.shape, size, node.stored, what)
         check_size(blocks, size, node.stored, f"{what}, in its chunks,")
-        damage = blosc_damage(node.chunks, node.described)
-        if damage is not None:
-            raise self._damaged(damage)
+        with self._damage_named():
+            check_blosc(node.chunks, node.described)
         return array
 
     @property
@@ -312,10 +311,8 @@ class ZarrArray(_Member):
         except BftembedError:
             raise
         except Exception as err:  # every codec has errors of its own
-            raise self._damaged((str(err).splitlines() or [""])[0] or type(err).__name__) from err
-
-    def _damaged(self, why: str) -> BftembedError:
-        return BftembedError(
-            f"{self.file.filename}: {self.path} cannot be read: it is truncated or damaged ({why}). "
-            f"Copy or write the store again."
-        )
+            why = (str(err).splitlines() or [""])[0] or type(err).__name__
+            raise BftembedError(
+                f"{self.file.filename}: {self.path} cannot be read: it is truncated or damaged ({why}). "
+                f"Copy or write the store again."
+            ) from err
