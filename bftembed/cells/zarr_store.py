@@ -94,10 +94,11 @@ class _Node:
 
 @dataclass
 class _Store:
-    """What the walk through the folder found, by path inside of it (``""`` for the root)."""
+    """What the walk through the folder found, and the members asked for, by path inside (``""`` for the root)."""
 
     folder: Path
     nodes: dict[str, _Node] = field(default_factory=dict)
+    members: dict[str, ZarrGroup | ZarrArray] = field(default_factory=dict)
 
     @property
     def filename(self) -> str:
@@ -114,6 +115,12 @@ class _Store:
                 f"{self.folder} is a zarr store: reading it needs the package zarr 3. Install it: pip install 'zarr>=3'"
             ) from err
         return LocalStore(self.folder, read_only=True)
+
+    def member(self, path: str) -> ZarrGroup | ZarrArray:
+        """Return the group or the array at `path`, one and the same each time: an array is opened and judged once."""
+        if path not in self.members:
+            self.members[path] = (ZarrArray if self.nodes[path].is_array else ZarrGroup)(self, path)
+        return self.members[path]
 
     def scan(self, folder: Path, path: str, array: _Node | None) -> None:
         """Note the members of `folder`; files with the name of a chunk are chunks of the array around them."""
@@ -222,8 +229,7 @@ class ZarrGroup(_Member):
     def __getitem__(self, key: str) -> ZarrGroup | ZarrArray:
         if key not in self:
             raise KeyError(f"{self.filename}: {self.path or 'the root'} has no member {key!r}")
-        kind = ZarrArray if self.file.nodes[self._inner(key)].is_array else ZarrGroup
-        return kind(self.file, self._inner(key))
+        return self.file.member(self._inner(key))
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a member, or `default` where there is none."""

@@ -80,6 +80,11 @@ class TestEachWayOfPacking:
                 read(path)
 
 
+def test_an_array_is_opened_and_judged_once(tmp_path):
+    with open_zarr(made(tmp_path, "format 3")) as root:
+        assert root["x"] is root["x"]
+
+
 def test_bytes_behind_a_chunk_are_no_damage(tmp_path):
     path = made(tmp_path, "format 2")
     for file in chunks(path):
