@@ -15,6 +15,7 @@ million cells × 50. Only ratios within one run are meant to be compared.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -91,13 +92,9 @@ def exact_neighbours(X: Any, k: int) -> Any:
     return NeighborsResults(indices=found.indices, distances=found.distances)
 
 
-def theirs_exact(embeddings: dict[str, Any], labels: Any, batches: Any) -> dict[str, float]:
-    return theirs(embeddings, labels, batches, exact=True)
-
-
 def timed(which: str, n: int, n_embeddings: int, data: str, warm: bool, cache: str) -> dict[str, Any]:
     warnings.simplefilter("ignore")
-    score = {"ours": ours, "theirs": theirs, "theirs_exact": theirs_exact}[which]
+    score = {"ours": ours, "theirs": theirs, "theirs_exact": functools.partial(theirs, exact=True)}[which]
     given = inputs(n, n_embeddings, data)
     if cache and which == "ours":
         from bftembed.metrics.integration import compilation_cache

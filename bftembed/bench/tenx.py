@@ -92,14 +92,12 @@ def _damaged(path: Path, err: Exception) -> BftembedError:
 
 def _mtx_size(folder: Path) -> tuple[int, int, int]:
     """Return features, cells and values as the head of a matrix declares them."""
-    import gzip
+    from scipy.io import mminfo
 
     file = next(folder / name for name in _MATRICES if (folder / name).is_file())
     try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as text:
-            line = next(line for line in iter(lambda: text.readline(10_000), b"") if not line.startswith(b"%"))
-        features, cells, values = (int(number) for number in line.split())
-    except (OSError, EOFError, ValueError, StopIteration) as err:
+        features, cells, values = mminfo(file)[:3]
+    except Exception as err:  # SciPy, gzip and zlib each raise their own for a damaged file
         raise BftembedError(f"{file} has no line with its size, so it is damaged. Copy or download it again.") from err
     return features, cells, values
 

@@ -197,7 +197,7 @@ def text_lines(summary: pd.DataFrame) -> list[str]:
             for row in rows.to_dict("records")
         ]
         lines += ["", heading(rows)] if lines else [heading(rows)]
-        theirs = [[name, *map(_two, values)] for name, values in published_rows(metrics)]
+        theirs = [[name, *(decimal(value, 2) for value in values)] for name, values in published_rows(metrics)]
         shown = _table([*cells, *(theirs if profile == PAPER_PROFILE else [])], groups)
         split = len(shown) - (len(theirs) if profile == PAPER_PROFILE else 0)
         lines += [*shown[:split], *footnotes(rows)]
@@ -231,10 +231,6 @@ def _shown(row: dict[str, Any], metric: str) -> str:
     if metric != TOTAL:
         return decimal(row[metric])
     return with_ends(row[metric], row["total_low"], row["total_high"])
-
-
-def _two(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def plain(text: str) -> str:
