@@ -177,7 +177,7 @@ class SentenceTask:
 
     def _provenance(self, report: SentenceEmbeddingReport, gene_column: str | None) -> dict[str, Any]:
         """Return what ``.uns["bftembed"][key]`` holds: flat, and the same for the same input at any time."""
-        from bftembed import __version__
+        from bftembed._version import __version__
         from bftembed.io import canonical_json
 
         left_out = ("out", "key", "empty_cells", "cache", "n_encoded", "n_reused", "encoder", "encoding")

@@ -289,7 +289,7 @@ class Task:
 
     def provenance(self, report: CellEmbeddingReport, gene_column: str | None) -> dict[str, Any]:
         """Return what ``.uns["bftembed"][key]`` holds: flat, and the same for the same input at any time."""
-        from bftembed import __version__
+        from bftembed._version import __version__
         from bftembed.io import canonical_json
 
         # Times differ from run to run.

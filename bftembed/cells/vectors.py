@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
+    from bftembed.cells.reading import Expression
     from bftembed.cells.report import CellEmbeddingReport
     from bftembed.embeddings import GeneEmbeddings
 
@@ -49,10 +50,6 @@ def cell_vectors(
     BftembedError
         As `bftembed.cells.embed.embed_cells`.
     """
-    # The kernel is pinned: the fastest of a first block is another one at another time.
-    how = asdict(aggregation or Aggregation())
-    asked = Asked(**how, empty_policy="nan", precision="exact", kernel="scipy")
-    task = Task(embeddings, "vectors", asked, silent)
     with ExitStack() as stack:
         if isinstance(data, (str, os.PathLike)) or data.isbacked:
             path = data if isinstance(data, (str, os.PathLike)) else backed_path(data)
@@ -60,7 +57,17 @@ def cell_vectors(
         else:
             choice = {"layer": None, "use_raw": False, "gene_column": None, **choice}
             expression = expression_of_anndata(data, **choice)
-        ready = task.prepare(expression)
-        memory = Memory(expression.n_cells, ready.dim)
-        done = task.run(ready, memory)
+        return vectors_of(expression, embeddings, aggregation)
+
+
+def vectors_of(
+    expression: Expression, embeddings: GeneEmbeddings, aggregation: Aggregation | None = None
+) -> tuple[np.ndarray, CellEmbeddingReport]:
+    """Embed the cells of an expression matrix that is open; see `cell_vectors`."""
+    # The kernel is pinned: the fastest of a first block is another one at another time.
+    how = asdict(aggregation or Aggregation())
+    task = Task(embeddings, "vectors", Asked(**how, empty_policy="nan", precision="exact", kernel="scipy"), silent)
+    prepared = task.prepare(expression)
+    memory = Memory(expression.n_cells, prepared.dim)
+    done = task.run(prepared, memory)
     return memory.vectors, done.report

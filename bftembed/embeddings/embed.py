@@ -71,7 +71,7 @@ def embed_genes(
     BftembedError
         When there are no profiles, nothing is left to embed, or an entity has several profiles (says how to choose).
     """
-    from bftembed import __version__
+    from bftembed._version import __version__
     from bftembed.encoders.base import encoder_from_spec
     from bftembed.encoders.cache import CachedEncoder, cache_path, cached
     from bftembed.io import canonical_json, refuse_input_as_output, sha256_text

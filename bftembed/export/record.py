@@ -99,7 +99,7 @@ def summary(done: StateExport) -> list[str]:
 
 def about_export(genes: GeneEmbeddings, plan: Plan, chosen: str, output_space: str) -> dict[str, Any]:
     """Return what stands in every part of an export: flat enough for HDF5, but for `readings`."""
-    from bftembed import __version__
+    from bftembed._version import __version__
 
     return {
         "bftembed": __version__,

@@ -1,29 +1,60 @@
-"""Integrations to compare with, made in the same run: PCA, Harmony, BBKNN and scVI. Arrays in, arrays out."""
+"""Baselines made in the run: of the expression (PCA, Harmony, BBKNN, scVI) and of gene vectors that know less."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import random
+import re
 import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.errors import BftembedError, MissingExtraError, examples, require
+from bftembed.cells.blocks import Compressed
+from bftembed.cells.reading import expression_in, expression_of_anndata
+from bftembed.cells.vectors import Aggregation, vectors_of
+from bftembed.embeddings import GeneEmbeddings, embed_genes
+from bftembed.errors import BftembedError, MissingExtraError, examples, require, unknown_name
+from bftembed.machine import available_memory
+from bftembed.tasks.data import missing_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    import anndata
     from numpy.typing import NDArray
 
+    from bftembed.cells.reading import Expression
+
+Texts = str | os.PathLike[str] | Mapping[str, str]
+
+#: Baseline → its kind in the results (`bftembed.report.table.KINDS`).
+KIND_OF = {
+    **dict.fromkeys(("pca", "harmony", "bbknn", "scvi", "ncbi"), "reference"),
+    **{"random": "random", "shuffled": "shuffled", "tfidf": "baseline"},
+}
+#: Made of the principal components of the expression; the last two correct batches.
+OF_COMPONENTS = ("pca", "harmony", "bbknn")
+#: Gene vectors, aggregated as the scored embedding was; of the first two there may be several draws: ``random:5``.
+OF_GENES = ("random", "shuffled", "tfidf", "ncbi")
+DRAWN = ("random", "shuffled")
+#: The encoder of the baseline ``ncbi``, and the summaries that GenePT encoded.
+ENCODER, NCBI = "builtin:all-minilm-l6-v2", "dataset:refseq-summaries"
+#: Dimensions of random gene vectors where no embedding states its own.
+N_RANDOM_DIMENSIONS = 384
 #: Principal components, or fewer where there are fewer cells or genes.
 N_COMPONENTS = 50
 #: Dimensions of the vectors that are made of BBKNN's graph.
 N_GRAPH_DIMENSIONS = 30
-FEWEST_FOR_HARMONY, FEWEST_OF_BATCH_FOR_BBKNN = 30, 3
+MIN_CELLS_HARMONY, MIN_BATCH_BBKNN = 30, 3
 #: Dimensions and layers of scVI, as in scIB.
 N_LATENT, N_LAYERS = 30, 2
 #: Most variable genes that scVI is given, as in scIB.
@@ -31,16 +62,16 @@ N_GENES = 2000
 
 
 def pca(expression: Any, *, n_components: int = N_COMPONENTS, seed: int = 0) -> NDArray[np.float32]:
-    """Return the principal components of log-normalised expression, float32 (n_cells, at most n_components).
+    """Return the principal components of log-normalized expression, float32 (n_cells, at most n_components).
 
-    Genes are centred and not scaled, as scib-metrics and scanpy do.
+    Genes are centered and not scaled, as scib-metrics and scanpy do.
 
     Parameters
     ----------
     expression
         (n_cells, n_genes), a SciPy sparse matrix or an array.
     n_components
-        Wanted components.
+        Number of components.
     seed
         Of the solver's start.
 
@@ -84,10 +115,8 @@ def harmony(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -
 
     if len(set(batches.tolist())) < 2:
         raise BftembedError("Harmony corrects batches, and there is one only.")
-    if len(components) < FEWEST_FOR_HARMONY:
-        raise BftembedError(
-            f"Harmony clusters cells by thirties: it needs {FEWEST_FOR_HARMONY}, not {len(components)}."
-        )
+    if len(components) < MIN_CELLS_HARMONY:
+        raise BftembedError(f"Harmony clusters cells by thirties: it needs {MIN_CELLS_HARMONY}, not {len(components)}.")
     harmonypy = require("harmonypy", "scib")
     made = harmonypy.run_harmony(
         np.asarray(components, dtype=np.float64),
@@ -108,7 +137,7 @@ def bbknn(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> 
     """Return vectors of BBKNN's graph (Polański et al. 2020), float32 (n_cells, at most 30).
 
     BBKNN gives a graph and no vectors. These are the graph's leading diffusion components (eigenvectors of the
-    symmetrically normalised connectivities but the first, each times its eigenvalue and divided by the root of the
+    symmetrically normalized connectivities but the first, each times its eigenvalue and divided by the root of the
     cell's degree), so that all metrics can be computed; how the paper filled the columns of table 2 is not known.
 
     Raises
@@ -123,11 +152,9 @@ def bbknn(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> 
     if len(set(batches.tolist())) < 2:
         raise BftembedError("BBKNN balances batches, and there is one only.")
     names, sizes = np.unique(batches.astype(str), return_counts=True)
-    if sizes.min() < FEWEST_OF_BATCH_FOR_BBKNN:
-        small = examples(names[sizes < FEWEST_OF_BATCH_FOR_BBKNN].tolist())
-        raise BftembedError(
-            f"BBKNN takes {FEWEST_OF_BATCH_FOR_BBKNN} neighbours of each batch; {small} has fewer cells."
-        )
+    if sizes.min() < MIN_BATCH_BBKNN:
+        small = examples(names[sizes < MIN_BATCH_BBKNN].tolist())
+        raise BftembedError(f"BBKNN takes {MIN_BATCH_BBKNN} neighbors of each batch; {small} has fewer cells.")
     matrix = require("bbknn.matrix", "scib")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,15 +163,15 @@ def bbknn(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> 
         )
     graph = connectivities.tocsr().astype(np.float64)
     scale = 1 / np.sqrt(np.maximum(np.asarray(graph.sum(axis=1)).ravel(), 1e-12))
-    normalised = diags(scale) @ graph @ diags(scale)
+    normalized = diags(scale) @ graph @ diags(scale)
     # The first eigenvector is the density alone. It is taken out by name: where the graph falls into parts, as many
     # eigenvalues are 1, and which of their vectors comes first is left to chance.
     first = 1 / scale / np.linalg.norm(1 / scale)
-    rest = LinearOperator(normalised.shape, matvec=lambda x: normalised @ x - first * (first @ x), dtype=np.float64)
+    rest = LinearOperator(normalized.shape, matvec=lambda x: normalized @ x - first * (first @ x), dtype=np.float64)
     n = min(N_GRAPH_DIMENSIONS, len(components) - 2)
     start = np.random.default_rng(seed).standard_normal(len(components))
     with threadpool_limits(limits=1):
-        # The largest, not those of largest size: a negative one pairs cells that are *not* neighbours.
+        # The largest, not those of largest size: a negative one pairs cells that are *not* neighbors.
         values, vectors = eigsh(rest, k=n, which="LA", v0=start)
     order = np.argsort(-values)
     vectors = vectors[:, order] * values[order]
@@ -292,6 +319,352 @@ def _seeded(seed: int) -> Iterator[Any]:
             logger.setLevel(level)
 
 
-#: Name → how it is made of principal components and batches; the key in results is ``"baseline: NAME"``. `scvi` is made
-#: of counts.
-BASELINES = {"harmony": harmony, "bbknn": bbknn}
+#: Baseline → function of principal components and batches.
+OF_BATCHES = {"harmony": harmony, "bbknn": bbknn}
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """An embedding made in the run: its name, float32 (n_cells, d), its kind in the results, and how it was made."""
+
+    name: str
+    vectors: NDArray[Any]
+    kind: str
+    note: str
+
+
+def parse_baselines(names: str | Iterable[str]) -> dict[str, int]:
+    """Return baseline → number of draws, of names or one text of names separated by commas: ``"pca,random:3"``.
+
+    Raises
+    ------
+    BftembedError
+        For an unknown name, or draws of what is not random.
+    """
+    found: dict[str, int] = {}
+    for part in names.split(",") if isinstance(names, str) else names:
+        text = part.strip()
+        name, _, draws = text.partition(":")
+        if not text:
+            continue
+        if name not in KIND_OF:
+            raise unknown_name("baseline", name, list(KIND_OF))
+        if draws and (name not in DRAWN or not re.fullmatch(r"[1-9]\d?", draws)):
+            raise BftembedError(f"The baseline {text!r} is not known. Only {' and '.join(DRAWN)} take draws: random:5.")
+        found[name] = int(draws or 1)
+    return found
+
+
+def random_vectors(genes: Iterable[str], dim: int, seed: int) -> GeneEmbeddings:
+    """Return a Gaussian vector for each gene, float32 (n_genes, dim), the same in every list and order of genes."""
+    return embed_genes({gene: gene for gene in sorted(set(genes))}, f"random:dim={dim},seed={seed}")
+
+
+def shuffled_vectors(embeddings: GeneEmbeddings, seed: int) -> GeneEmbeddings:
+    """Return the vectors of `embeddings`, permuted over its genes."""
+    order = np.random.default_rng(seed).permutation(len(embeddings))
+    return GeneEmbeddings(embeddings.ids, embeddings.matrix[order], {"shuffled": seed, "of": embeddings.provenance})
+
+
+class CellBaselines:
+    """Baselines of the cells of one AnnData or file, whose expression is read once.
+
+    Parameters
+    ----------
+    data
+        AnnData, or a file.
+    names
+        From `parse_baselines`.
+    layer, use_raw
+        Which expression: ``.X`` unless one is given. Gene vectors are aggregated over the matrix of `keys`.
+    batches
+        Batch of each cell, (n_cells,), for Harmony, BBKNN and scVI; None where there are none. A cell without a batch
+        has NaN in these.
+    """
+
+    def __init__(
+        self,
+        data: anndata.AnnData | str | os.PathLike[str],
+        names: Mapping[str, int],
+        *,
+        layer: str | None = None,
+        use_raw: bool = False,
+        batches: NDArray[Any] | None = None,
+    ) -> None:
+        self.data, self.names, self.batches = data, names, batches
+        self.choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw}
+        self._read: dict[Any, tuple[Any, Expression]] = {}
+
+    def _expression(self, choice: Mapping[str, Any]) -> tuple[Any, Expression]:
+        """Return a matrix of the data, SciPy CSR, and the same as an open expression; each is read once."""
+        key = tuple(sorted(choice.items(), key=str))
+        if key not in self._read:
+            with opened(self.data, **choice) as expression:
+                matrix = whole_matrix(expression)
+            memory = Compressed.from_scipy(matrix, expression.where)
+            self._read[key] = matrix, replace(expression, matrix=memory)
+        return self._read[key]
+
+    @functools.cached_property
+    def components(self) -> tuple[NDArray[np.float32], str]:
+        """Principal components of the log-normalized expression, float32 (n_cells, at most 50), and how they were made.
+
+        Counts are turned into log1p of counts per 10,000, logged values are taken as they are.
+
+        Raises
+        ------
+        BftembedError
+            Where there is no such matrix, it is not expression (NaN, negative), or does not fit into memory.
+        """
+        matrix, expression = self._expression(self.choice)
+        logged, reason = _log_counts(matrix, expression)
+        return pca(logged), f"principal components of {expression.name}, {reason}"
+
+    def of_expression(self) -> list[Baseline]:
+        """Return PCA, Harmony, BBKNN and scVI, those that were named.
+
+        Raises
+        ------
+        BftembedError
+            For Harmony, BBKNN or scVI without batches, scVI without raw counts, or as `components`.
+        """
+        found = []
+        for name in (n for n in (*OF_COMPONENTS, "scvi") if n in self.names):
+            if name == "pca":
+                found.append(Baseline(name, self.components[0], KIND_OF[name], self.components[1]))
+                continue
+            if self.batches is None:
+                raise BftembedError(f"The baseline {name!r} integrates batches, and this benchmark has none.")
+            has = np.array([not missing_label(b) for b in self.batches], dtype=bool)
+            batches = np.array([str(b) for b in self.batches[has]])
+            if name == "scvi":
+                matrix, expression = self._expression(self.choice)
+                vectors = scvi(matrix[has], batches)
+                note = f"scVI of the counts in {expression.name}, {vectors.shape[1]} latent dimensions"
+            else:
+                vectors = OF_BATCHES[name](self.components[0][has], batches)
+                note = f"{name} of the {self.components[1]}"
+            whole = np.full((len(has), vectors.shape[1]), np.nan, dtype=np.float32)
+            whole[has] = vectors
+            found.append(Baseline(name, whole, KIND_OF[name], note))
+        return found
+
+    def of_genes(
+        self,
+        keys: Sequence[str],
+        *,
+        texts: Texts | None = None,
+        genes: GeneEmbeddings | str | os.PathLike[str] | None = None,
+        encoder: str = ENCODER,
+    ) -> list[Baseline]:
+        """Return random, shuffled, TF-IDF and NCBI gene vectors, those that were named, aggregated to cells.
+
+        Parameters
+        ----------
+        keys
+            Embeddings that are scored. The first with a provenance, ``.uns["bftembed"][KEY]``, decides how gene vectors
+            are aggregated, and over which matrix; without one the defaults of `embed_cells` hold.
+        texts
+            For ``tfidf``; where they are given, ``random`` has vectors for the same genes only.
+        genes
+            For ``shuffled``, gene embeddings or their file.
+        encoder
+            For ``ncbi``: encoder of RefSeq's summaries, as GenePT's.
+
+        Raises
+        ------
+        BftembedError
+            For ``tfidf`` without texts, ``shuffled`` without gene embeddings, data that are not at hand, or as
+            `bftembed.cells.vectors.cell_vectors`.
+        """
+        wanted = [name for name in OF_GENES if name in self.names]
+        if not wanted:
+            return []
+        if "tfidf" in wanted and texts is None:
+            raise BftembedError("The baseline 'tfidf' needs texts (texts=…, --texts).")
+        if "shuffled" in wanted and genes is None:
+            raise BftembedError("The baseline 'shuffled' needs gene embeddings (genes=…, --genes).")
+        how, choice, dim = _like(self.data, keys) or (Aggregation(), self.choice, N_RANDOM_DIMENSIONS)
+        of_texts = None if texts is None else read_texts(texts)
+        with opened(self.data, **choice) as stored:
+            # A matrix that does not fit into memory is streamed once per set of gene vectors.
+            expression = stored if shortage_of(stored) else self._expression(choice)[1]
+            return self._aggregated(wanted, expression, how, dim, of_texts, genes, encoder)
+
+    def _aggregated(
+        self,
+        wanted: Sequence[str],
+        expression: Expression,
+        how: Aggregation,
+        dim: int,
+        texts: Mapping[str, str] | None,
+        genes: Any,
+        encoder: str,
+    ) -> list[Baseline]:
+        symbols = list(texts) if texts is not None else _symbols(expression.genes)
+        found = []
+        for name in wanted:
+            for draw in range(self.names[name]):
+                if name == "random":
+                    vectors, note = random_vectors(symbols, dim, draw), f"Gaussian vectors, {dim} dimensions"
+                elif name == "shuffled":
+                    vectors, note = shuffled_vectors(GeneEmbeddings.of(genes), draw), "vectors of other genes"
+                elif name == "tfidf":
+                    vectors, note = embed_genes(dict(texts or {}), "tfidf"), "TF-IDF of the texts"
+                else:
+                    vectors, note = _ncbi(encoder), f"RefSeq summaries by {encoder}"
+                of_cells, report = vectors_of(expression, vectors, how)
+                matched = f"{report.n_matched:,} of {report.n_genes:,} genes"
+                note = f"{note}, {matched}, aggregated by {replace(how, normalize=report.normalize)}"
+                numbered = f"{name} {draw + 1}" if self.names[name] > 1 else name
+                found.append(Baseline(numbered, of_cells, KIND_OF[name], note))
+        return found
+
+
+@functools.lru_cache(maxsize=1)
+def _ncbi(encoder: str) -> GeneEmbeddings:
+    return embed_genes(dict(read_texts(NCBI)), encoder)
+
+
+def _symbols(genes: Sequence[str]) -> list[str]:
+    from bftembed.entities.genes import GeneIndex
+
+    return list(dict.fromkeys(r.symbol for r in GeneIndex.default().resolve(list(genes)) if r.symbol))
+
+
+def _like(data: Any, keys: Sequence[str]) -> tuple[Aggregation, dict[str, Any], int] | None:
+    """Return how the first of the embeddings with a provenance was made: aggregation, matrix, dimensions of genes."""
+    for key in keys:
+        told = _provenance(data, key)
+        if told:
+            break
+    else:
+        return None
+    how = Aggregation(
+        kind=str(told.get("kind", "gene")),
+        normalize=str(told.get("normalize", "auto")),
+        weights=told.get("weights", "expression"),
+        top_k=int(told.get("top_k", 0)) or None,
+        gene_matrix=str(told.get("gene_matrix", "raw")),
+        denominator=str(told.get("denominator", "all-genes")),
+        l2=bool(told.get("l2", True)),
+    )
+    matrix = str(told.get("matrix", "X"))
+    choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None}
+    choice |= {"use_raw": matrix == "raw/X", "layer": matrix[7:] if matrix.startswith("layers/") else None}
+    if matrix.startswith("obsm/"):
+        choice["obsm"] = matrix[5:]
+    # Of a whitened matrix the cells have fewer dimensions than the genes.
+    dim = int(told.get("dim", N_RANDOM_DIMENSIONS)) if not how.gene_matrix.startswith("whiten") else N_RANDOM_DIMENSIONS
+    return how, choice, dim
+
+
+def _provenance(data: Any, key: str) -> dict[str, Any]:
+    """Return the single values of ``.uns["bftembed"][key]``, or nothing."""
+    from bftembed.cells.writing import UNS
+    from bftembed.hdf5 import as_text, is_array, is_group, open_h5ad
+
+    if not isinstance(data, (str, os.PathLike)):
+        entry = data.uns.get(UNS, {})
+        return dict(entry[key]) if hasattr(entry, "keys") and hasattr(entry.get(key), "keys") else {}
+    with open_h5ad(Path(data)) as handle:
+        group = handle.get(f"uns/{UNS}/{key}")
+        if not is_group(group):
+            return {}
+        values = {name: group[name][()] for name in group if is_array(group[name]) and group[name].shape == ()}
+        return {name: as_text([v])[0] if isinstance(v, (bytes, str)) else v for name, v in values.items()}
+
+
+def opened(data: anndata.AnnData | str | os.PathLike[str], **choice: Any) -> AbstractContextManager[Expression]:
+    """Open the expression of a file or an AnnData; `choice` as in `bftembed.cells.reading.expression_in`."""
+    if isinstance(data, (str, os.PathLike)):
+        return expression_in(data, **choice)
+    return nullcontext(expression_of_anndata(data, **{"layer": None, "use_raw": False, "gene_column": None, **choice}))
+
+
+def whole_matrix(expression: Expression) -> Any:
+    """Return the whole matrix, SciPy CSR (n_cells, n_genes).
+
+    Raises
+    ------
+    BftembedError
+        When it does not fit into memory.
+    """
+    from scipy.sparse import vstack
+
+    if message := shortage_of(expression):
+        raise BftembedError(message)
+    return vstack([rows.to_csr(expression.n_genes) for rows in expression.matrix.rows(4096)], format="csr")
+
+
+def shortage_of(expression: Expression) -> str:
+    """Return why the matrix does not fit into memory, or ``""``."""
+    cells, genes = expression.matrix.shape
+    return memory_shortage(cells, genes, getattr(expression.matrix, "n_values", cells * genes), expression.where)
+
+
+def memory_shortage(cells: int, genes: int, n_values: int, where: str) -> str:
+    """Return why a sparse matrix does not fit into memory, or ``""``; it is there twice while it is put together."""
+    needed, free = 2 * 12 * n_values, available_memory()
+    if free is None or needed <= free:
+        return ""
+    return (
+        f"{where}: {cells:,} cells and {genes:,} genes need about {needed / 1e9:.1f} GB of memory, and "
+        f"{free / 1e9:.1f} GB are free. Take a sample of the cells."
+    )
+
+
+def _log_counts(matrix: Any, expression: Expression) -> tuple[Any, str]:
+    """Return log1p of counts per 10,000 of counts, logged values as they are, and which of the two."""
+    from bftembed.cells.examine import ValueSummary
+    from bftembed.cells.normalize import decide, log_cp10k
+
+    values = matrix.data
+    bad = int((~np.isfinite(values)).sum()) + int((values < 0).sum())
+    if bad:
+        raise BftembedError(
+            f"{expression.where}: {bad} values are NaN, infinite or negative, so this is no expression (scaled data "
+            "are not). Name another matrix: layer=…, --layer."
+        )
+    totals = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+    whole = bool((values == np.round(values)).all())
+    summary = ValueSummary(totals, totals, whole, float(values.max(initial=0.0)))
+    decision = decide("auto", summary, logged=expression.logged, where=expression.where, others=expression.others)
+    if decision.normalize == "log1p-cp10k":
+        logged = type(matrix)((matrix.data.copy(), matrix.indices, matrix.indptr), matrix.shape)
+        log_cp10k(logged)
+        return logged, f"log1p of counts per 10,000 ({decision.reason})"
+    return matrix, decision.reason
+
+
+def read_texts(source: Texts, allow_marks: Sequence[str] = ()) -> Mapping[str, str]:
+    """Return gene → text.
+
+    Parameters
+    ----------
+    source
+        A mapping, which is returned; ``"dataset:NAME"``; a table of gene and text (``.tsv``, ``.csv``, ``.txt``); else
+        a profile store or its Parquet.
+    allow_marks
+        Marks of screening that do not exclude a profile.
+
+    Raises
+    ------
+    BftembedError
+        For data that are not at hand or hold no texts, and files that cannot be read.
+    """
+    from bftembed.datasets import load
+    from bftembed.profiles.context import read_context
+    from bftembed.profiles.selection import select_profiles
+
+    if isinstance(source, Mapping):
+        return source
+    text = str(source)
+    if text.startswith("dataset:"):
+        found = load(text.removeprefix("dataset:"))
+        if not isinstance(found, dict) or not all(isinstance(t, str) for t in found.values()):
+            raise BftembedError(f"{text} is not a set of texts. Known ones: refseq-summaries, geneagent-descriptions.")
+        return found
+    if Path(text).suffix.lower() in (".tsv", ".csv", ".txt"):
+        return read_context(text)
+    return select_profiles(text, allow_marks=allow_marks).texts

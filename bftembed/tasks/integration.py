@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed import __version__
+from bftembed._version import __version__
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.machine import available_memory
 from bftembed.metrics import integration as scib

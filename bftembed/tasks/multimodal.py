@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed import __version__
+from bftembed._version import __version__
 from bftembed.errors import BftembedError
 from bftembed.metrics.checks import Undefined
 from bftembed.metrics.matching import (

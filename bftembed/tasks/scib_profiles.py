@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bftembed import __version__
+from bftembed._version import __version__
 from bftembed.errors import require
 from bftembed.metrics import integration as scib
 from bftembed.metrics.bras import bras

@@ -1,14 +1,14 @@
-"""The run record: what a report tells beside the numbers, as `run.json` in the folder of the results.
+"""Manifest of a run: what a report shows besides the scores, as `run.json` in the folder of the results.
 
-Any command may write one. The report needs none: without it, it shows the results table alone. The fields are
-documented on `RunRecord`; coordinates of a UMAP lie beside it as Parquet (columns x, y, label).
+Any command may write one. A report does without it. Coordinates of a UMAP lie in the same folder as Parquet (columns x,
+y, label).
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "run.json"
 
 
@@ -59,14 +59,6 @@ class ExampleProfile(_Part):
     finish_reason: str = ""
 
 
-class EmbeddingNote(_Part):
-    """What an embedding of the results is: made from profiles, a floor to beat, or a reference to compare with."""
-
-    name: str
-    kind: Literal["profile", "floor", "reference"]
-    description: str = ""
-
-
 class Umap(_Part):
     """A scatter plot: points from the Parquet file `path` beside the record, or inline in `x`, `y`, `label`."""
 
@@ -85,8 +77,8 @@ class Umap(_Part):
         return path
 
 
-class RunRecord(_Part):
-    """All that a report shows beside the results table. See the module's text for where it lies."""
+class Manifest(_Part):
+    """All that a report shows besides the scores."""
 
     schema_version: int = SCHEMA_VERSION
     title: str = ""
@@ -94,7 +86,6 @@ class RunRecord(_Part):
     steps: tuple[Step, ...] = ()
     coverage: tuple[Coverage, ...] = ()
     profiles: tuple[ExampleProfile, ...] = ()
-    embeddings: tuple[EmbeddingNote, ...] = ()
     umaps: tuple[Umap, ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
@@ -109,7 +100,7 @@ class RunRecord(_Part):
         return file
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> RunRecord:
+    def load(cls, path: str | os.PathLike[str]) -> Manifest:
         """Read a record from a folder or file.
 
         Raises
@@ -121,19 +112,21 @@ class RunRecord(_Part):
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
         except OSError as err:
-            raise BftembedError(f"Cannot read the run record {file}: {err.strerror}.") from err
+            raise BftembedError(f"Cannot read the manifest {file}: {err.strerror}.") from err
         except ValueError as err:
-            raise BftembedError(f"The run record {file} is not JSON ({err}). Write it again, or remove it.") from err
-        version = raw.get("schema_version", 1) if isinstance(raw, dict) else 1
+            raise BftembedError(f"The manifest {file} is not JSON ({err}). Write it again, or remove it.") from err
+        version = raw.get("schema_version", 1) if isinstance(raw, dict) else 2
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise BftembedError(f"{file} was written by a newer bftembed (schema {version}). Update bftembed.")
         try:
-            return cls.model_validate(raw)
+            if version == 1:
+                raw.pop("embeddings", None)  # the kind of an embedding is a column of the results now
+            return cls.model_validate(raw | {"schema_version": SCHEMA_VERSION} if isinstance(raw, dict) else raw)
         except ValidationError as err:
             first = err.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "the file"
             raise BftembedError(
-                f"The run record {file}: {field}: {first['msg']} ({err.error_count()} errors in all)."
+                f"The manifest {file}: {field}: {first['msg']} ({err.error_count()} errors in all)."
             ) from err
 
 
@@ -166,7 +159,7 @@ def read_points(umap: Umap, folder: Path) -> pd.DataFrame:
         try:
             frame = pd.read_parquet(folder / umap.path)[["x", "y", "label"]].astype({"x": float, "y": float})
         except FileNotFoundError as err:
-            raise BftembedError(f"{umap.path} is not in the folder of the run record.") from err
+            raise BftembedError(f"{umap.path} is not in the folder of the manifest.") from err
         except (OSError, ValueError, TypeError, KeyError) as err:  # pyarrow's errors are ValueErrors
             raise BftembedError(
                 f"{umap.path} is damaged, or lacks the columns x and y (numbers) and label ({err})."

@@ -1,18 +1,18 @@
-"""Reading cell embeddings and labels for a benchmark, of an AnnData or a h5ad; never the expression."""
+"""Cell embeddings and labels of an AnnData or a h5ad, and which of the cells can be scored."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bftembed.errors import BftembedError, UnknownNameError, examples, unknown_name
-from bftembed.tasks.usable import missing_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import anndata
     from numpy.typing import NDArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bftembed.cells.blocks import Compressed
 
 # A label column of numbers with more distinct values than this is a measurement, not a label.
-MOST_NUMERIC_LABELS = 100
+MAX_NUMERIC_LABELS = 100
 # The groups that anndata may read here. Sparse matrices are not among them: SciPy crashes on a damaged one.
 _READ_BY_ANNDATA = ("", "categorical", "dataframe", "nullable-boolean", "nullable-integer", "nullable-string-array")
 
@@ -228,7 +228,7 @@ def check_groups(column: NDArray[Any], label: str, where: str) -> set[Any]:
     if not present:
         raise BftembedError(f"{what} has no value for any of the {len(column)} cells. Choose another column.")
     numbers = [x for x in distinct if isinstance(x, (int, float, np.number)) and not isinstance(x, bool)]
-    if numbers and (len(numbers) > MOST_NUMERIC_LABELS or not all(float(x).is_integer() for x in numbers)):
+    if numbers and (len(numbers) > MAX_NUMERIC_LABELS or not all(float(x).is_integer() for x in numbers)):
         raise BftembedError(
             f"{what} is a number per cell ({examples(numbers, 3)}; {len(distinct)} distinct values), not a label. "
             "Choose a column of categories."
@@ -273,3 +273,96 @@ def _as_matrix(value: Any, key: str, n_cells: int, where: str) -> NDArray[Any]:
     if len(matrix) != n_cells:
         raise BftembedError(f"{what} has {len(matrix)} rows for {n_cells} cells.")
     return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class ValidCells:
+    """The cells that can be scored.
+
+    Attributes
+    ----------
+    mask
+        bool (n_cells,): cells with a label, and with a finite vector that is not zero in every shared embedding.
+    labels
+        Column → labels as text, (n_cells,); ``""`` where missing.
+    alone
+        Embeddings that leave too few cells: they are scored by themselves, or fail alone.
+    note
+        What is left out and why, ``""`` when nothing is.
+    """
+
+    mask: NDArray[np.bool_]
+    labels: dict[str, NDArray[Any]]
+    alone: dict[str, NDArray[np.bool_]]
+    note: str
+
+
+def valid_cells(
+    embeddings: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, Sequence[object] | NDArray[Any]],
+    fits: Callable[[NDArray[np.bool_]], bool] = lambda mask: bool(mask.any()),
+) -> ValidCells:
+    """Find the cells on which all embeddings can be compared.
+
+    Parameters
+    ----------
+    embeddings
+        Name → (n_cells, d) numbers.
+    columns
+        Name → (n_cells,) labels; None, NaN, ``""`` and ``"nan"`` are missing.
+    fits
+        Whether the cells of a mask suffice for a score. An embedding whose own cells do not is compared with none.
+
+    Raises
+    ------
+    BftembedError
+        When an embedding is not a numeric matrix with a row per cell, or the columns differ in length.
+    """
+    n_cells = len(next(iter(columns.values())))
+    present = {name: np.array([not missing_label(x) for x in column], dtype=bool) for name, column in columns.items()}
+    if any(len(has) != n_cells for has in present.values()):
+        raise BftembedError(f"Columns of labels differ in length: { {k: len(v) for k, v in present.items()} }.")
+    labeled = np.logical_and.reduce(list(present.values()))
+    reasons = [f"{int((~has).sum())} without a {name}" for name, has in present.items() if not has.all()]
+    mask, alone = labeled.copy(), {}
+    for name, values in embeddings.items():
+        matrix = as_matrix(name, values, n_cells)
+        own = labeled & has_vector(matrix)
+        if not fits(own):
+            alone[name] = own
+            continue
+        mask &= own
+        broken, zero = ~np.isfinite(matrix).all(axis=1), ~matrix.any(axis=1)
+        for lost, word in ((labeled & broken, "NaN or infinite"), (labeled & zero & ~broken, "all-zero")):
+            reasons += [f"{int(lost.sum())} {word} in {name}"] if lost.any() else []
+    note = "" if mask.all() else f"{int((~mask).sum())} cells left out: {', '.join(reasons)}"
+    texts = {
+        name: np.array([str(x) if has else "" for x, has in zip(column, present[name], strict=True)])
+        for name, column in columns.items()
+    }
+    return ValidCells(mask, texts, alone, note)
+
+
+def has_vector(matrix: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows of an embedding are finite and not zero, bool (n_cells,)."""
+    return np.asarray(np.isfinite(matrix).all(axis=1) & matrix.any(axis=1))
+
+
+def as_matrix(name: str, values: NDArray[Any], n_cells: int) -> NDArray[Any]:
+    """Return an embedding as an array; raise for what is not a numeric matrix with a row per cell."""
+    matrix = np.asarray(values)
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiub" or len(matrix) != n_cells:
+        raise BftembedError(
+            f"The embedding {name!r} must be numeric of shape ({n_cells}, d), got {matrix.dtype} {matrix.shape}."
+        )
+    return matrix
+
+
+def missing_label(label: object) -> bool:
+    """Return whether a label is missing: None, NaN, pandas.NA, an empty text, or "nan" as text."""
+    if label is None or isinstance(label, str):
+        return label is None or label.strip().lower() in ("", "nan")
+    try:
+        return bool(label != label)
+    except TypeError:  # pandas.NA has no truth value
+        return True

@@ -1,0 +1,172 @@
+"""Conversion of results of schema 1, in which kinds, intervals and comparisons were written into names and notes."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bftembed.tasks.base import Result
+
+COLUMNS = (
+    *("run", "embedding", "task", "protocol", "metric", "split", "seed"),
+    *("value", "n_used", "n_missing", "note"),
+)
+_LOW, _HIGH = "ci95-low", "ci95-high"
+_PERMUTED = "permuted-labels"
+_ENDINGS = {", label words masked": "label-masked", ", without texts that state the label": "label-removed"}
+_MEANS = ("control mean", "perturbed mean", "mean of the perturbation")
+_OTHERS = {
+    "random": "random",
+    "shuffled": "shuffled",
+    "perturbed_mean": "perturbed mean",
+    "perturbation_mean": "mean of the perturbation",
+}
+_CHANCE = re.compile(r"(?:^|; )chance ([-+.\de]+)(?:;|$)")
+
+
+def convert(frame: pd.DataFrame) -> list[Result]:
+    """Return the rows of a table of schema 1 as rows of schema 2; see `bftembed.tasks.base`.
+
+    Parameters
+    ----------
+    frame
+        Columns `COLUMNS`.
+    """
+    import pandas as pd
+
+    from bftembed.tasks.base import Result, over_seeds
+
+    filled = frame.fillna({"note": "", "n_used": 0, "n_missing": 0})
+    scores: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in filled.to_dict("records"):
+        row = record | {"seed": None if pd.isna(record["seed"]) else int(record["seed"])}
+        row["value"] = math.nan if pd.isna(row["value"]) else float(row["value"])
+        kind, subject, protocol = _kind(row)
+        metric, reference = _metric(row)
+        key = (row["run"], subject, kind, row["task"], protocol, metric, reference)
+        scores.setdefault(key, []).append(row)
+    results: list[Result] = []
+    chances: dict[tuple[str, ...], tuple[int, float]] = {}
+    for (run, subject, kind, task, protocol, metric, reference), rows in scores.items():
+        if reference:
+            continue
+        base: dict[str, Any] = {"run": run, "subject": subject, "kind": kind, "task": task, "protocol": protocol, "metric": metric}
+        ends = {end: [r["value"] for r in rows if r["split"] == end] for end in (_LOW, _HIGH)}
+        low, high = (sum(v) / len(v) if v else math.nan for v in ends.values())
+        found = []
+        for r in rows:
+            if r["split"] in ends:
+                continue
+            reason = _reason(r["note"]) if math.isnan(r["value"]) else ""
+            counts: dict[str, Any] = {"n": int(r["n_used"]), "n_missing": int(r["n_missing"])}
+            found.append(
+                Result(
+                    **base, split=r["split"], seed=r["seed"], value=r["value"], reason=reason, note=r["note"], **counts
+                )
+            )
+            if (level := _CHANCE.search(r["note"])) and task == "matching":
+                place = (run, task, protocol, metric)
+                chances[place] = max(chances.get(place, (0, 0.0)), (counts["n"], float(level[1])))
+        whole = [r for r in found if r.split == "all" and r.seed is None]
+        details = [r for r in found if r not in whole]
+        seeded = [r for r in details if r.split == "all" or r.split.startswith("fold")]
+        if not whole and not seeded:
+            results += details  # parts without a whole, such as the share of each label
+            continue
+        summary = whole[0] if whole else over_seeds(seeded)
+        if not math.isnan(low):
+            summary = _replaced(summary, low=low, high=high)
+        results += details
+        compared = [(name, of) for (*k, name), of in scores.items() if name and tuple(k) == tuple(base.values())]
+        if not compared:
+            results.append(summary)
+            continue
+        if task == "perturbation":
+            results.append(summary)
+        for name, of in compared:
+            at = {r["split"]: r["value"] for r in of}
+            difference = {
+                "difference": at.get("all", math.nan),
+                "difference_low": at.get(_LOW, math.nan),
+                "difference_high": at.get(_HIGH, math.nan),
+            }
+            results.append(_replaced(summary, reference=_OTHERS.get(name, _best(of, frame)), **difference))
+    for (run, task, protocol, metric), (n, value) in chances.items():
+        results.append(Result(run, "chance", task, protocol, metric, kind="chance", value=value, n=n))
+    return results
+
+
+def _replaced(row: Result, **values: Any) -> Result:
+    import dataclasses
+
+    return dataclasses.replace(row, **values)
+
+
+def _kind(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return kind, subject and protocol."""
+    name, protocol = row["embedding"], row["protocol"]
+    if protocol == _PERMUTED:
+        return "chance", name, "standard"
+    if protocol.endswith(f"/{_PERMUTED}"):
+        return "chance", name, protocol.removesuffix(f"/{_PERMUTED}")
+    if row["task"] == "perturbation":
+        return (*_predictor(name), protocol)
+    if name.startswith("baseline: "):
+        plain = name.removeprefix("baseline: ")
+        kinds = {"random": "random", "shuffled": "shuffled", "tfidf": "baseline"}
+        return kinds.get(plain.split(" ")[0], "reference"), plain, protocol
+    if name.startswith("ceiling: "):
+        return "upper-bound", name.removeprefix("ceiling: "), protocol
+    if name.startswith("floor: permuted labels of "):
+        return "chance", name.removeprefix("floor: permuted labels of "), protocol
+    if name.startswith("floor: "):
+        plain = name.removeprefix("floor: ")
+        return "random" if plain.startswith("random") else "baseline", plain, protocol
+    for ending, kind in _ENDINGS.items():
+        if name.endswith(ending):
+            return kind, name.removesuffix(ending), protocol
+    return "subject", name, protocol
+
+
+def _predictor(name: str) -> tuple[str, str]:
+    if name == "chance":
+        return "chance", name
+    if name in _MEANS:
+        return "baseline", name
+    if not name.startswith("bilinear: P = "):
+        return "reference", name
+    plain = name.removeprefix("bilinear: P = ")
+    if plain in ("identity", "training PCA"):
+        return "reference", plain
+    if found := re.fullmatch(r"random \((.*)'s shape\)", plain):
+        return "random", found[1]
+    if plain.endswith(", shuffled"):
+        return "shuffled", plain.removesuffix(", shuffled")
+    return "subject", plain
+
+
+def _metric(row: dict[str, Any]) -> tuple[str, str]:
+    """Return metric and what it is compared with, ``"best"`` for the best baseline, ``""`` for nothing."""
+    metric = row["metric"]
+    if metric.endswith("_above_floor"):
+        return metric.removesuffix("_above_floor"), "best"
+    base, minus, other = metric.partition("_minus_")
+    return (base, other) if minus and row["task"] == "perturbation" else (metric, "")
+
+
+def _best(rows: list[dict[str, Any]], frame: pd.DataFrame) -> str:
+    """Return the best baseline that a note names; one name may be the beginning of another."""
+    told = next((r["note"].removeprefix("best floor: ") for r in rows if r["note"].startswith("best floor: ")), "")
+    names = {n.removeprefix("floor: ") for n in frame["embedding"] if n.startswith("floor: ")}
+    told = told.removeprefix("floor: ")
+    return max((n for n in names if told.startswith(n)), key=len, default=told.split(";")[0])
+
+
+def _reason(note: str) -> str:
+    if note.startswith("undefined: "):
+        return "undefined"
+    return "no-vectors" if note.startswith("none of the task's genes") else "error"

@@ -1,0 +1,535 @@
+"""Tasks and the long table of their results: one row type, one Parquet file, append, read, merge."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bftembed.errors import BftembedError, examples
+from bftembed.io import atomic_path, exclusive_lock
+from bftembed.report.table import BASELINE_KINDS, KINDS, Cell, Column, Row, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pandas as pd
+
+SCHEMA_VERSION = 2
+_VERSION_KEY = b"bftembed.results.schema"
+KEY = ("run", "subject", "kind", "task", "protocol", "metric", "split", "seed", "reference")
+SORT = ("run", "task", "protocol", "kind", "subject", "metric", "split", "seed", "reference")
+#: Why a value is missing.
+REASONS = (
+    "undefined",  # the metric is not defined on these data
+    "too-few",  # fewer items than the method needs
+    "no-vectors",  # no item that has a label has a vector
+    "unavailable",  # a program, package or file that it needs is not there
+    "error",  # the computation failed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of the results table.
+
+    Attributes
+    ----------
+    run
+        Data and settings, for example the name of the h5ad and the label column.
+    subject
+        What was scored: an embedding, a model, a baseline.
+    task, protocol, metric
+        The task, its rules, and the score.
+    split
+        Part of the data, ``"all"`` where there are no parts.
+    seed
+        Seed of the row. None for the score over all seeds and folds, which tables show; there is one for each key.
+    kind
+        One of `bftembed.report.table.KINDS`.
+    value, low, high
+        The score and the ends of its 95 % interval. NaN: none.
+    n, n_missing
+        Number of items that were scored and that were left out.
+    reference, difference, difference_low, difference_high
+        Paired comparison: `value` minus that of the subject `reference`, and the ends of its 95 % interval.
+    reason
+        Why there is no value, one of `REASONS`; ``""`` where there is one.
+    note
+        Free text for readers; nothing parses it.
+
+    Raises
+    ------
+    ValueError
+        For an infinite value, NaN without a reason, or an unknown kind or reason.
+    """
+
+    run: str
+    subject: str
+    task: str
+    protocol: str
+    metric: str
+    split: str = "all"
+    seed: int | None = None
+    kind: str = "subject"
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    n_missing: int = 0
+    reference: str = ""
+    difference: float = math.nan
+    difference_low: float = math.nan
+    difference_high: float = math.nan
+    reason: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        where = f"{self.subject!r}, {self.metric!r}"
+        if math.isinf(self.value):
+            raise ValueError(f"The value of {where} is infinite: record NaN with a reason.")
+        if math.isnan(self.value) and self.reason not in REASONS:
+            raise ValueError(f"The value of {where} is NaN; its reason must be one of {REASONS}, not {self.reason!r}.")
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is not a kind of row ({', '.join(KINDS)}).")
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Result))
+_FLOATS = ("value", "low", "high", "difference", "difference_low", "difference_high")
+
+
+def over_seeds(rows: Iterable[Result], low: float = math.nan, high: float = math.nan) -> Result:
+    """Return the row over all seeds of rows that differ by the seed: the mean of their values.
+
+    Parameters
+    ----------
+    rows
+        Rows of one subject and metric; those without a value are left out of the mean.
+    low, high
+        Ends of its interval; NaN: Student's t interval of the seeds, where there are two.
+    """
+    from bftembed.metrics.intervals import t_interval
+
+    found = list(rows)
+    values = [r.value for r in found if not math.isnan(r.value)]
+    if math.isnan(low):
+        low, high = t_interval(values)
+    shared = [n for n in dict.fromkeys(r.note for r in found) if n and all(n == r.note for r in found)]
+    lost = f"{len(found) - len(values)} of {len(found)} seeds without a value" if 0 < len(values) < len(found) else ""
+    return dataclasses.replace(
+        found[0],
+        seed=None,
+        split="all",
+        value=sum(values) / len(values) if values else math.nan,
+        low=low,
+        high=high,
+        n=max(r.n for r in found),
+        n_missing=max(r.n_missing for r in found),
+        reason="" if values else found[0].reason,
+        note="; ".join(filter(None, [*shared, lost])) if values else found[0].note,
+    )
+
+
+def with_summaries(results: Iterable[Result]) -> list[Result]:
+    """Return the rows, and for each score that has rows of seeds alone that over all seeds (see `over_seeds`)."""
+    found = list(results)
+
+    def key(row: Result) -> tuple[Any, ...]:
+        return tuple(getattr(row, k) for k in KEY if k not in ("seed", "reference"))
+
+    summarized = {key(r) for r in found if r.seed is None}
+    of_seeds: dict[tuple[Any, ...], list[Result]] = {}
+    for row in found:
+        if row.seed is not None and row.split == "all" and key(row) not in summarized:
+            of_seeds.setdefault(key(row), []).append(row)
+    return found + [over_seeds(rows) for rows in of_seeds.values()]
+
+
+def to_frame(results: Iterable[Result]) -> pd.DataFrame:
+    """Return the rows, completed by `with_summaries`, in the columns, dtypes and order of the file.
+
+    Raises
+    ------
+    BftembedError
+        When one key occurs with two values.
+    """
+    import pandas as pd
+
+    rows = [dataclasses.astuple(r) for r in with_summaries(results)]
+    return ordered(pd.DataFrame(rows, columns=list(COLUMNS)), "the results")
+
+
+def write_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write the table as Parquet, atomically; equal tables give equal bytes.
+
+    Raises
+    ------
+    BftembedError
+        When columns are missing, one key occurs with two values, or the file cannot be written.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame = ordered(results, "the results") if isinstance(results, pd.DataFrame) else to_frame(results)
+    schema = _schema()
+    # NaN is a value here, null is not: so no from_pandas conversion of the scores.
+    arrays = [pa.array(frame[f.name].to_numpy() if f.name in _FLOATS else frame[f.name], f.type) for f in schema]
+    table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()}))
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def append_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Add rows to the file `path` (made when missing) and return the whole table.
+
+    Raises
+    ------
+    BftembedError
+        When a row contradicts one in the file, another process is appending, or as `read_results` and `write_results`.
+    """
+    import pandas as pd
+
+    file = Path(path)
+    with exclusive_lock(file.with_name(f".{file.name}.lock"), holder=str(file)):
+        new = results if isinstance(results, pd.DataFrame) else to_frame(results)
+        parts = [read_results([file]), new] if file.exists() else [new]
+        merged = ordered(pd.concat(parts, ignore_index=True), f"{file} and the new rows")
+        write_results(merged, file)
+    return merged
+
+
+def read_results(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
+    """Read one results file or merge several; files of schema 1 are converted.
+
+    Parameters
+    ----------
+    paths
+        One path or several. A row that occurs several times with the same content is kept once.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns in the order of the file, ``seed`` as nullable Int64, rows sorted by key.
+
+    Raises
+    ------
+    BftembedError
+        For no path, a missing, damaged or foreign file, missing columns, a newer schema, or one key with two values.
+    """
+    import pandas as pd
+
+    files = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(p) for p in paths]
+    if not files:
+        raise BftembedError("No results file was given.")
+    return ordered(pd.concat([_read_one(f) for f in files], ignore_index=True), ", ".join(map(str, files)))
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    types = {"seed": pa.int64(), "n": pa.int64(), "n_missing": pa.int64()} | dict.fromkeys(_FLOATS, pa.float64())
+    return pa.schema([pa.field(c, types.get(c, pa.string())) for c in COLUMNS])
+
+
+def _read_one(file: Path) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from bftembed.tasks import _schema1
+
+    if not file.is_file():
+        raise BftembedError(f"No such results file: {file}. Write one with `bftembed bench … --out {file.name}`.")
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as err:
+        raise BftembedError(
+            f"{file} is not a complete Parquet file ({str(err).splitlines()[0]}). Run its benchmark again."
+        ) from err
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode(errors="replace")
+    if not version:  # of another writer, or without its metadata
+        version = "1" if "embedding" in table.column_names else str(SCHEMA_VERSION)
+    if not version.isdigit() or int(version) > SCHEMA_VERSION:
+        raise BftembedError(
+            f"{file} has results schema {version}; this bftembed reads up to {SCHEMA_VERSION}. Update bftembed."
+        )
+    columns = _schema1.COLUMNS if version == "1" else COLUMNS
+    missing = [c for c in columns if c not in table.column_names]
+    if missing:
+        raise BftembedError(f"{file} is not a results table: columns {examples(missing, len(columns))} are missing.")
+    if version == "1":
+        return to_frame(_schema1.convert(table.to_pandas(integer_object_nulls=True)))
+    try:
+        frame = table.select(list(COLUMNS)).cast(_schema()).to_pandas(integer_object_nulls=True)
+    except (pa.ArrowException, ValueError) as err:
+        raise BftembedError(f"{file}: a column has the wrong type ({str(err).splitlines()[0]}).") from err
+    # Other writers (pandas) store NaN as null.
+    return frame.fillna({"note": "", "reason": "", "reference": "", "n": 0, "n_missing": 0})
+
+
+def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return a results table with typed columns, rows sorted by key and repeats dropped.
+
+    Parameters
+    ----------
+    frame
+        Rows of one or several tables.
+    where
+        Where they come from, for messages.
+
+    Raises
+    ------
+    BftembedError
+        For missing columns, or one key with two values.
+    """
+    missing = [c for c in COLUMNS if c not in frame.columns]
+    if missing:
+        raise BftembedError(f"{where}: columns {examples(missing, len(COLUMNS))} are missing from the results table.")
+    types = dict.fromkeys(COLUMNS, "object") | dict.fromkeys(_FLOATS, "float64")
+    table = frame[list(COLUMNS)].astype(types | {"seed": "Int64", "n": "int64", "n_missing": "int64"})
+    table = table.drop_duplicates().sort_values(list(SORT), kind="stable", na_position="first", ignore_index=True)
+    twice = table.duplicated(list(KEY), keep=False)
+    if twice.any():
+        first = table[twice].iloc[:2]
+        name = ", ".join(f"{k}={first.iloc[0][k]}" for k in KEY)
+        values = f"{first.iloc[0]['value']} and {first.iloc[1]['value']}"
+        raise BftembedError(
+            f"{where}: the row ({name}) occurs with different content: value {values}. Give the runs different names "
+            "(--run), or leave one file out."
+        )
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """The card of a benchmark task.
+
+    Attributes
+    ----------
+    name
+        As in the column ``task`` of the results.
+    kind
+        What is embedded: ``"cells"``, ``"genes"`` or ``"pairs"``.
+    source
+        Where the data come from.
+    license
+        License of the data.
+    split_rule
+        How the data are divided for fitting and scoring.
+    main_metric
+        The metric by which tables are sorted.
+    direction
+        ``"higher"`` or ``"lower"``: which value of it is better.
+    version
+        Raised whenever equal input may give another value.
+    """
+
+    name: str
+    kind: str
+    source: str
+    license: str
+    split_rule: str
+    main_metric: str
+    direction: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of a task, as a column of its table.
+
+    Attributes
+    ----------
+    name
+        As in the column ``metric`` of the results.
+    title, group, better, limits
+        As in `bftembed.report.table.Column`.
+    concludes
+        Whether conclusions are drawn from it: not from a score that the labels help to choose, nor from an aggregate
+        that others decide.
+    """
+
+    name: str
+    title: str
+    group: str = ""
+    better: Literal["higher", "lower", ""] = "higher"
+    limits: tuple[float, float] | None = (0.0, 1.0)
+    concludes: bool = True
+
+    def column(self) -> Column:
+        """Return the column of this metric."""
+        return Column(self.name, self.title, self.group, self.better, limits=self.limits)
+
+
+#: Task → function from its rows of the results to tables; gene tasks share one.
+TABLES: dict[str, str] = {
+    "clustering": "bftembed.tasks.cells.clustering:tables",
+    "integration": "bftembed.tasks.cells.integration:tables",
+    "matching": "bftembed.tasks.multimodal:tables",
+    "perturbation": "bftembed.tasks.perturbation:tables",
+}
+_OF_GENES = "bftembed.tasks.genes:tables"
+_GENE_PROTOCOLS = ("strict/", "genept/")
+
+
+def tables_of(frame: pd.DataFrame) -> dict[str, list[Table]]:
+    """Return the tables of results of any mix of tasks: heading → tables, in the order of `TABLES`.
+
+    Parameters
+    ----------
+    frame
+        Results, as from `read_results`.
+    """
+    sections: dict[str, list[Table]] = {}
+    order = [*TABLES, *sorted(set(frame["task"]) - set(TABLES))]
+    of_genes = frame["task"].isin(gene_tasks(frame))
+    for task in order:
+        rows = frame[(frame["task"] == task) & ~of_genes]
+        if len(rows):
+            make = _load(TABLES[task]) if task in TABLES else generic_tables
+            sections[task.capitalize()] = make(rows)
+    if of_genes.any():
+        sections["Genes"] = _load(_OF_GENES)(frame[of_genes])
+    return sections
+
+
+def gene_tasks(frame: pd.DataFrame) -> set[str]:
+    """Return the tasks of a results table that are gene-level tasks, by their protocols."""
+    known = frame["protocol"].map(lambda p: f"{p}/".startswith(_GENE_PROTOCOLS)) & ~frame["task"].isin(list(TABLES))
+    return set(frame.loc[known.astype(bool), "task"])
+
+
+def _load(name: str) -> Callable[[pd.DataFrame], list[Table]]:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def generic_tables(frame: pd.DataFrame) -> list[Table]:
+    """Return a table per run, task and protocol of a task that is not known here, a column per metric."""
+    found = []
+    for (run, task, protocol), rows in frame.groupby(["run", "task", "protocol"], sort=False):
+        metrics = [Metric(m, m, limits=None, concludes=False) for m in dict.fromkeys(rows["metric"])]
+        found.append(score_table(rows, metrics, title=f"{task} · {protocol} · {run}"))
+    return found
+
+
+def score_table(
+    frame: pd.DataFrame,
+    metrics: Sequence[Metric],
+    *,
+    title: str,
+    sort_by: str = "",
+    names: Callable[[Any], str] | None = None,
+    footnotes: Sequence[str] = (),
+) -> Table:
+    """Return the table of the scores of one run under one protocol: a row per subject, a column per metric.
+
+    Parameters
+    ----------
+    frame
+        Rows of the results of one run, task and protocol. The scores over all seeds and parts are shown.
+    metrics
+        Columns, in this order; those that do not occur are left out.
+    title
+        Title of the table; the number of items is added.
+    sort_by
+        Metric by which rows of one kind are sorted, the best first; default the first.
+    names
+        Row of the results → name of the row of the table; default the subject.
+    footnotes
+        Shown first; reasons of missing values, and how many items were left out, follow.
+
+    Returns
+    -------
+    Table
+        Rows in the order of `KINDS`; those of kind ``chance`` are one row with their range.
+    """
+    scores = frame[(frame["split"] == "all") & frame["seed"].isna()]
+    scores = scores.drop_duplicates(["kind", "subject", "metric"])  # one value, compared with several references
+    present = [m for m in metrics if (scores["metric"] == m.name).any()]
+    records = scores.to_dict("records")
+    by_row: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in records:
+        name = names(record) if names else record["subject"]
+        by_row.setdefault((record["kind"], "" if record["kind"] == "chance" else name), {}).setdefault(
+            record["metric"], []
+        ).append(record)
+    main = next((m for m in present if m.name == (sort_by or present[0].name)), None)
+    rows = []
+    for (kind, name), cells in by_row.items():
+        notes = [r["note"] for found in cells.values() for r in found if r["note"] and not r["reason"]]
+        common = [n for n in dict.fromkeys(notes) if notes.count(n) > len(cells) / 2] if kind != "subject" else []
+        made = {m.name: _cell(cells[m.name]) for m in present if m.name in cells}
+        rows.append(Row(name or "chance", made, kind, "; ".join(common[:1]) if kind != "chance" else ""))
+
+    def place(row: Row) -> tuple[Any, ...]:
+        value = row.cells[main.name].value if main and main.name in row.cells else math.nan
+        sign = 1 if main and main.better == "lower" else -1
+        base = KINDS.index(row.kind)
+        return base, math.isnan(value), sign * value if value == value else 0.0, row.name
+
+    rows.sort(key=place)
+    used = sorted({r["n"] for r in records if r["kind"] != "chance" and not math.isnan(r["value"])})
+    count = f" · n = {used[-1]:,}" if len(used) == 1 else f" · n = {used[0]:,} to {used[-1]:,}" if used else ""
+    table = Table(f"{title}{count}", tuple(m.column() for m in present), tuple(rows))
+    return dataclasses.replace(
+        table,
+        conclusions=tuple(conclusions(table, [m.name for m in present if m.concludes])),
+        footnotes=(*footnotes, *_left_out(records), *_missing(records, present)),
+    )
+
+
+def _cell(records: list[dict[str, Any]]) -> Cell:
+    values = [r["value"] for r in records if not math.isnan(r["value"])]
+    if len(records) == 1 or not values:
+        r = records[0]
+        return Cell(r["value"], r["low"], r["high"], r["reason"] if math.isnan(r["value"]) else "")
+    return Cell(sum(values) / len(values), min(values), max(values))
+
+
+def conclusions(table: Table, metrics: Sequence[str]) -> list[str]:
+    """Return one sentence: on which metrics a subject exceeds every baseline, by intervals that do not overlap."""
+    columns = [c for c in table.columns if c.key in metrics]
+    subjects = [r for r in table.rows if r.kind == "subject"]
+    baselines = [r for r in table.rows if r.kind in BASELINE_KINDS]
+    if not subjects or not baselines or not columns:
+        return []
+    exceeded = []
+    for column in columns:
+        sign = -1 if column.better == "lower" else 1
+        ends = [(sign * c.low, sign * c.high) for r in baselines if (c := r.cells.get(column.key))]
+        highest = [math.inf if math.isnan(high) else max(low, high) for low, high in ends]
+        for row in subjects:
+            cell = row.cells.get(column.key)
+            if cell and highest and min(sign * cell.low, sign * cell.high) > max(highest):
+                exceeded.append(f"{row.name} on {f'{column.group} {column.title}'.strip()}")
+    if not exceeded:
+        return ["No subject differs from every baseline (95 % intervals overlap on every metric)."]
+    return [f"Above every baseline, by 95 % intervals that do not overlap: {', '.join(exceeded)}."]
+
+
+def _left_out(records: list[dict[str, Any]]) -> list[str]:
+    counts: dict[int, list[str]] = {}
+    for r in records:
+        if r["n_missing"] and not r["reason"] and r["kind"] != "chance":
+            counts.setdefault(r["n_missing"], []).append(r["subject"])
+    if len(counts) == 1:
+        return [f"{n:,} items left out of all rows." for n in counts]
+    return [f"{n:,} items left out of {examples(dict.fromkeys(names))}." for n, names in counts.items()]
+
+
+def _missing(records: list[dict[str, Any]], metrics: Sequence[Metric]) -> list[str]:
+    """Return why values are missing, subjects and metrics of one reason together."""
+    title = {m.name: f"{m.group} {m.title}".strip() for m in metrics}
+    why: dict[tuple[str, str], dict[str, None]] = {}
+    for r in records:
+        if r["reason"]:
+            why.setdefault((r["note"], r["subject"]), {})[title.get(r["metric"], r["metric"])] = None
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (note, subject), names in why.items():
+        alike.setdefault((", ".join(names), note), []).append(subject)
+    return [f"No value of {names} for {examples(subjects)}: {note}." for (names, note), subjects in alike.items()]

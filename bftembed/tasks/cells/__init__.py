@@ -1,0 +1,1 @@
+"""Benchmarks of cell embeddings: clustering and integration."""
