@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from bftembed.config.demo import DemoConfig
+from bftembed.config.base import yaml_keys
+from bftembed.config.run import OWN_OPTIONS, RunConfig
 from bftembed.config.tune import TuneConfig
-from bftembed.config.yaml_keys import yaml_keys
+from bftembed.config.verbs import VERBS, check_options, load_verb
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import write_text
 
 if TYPE_CHECKING:
     import os
 
-    from bftembed.config.strict import Strict
+    from bftembed.config.base import Strict
 
 _MAX_BYTES = 1_000_000
 
-RECIPES: dict[str, type[Strict]] = {"demo": DemoConfig, "tune": TuneConfig}
+RECIPES: dict[str, type[Strict]] = {"run": RunConfig, "tune": TuneConfig}
 
 
 def load_config(path: str | os.PathLike[str]) -> Any:
@@ -31,13 +32,13 @@ def load_config(path: str | os.PathLike[str]) -> Any:
     Parameters
     ----------
     path
-        The file. Its key ``recipe`` says which model it is checked against. With ``extends: other.yaml`` (a path
-        relative to the file) it needs only the keys that differ from that file.
+        The file. Its key ``recipe`` is ``run``, ``tune`` or the name of a command in `VERBS`. With ``extends:
+        other.yaml`` (a path relative to the file) it needs only the keys that differ from that file.
 
     Returns
     -------
-    DemoConfig or TuneConfig
-        Defaults filled in.
+    RunConfig, TuneConfig or dict
+        Defaults filled in; of a single verb its recipe and options.
 
     Raises
     ------
@@ -47,10 +48,34 @@ def load_config(path: str | os.PathLike[str]) -> Any:
         For an unknown key, with "did you mean".
     """
     values = _read(Path(path), ())
-    recipe = values.get("recipe", "demo")
-    if not isinstance(recipe, str) or recipe not in RECIPES:
-        raise unknown_name("recipe", str(recipe)[:80], RECIPES, where=str(path))
-    return check_config(RECIPES[recipe], values, where=str(path))
+    recipe = values.get("recipe")
+    if not isinstance(recipe, str) or recipe not in (*RECIPES, *VERBS):
+        raise unknown_name("recipe", str(recipe)[:80], [*RECIPES, *VERBS], where=str(path))
+    if recipe in VERBS:
+        check_options(load_verb(recipe), {k: v for k, v in values.items() if k != "recipe"}, where=str(path))
+        return values
+    config = check_config(RECIPES[recipe], values, where=str(path))
+    if isinstance(config, RunConfig):
+        check_parts(config, where=str(path))
+    return config
+
+
+def check_parts(config: RunConfig, *, where: str) -> None:
+    """Raise for options of aggregations and benchmarks that their verbs do not have."""
+    for i, aggregation in enumerate(config.aggregations):
+        check_options(
+            load_verb("cells embed"),
+            config.options_of(aggregation),
+            where=f"{where}: aggregations.{i}",
+            given=OWN_OPTIONS["aggregation"],
+        )
+    for i, benchmark in enumerate(config.benchmarks):
+        check_options(
+            load_verb(f"bench {benchmark.task}"),
+            config.options_of(benchmark),
+            where=f"{where}: benchmarks.{i}",
+            given=OWN_OPTIONS[benchmark.task],
+        )
 
 
 def _read(file: Path, through: tuple[Path, ...]) -> dict[str, Any]:
@@ -65,7 +90,7 @@ def _read(file: Path, through: tuple[Path, ...]) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
         raise BftembedError(f"{file} cannot be read as UTF-8 text ({err}).") from err
-    values = yaml_keys(text, where=str(file), expected="lines such as 'recipe: demo'")
+    values = yaml_keys(text, where=str(file), expected="lines such as 'recipe: run'")
     other = values.pop("extends", None)
     if other is None:
         return values

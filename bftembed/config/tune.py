@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from bftembed.config.strict import Strict
+from bftembed.config.base import Strict
 
 
 class ObjectiveConfig(Strict):

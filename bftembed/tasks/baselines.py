@@ -39,14 +39,14 @@ Texts = str | os.PathLike[str] | Mapping[str, str]
 #: Baseline → its kind in the results (`bftembed.report.table.KINDS`).
 KIND_OF = {
     **dict.fromkeys(("pca", "harmony", "bbknn", "scvi", "ncbi"), "reference"),
-    **{"random": "random", "shuffled": "shuffled", "tfidf": "baseline"},
+    **{"random": "random", "shuffled": "shuffled", "tfidf": "baseline", "symbol": "baseline"},
 }
 #: Made of the principal components of the expression; the last two correct batches.
 OF_COMPONENTS = ("pca", "harmony", "bbknn")
 #: Gene vectors, aggregated as the scored embedding was; of the first two there may be several draws: ``random:5``.
-OF_GENES = ("random", "shuffled", "tfidf", "ncbi")
+OF_GENES = ("random", "shuffled", "tfidf", "symbol", "ncbi")
 DRAWN = ("random", "shuffled")
-#: The encoder of the baseline ``ncbi``, and the summaries that GenePT encoded.
+#: The encoder of the baselines ``ncbi`` and ``symbol``, and the summaries that GenePT encoded.
 ENCODER, NCBI = "builtin:all-minilm-l6-v2", "dataset:refseq-summaries"
 #: Dimensions of random gene vectors where no embedding states its own.
 N_RANDOM_DIMENSIONS = 384
@@ -457,7 +457,7 @@ class CellBaselines:
         genes: GeneEmbeddings | str | os.PathLike[str] | None = None,
         encoder: str = ENCODER,
     ) -> list[Baseline]:
-        """Return random, shuffled, TF-IDF and NCBI gene vectors, those that were named, aggregated to cells.
+        """Return random, shuffled, TF-IDF, symbol and NCBI gene vectors, those that were named, aggregated to cells.
 
         Parameters
         ----------
@@ -465,11 +465,11 @@ class CellBaselines:
             Embeddings that are scored. The first with a provenance, ``.uns["bftembed"][KEY]``, decides how gene vectors
             are aggregated, and over which matrix; without one the defaults of `embed_cells` hold.
         texts
-            For ``tfidf``; where they are given, ``random`` has vectors for the same genes only.
+            For ``tfidf``; where they are given, ``random`` and ``symbol`` have vectors for the same genes only.
         genes
             For ``shuffled``, gene embeddings or their file.
         encoder
-            For ``ncbi``: encoder of RefSeq's summaries, as GenePT's.
+            Encoder of RefSeq's summaries (``ncbi``), as GenePT's, and of gene symbols (``symbol``).
 
         Raises
         ------
@@ -511,6 +511,8 @@ class CellBaselines:
                     vectors, note = shuffled_vectors(GeneEmbeddings.of(genes), draw), "vectors of other genes"
                 elif name == "tfidf":
                     vectors, note = embed_genes(dict(texts or {}), "tfidf"), "TF-IDF of the texts"
+                elif name == "symbol":
+                    vectors, note = embed_genes({s: s for s in symbols}, encoder), f"symbols by {encoder}"
                 else:
                     vectors, note = _ncbi(encoder), f"RefSeq summaries by {encoder}"
                 of_cells, report = vectors_of(expression, vectors, how)
@@ -535,7 +537,7 @@ def _symbols(genes: Sequence[str]) -> list[str]:
 def _like(data: Any, keys: Sequence[str]) -> tuple[Aggregation, dict[str, Any], int] | None:
     """Return how the first of the embeddings with a provenance was made: aggregation, matrix, dimensions of genes."""
     for key in keys:
-        told = _provenance(data, key)
+        told = provenance_of(data, key)
         if told:
             break
     else:
@@ -559,7 +561,7 @@ def _like(data: Any, keys: Sequence[str]) -> tuple[Aggregation, dict[str, Any], 
     return how, choice, dim
 
 
-def _provenance(data: Any, key: str) -> dict[str, Any]:
+def provenance_of(data: Any, key: str) -> dict[str, Any]:
     """Return the single values of ``.uns["bftembed"][key]``, or nothing."""
     from bftembed.cells.writing import UNS
     from bftembed.hdf5 import as_text, is_array, is_group, open_h5ad

@@ -94,14 +94,14 @@ def clustering(
     protocol
         ``strict`` (extra ``scib``), ``genept``, ``standard``, or several separated by commas; see `score`.
     baselines
-        Baselines made in the run, separated by commas: ``pca`` of the expression; ``random``, ``shuffled``, ``tfidf``
-        and ``ncbi`` of gene vectors, aggregated as the first of `keys` was. ``random:5`` are five draws.
+        Baselines made in the run, separated by commas: ``pca`` of the expression; ``random``, ``shuffled``, ``tfidf``,
+        ``symbol`` and ``ncbi`` of gene vectors, aggregated as the first of `keys` was. ``random:5`` are five draws.
     texts
         Texts of the baseline ``tfidf``: profile store, Parquet, TSV of gene and text, or ``dataset:NAME``.
     genes
         Gene embeddings of the baseline ``shuffled``.
     encoder
-        Encoder of the baseline ``ncbi``.
+        Encoder of the baselines ``ncbi`` and ``symbol``.
     layer
         Layer with the expression; default ``.X``.
     use_raw

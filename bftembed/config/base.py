@@ -1,4 +1,4 @@
-"""The keys of a YAML text that may come from anyone."""
+"""What configs share: strict models, and YAML that may come from anyone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import re
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict
 
 from bftembed.errors import BftembedError
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, values keep their type, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class _Loader(yaml.SafeLoader):

