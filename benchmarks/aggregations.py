@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "aggregations.json")
     options = parser.parse_args()
-    from bftembed.demo.record import versions
+    from bftembed.report.manifest import versions
 
     result: dict[str, Any] = {"environment": versions(), "sets": {}}
     for name, (cells, label, use_raw) in data_sets().items():

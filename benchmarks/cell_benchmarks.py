@@ -174,8 +174,9 @@ def integration(folder: Path, cells: Path) -> None:
 
 
 def citeseq(folder: Path, cells: Path) -> None:
-    from bftembed import GeneEmbeddings, bench, embed_genes
     from bftembed.bench.texts import read_texts
+
+    from bftembed import GeneEmbeddings, bench, embed_genes
     from bftembed.reports.integration import integration_summary, text_lines
 
     files = {"refseq": "refseq", "facts": "facts", "base": "base-citeseq", "tuned": "tuned-citeseq"}
@@ -201,9 +202,10 @@ def citeseq(folder: Path, cells: Path) -> None:
 
 def record(folder: Path, out: Path) -> None:
     """Write run → protocol → embedding → metric → [mean, ends of the interval], and the environment, as one JSON."""
-    from bftembed.demo.record import versions
-    from bftembed.reports.tables import summarise
     from bftembed.results import read_results
+
+    from bftembed.report.manifest import versions
+    from bftembed.reports.tables import summarise
 
     found: dict[str, Any] = {"environment": versions(), "texts by": "all-MiniLM-L6-v2, bf16"}
     for step in ("clustering", "integration", "citeseq"):

@@ -54,9 +54,9 @@ def main() -> None:
 
     from conftest import LlamaServer
 
-    from bftembed.demo.record import versions
     from bftembed.entities.genes import GeneIndex
     from bftembed.profiles.store import ProfileStore
+    from bftembed.report.manifest import versions
 
     index = GeneIndex.default()
     coding = [s for s in index if (record := index.get(s)) and record.locus_type == "gene with protein product"]

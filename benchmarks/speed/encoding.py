@@ -122,8 +122,8 @@ def policies(path: Path, n: int) -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     import torch
 
-    from bftembed.demo.record import versions
     from bftembed.machine import cpu_has_bf16
+    from bftembed.report.manifest import versions
 
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":?")
     return {

@@ -175,7 +175,7 @@ def main() -> None:
         name, *arguments = options.one
         print(json.dumps(globals()[name](*arguments)))
         return
-    from bftembed.demo.record import versions
+    from bftembed.report.manifest import versions
 
     folder = Path(tempfile.mkdtemp(prefix="export-", dir=options.folder))
     try:

@@ -105,7 +105,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(ggi(options.one)))
         return
-    from bftembed.demo.record import versions
+    from bftembed.report.manifest import versions
 
     result = json.loads(options.out.read_text()) if options.out.exists() else {}
     result["environment"] = versions()

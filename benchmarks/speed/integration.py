@@ -201,8 +201,8 @@ def main() -> None:
         found = {"timed": timed, "peak": peak}[function](*arguments)
         print(json.dumps(found, default=float).replace("NaN", "null"))
         return
-    from bftembed.demo.record import versions
     from bftembed.metrics.integration import library
+    from bftembed.report.manifest import versions
 
     result = json.loads(options.out.read_text()) if options.out.exists() else {}
     result["environment"] = versions() | library()

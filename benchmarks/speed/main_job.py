@@ -29,8 +29,8 @@ def seconds_of(command: list[str], repeats: int) -> list[float]:
 
 
 def environment() -> dict[str, Any]:
-    from bftembed.demo.record import versions
     from bftembed.models import cache_folder
+    from bftembed.report.manifest import versions
 
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":?")
     return {
@@ -73,8 +73,9 @@ def runner_rate() -> dict[str, float]:
 
 
 def demo(genes: int | None) -> dict[str, Any]:
-    from bftembed.reports.tables import summarise
     from bftembed.results import read_results
+
+    from bftembed.reports.tables import summarise
 
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", "from bftembed.cli import main; main()", "demo", "--out", folder]

@@ -196,7 +196,7 @@ def cuda_ways() -> list[tuple[str, str]]:
 def environment() -> dict[str, Any]:
     import torch
 
-    from bftembed.demo.record import versions
+    from bftembed.report.manifest import versions
 
     return {"versions": versions(), "torch_threads": torch.get_num_threads()}
 

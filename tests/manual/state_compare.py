@@ -19,7 +19,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from bftembed.demo.record import versions
+from bftembed.report.manifest import versions
 from bftembed.metrics.perturbation import discrimination, mean_absolute_error, pearson_delta
 
 CONTROL, WHAT = "non-targeting", "simulated data; tiny undertrained models: plumbing, not quality"
