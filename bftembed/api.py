@@ -48,6 +48,10 @@ class ItemFault(Exception):
     """A fault of one request, which would come again: a text that is too long, or that was held back."""
 
 
+class UnknownShapeFault(ItemFault):
+    """An answer that came and cannot be understood: it may have been paid for, and asking again would pay again."""
+
+
 class ApiServer:
     """One server and one model of it.
 
@@ -138,16 +142,18 @@ class ApiServer:
         Raises
         ------
         TransientFault
-            For HTML, truncated JSON, or anything else.
+            For HTML or truncated JSON.
+        UnknownShapeFault
+            For JSON of another kind.
         """
         scrubbed = self.scrub(text)
+        start = " ".join(scrubbed[:200].split())[:60]
         try:
             value = json.loads(scrubbed)
         except (ValueError, RecursionError):
-            value = None
+            raise TransientFault(f"{self.shown} answered 200 with what is not JSON: {start!r}") from None
         if not isinstance(value, dict):
-            start = " ".join(scrubbed[:200].split())[:60]
-            raise TransientFault(f"{self.shown} answered 200 with what is no JSON object: {start!r}") from None
+            raise UnknownShapeFault(f"{self.shown} answered 200 with what is not a JSON object: {start!r}")
         return value
 
     def fault(self, err: Exception) -> Exception:
@@ -172,7 +178,7 @@ class ApiServer:
         try:
             answer = await client.models.with_raw_response.list()
             known = [str(model["id"]) for model in self.json(answer.text)["data"]]
-        except (self.library.OpenAIError, TransientFault, KeyError, TypeError):
+        except (self.library.OpenAIError, TransientFault, ItemFault, KeyError, TypeError):
             known = []
         if known and self.model not in known:
             return unknown_name("model", self.model, known, where=self.shown)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 
 #: Marks that screening gives a profile; "failed" is a profile that a generator could not write at all.
-MARKS = ("empty", "truncated", "refusal", "looping", "off-topic", "failed")
+MARKS = ("empty", "truncated", "unknown-finish", "reasoning", "refusal", "looping", "off-topic", "failed")
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Completion:
     key
         The request's key.
     text
-        As generated, reasoning included.
+        As generated, reasoning included; behind the opener of reasoning with which the prompt ended, if it did.
     finish_reason
-        ``"stop"``, ``"length"`` (the token limit cut it), ``"content_filter"``, ``"error"`` or ``"other"``.
+        As the engine says it, ``""`` where it does not; see `bftembed.profiles.screening.read_finish_reason`.
     prompt_tokens, completion_tokens
         Counted by the engine, 0 where it does not count.
     error
@@ -77,7 +77,7 @@ class Profile:
     text
         What is embedded: reasoning stripped, control characters removed.
     finish_reason
-        As in `Completion`.
+        ``"stop"``, ``"length"`` (the token limit cut it), ``"content_filter"``, ``"error"``, or the engine's own word.
     marks
         Subset of `MARKS`; empty for a profile without a complaint.
     prompt
@@ -91,7 +91,7 @@ class Profile:
     attempts
         How often it was tried.
     raw_text
-        The text as generated, where it differs from `text`, else ``""``.
+        The text of the completion, where it differs from `text`, else ``""``.
     generator_id
         Id of the generator's fingerprint in the store: the same spec has another id after an upgrade of its engine.
     """

@@ -17,7 +17,7 @@ from bftembed.profiles.generators import generator_from_spec, generator_spec
 from bftembed.profiles.keys import Keys
 from bftembed.profiles.prompts import get_prompt
 from bftembed.profiles.records import Completion, Profile
-from bftembed.profiles.screening import clean, screen, valid_text
+from bftembed.profiles.screening import clean, read_finish_reason, screen, valid_text
 from bftembed.profiles.shards import Shard
 from bftembed.profiles.store import ProfileStore
 from bftembed.profiles.wanted import Asked, Wanted, asked_of, check_kind
@@ -248,24 +248,26 @@ class _Run:
             yield Completion(one.request.key, "", finish_reason="error", error=error), one
 
     def _profile(self, completion: Completion, asked: Asked) -> Profile:
-        text, request = clean(completion.text), asked.request
-        marks: tuple[str, ...] = ("failed",)
-        if not completion.error:
-            marks = screen(text, completion.finish_reason, asked.names)
+        request, error = asked.request, completion.error
+        reason = read_finish_reason(completion.finish_reason)
+        if reason == "error" and not error:
+            error = f"the engine ended the answer early ({completion.finish_reason})"
+        text = "" if error else clean(completion.text)
+        marks = ("failed",) if error else screen(text, reason, asked.names)
         raw = valid_text(completion.text)
         return Profile(
             key=request.key,
             entity=request.entity,
             kind=request.kind,
             text=text,
-            finish_reason=completion.finish_reason,
+            finish_reason=reason,
             marks=marks,
             prompt=self.template.id,
             generator=self.spec,
             generator_id=self.generator_id,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
-            error=valid_text(completion.error),
+            error=valid_text(error),
             attempts=request.attempt,
             raw_text=raw if raw != text else "",
         )

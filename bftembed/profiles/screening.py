@@ -6,17 +6,32 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from bftembed.profiles.reasoning import SUSPECT, looks_like_reasoning, split_reasoning
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: Part of every profile's key: a change of `clean` makes new profiles, it does not change old ones.
-POSTPROCESSING_VERSION = 2
+POSTPROCESSING_VERSION = 3
 
-_REASONING_TAG = r"(?:think|thinking|thought|reasoning|scratchpad|analysis)"
-_CLOSER = re.compile(rf"<\s*/\s*{_REASONING_TAG}\s*>|\[/THINK\]|◁/think▷", re.IGNORECASE)
-_OPENER = re.compile(rf"<\s*{_REASONING_TAG}\s*>|\[THINK\]|◁think▷", re.IGNORECASE)
-#: What chat templates put around a turn, where an engine lets it through.
-_CHAT_MARKER = re.compile(r"<\|im_start\|>\w*|<\|[a-z_]{2,30}\|>")
+#: Markers of chat templates, where an engine lets them through; those of reasoning stay, to be flagged.
+_CHAT_MARKER = re.compile(
+    rf"<\|im_start\|>\w*|<\|(?!\w*(?:{SUSPECT}|channel|message))\w{{2,30}}\|>|<｜[^<>｜]{{1,40}}｜>"
+    r"|</?s>|<(?:bos|eos|pad|(?:start|end)_of_turn)>|<turn\|>",
+    re.IGNORECASE,
+)
+
+#: Our finish reason → those of engines and servers, in lower case.
+_FINISH_REASONS = {
+    "stop": ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed"),
+    "length": (
+        *("length", "max_tokens", "max_new_tokens", "max_output_tokens", "max_completion_tokens", "max_length"),
+        *("model_length", "token_limit", "limit", "model_context_window_exceeded"),
+    ),
+    "content_filter": ("content_filter", "content_filtered", "safety", "refusal", "guardrail_intervened"),
+    "error": ("error", "abort", "aborted", "cancelled", "canceled", "insufficient_system_resource"),
+}
+_FINISH_REASON = {said: reason for reason, words in _FINISH_REASONS.items() for said in words}
 
 # A refusal speaks of the speaker, early on; the same words later in a text are usually biology
 # ("cells cannot …", "… is unable to bind"), and "I" after a name is a numeral ("polymerase I cannot …").
@@ -55,9 +70,8 @@ _LOOP_UNIT = re.compile(r"\S*?\s*?(.{1,80}?)\1{4,}", re.DOTALL)
 def clean(text: str) -> str:
     """Return the profile inside a generated text.
 
-    Everything up to the last closing reasoning tag goes, whether or not it was opened; an opened block that
-    is never closed goes to the end. Markers of chat templates and terminal colours go, and control characters other
-    than newline and tab; lone surrogates become U+FFFD, and outer white space is stripped.
+    Reasoning (see `bftembed.profiles.reasoning`), markers of chat templates, terminal colors and control characters
+    other than newline and tab are removed; lone surrogates become U+FFFD, and outer white space is stripped.
 
     Parameters
     ----------
@@ -69,12 +83,7 @@ def clean(text: str) -> str:
     str
         Valid Unicode, possibly empty.
     """
-    closers = list(_CLOSER.finditer(text))
-    if closers:
-        text = text[closers[-1].end() :]
-    opener = _OPENER.search(text)
-    if opener:
-        text = text[: opener.start()]
+    text, _ = split_reasoning(text)
     return valid_text(_CHAT_MARKER.sub("", text)).strip()
 
 
@@ -82,6 +91,12 @@ def valid_text(text: str) -> str:
     """Return `text` without control characters (newline and tab stay) and with lone surrogates as U+FFFD."""
     text = _ANSI.sub("", text) if "\x1b" in text else text
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def read_finish_reason(said: object) -> str:
+    """Return ``"stop"``, ``"length"``, ``"content_filter"``, ``"error"``, any other word as it is, or ``"unknown"``."""
+    word = said.strip().lower() if isinstance(said, str) else ""
+    return _FINISH_REASON.get(word, word) or "unknown"
 
 
 def screen(text: str, finish_reason: str, names: Iterable[str] = ()) -> tuple[str, ...]:
@@ -92,20 +107,25 @@ def screen(text: str, finish_reason: str, names: Iterable[str] = ()) -> tuple[st
     text
         As `clean` gives it.
     finish_reason
-        ``"length"`` marks it truncated, ``"content_filter"`` a refusal.
+        Of `read_finish_reason`. ``"length"`` marks the text truncated, ``"content_filter"`` a refusal; anything else
+        but ``"stop"`` unknown-finish.
     names
         What the text may call its own entity: symbol, aliases, full name. Without any, "off-topic" is not given.
 
     Returns
     -------
     tuple of str
-        Subset of empty, truncated, refusal, looping, off-topic.
+        Subset of `MARKS` without "failed".
     """
     marks = []
     if not any(c.isalnum() for c in text) or text.strip(" .:*#\n").lower() in {n.lower() for n in names if n}:
         marks.append("empty")  # nothing, or nothing but the name
     if finish_reason == "length":
         marks.append("truncated")
+    elif finish_reason not in ("stop", "content_filter"):
+        marks.append("unknown-finish")
+    if looks_like_reasoning(text):
+        marks.append("reasoning")
     if finish_reason == "content_filter" or _REFUSAL.search(text[:_REFUSAL_WITHIN].replace("’", "'")):
         marks.append("refusal")
     if loops(text):

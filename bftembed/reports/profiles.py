@@ -25,6 +25,8 @@ MARK_COLOURS = {
     "looping": COLOURS[1],
     "refusal": COLOURS[3],
     "off-topic": COLOURS[5],
+    "reasoning": COLOURS[6],
+    "unknown-finish": COLOURS[7],
     "empty": OTHER,
     "failed": "#5a5a5a",
 }

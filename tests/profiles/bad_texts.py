@@ -39,7 +39,13 @@ def _wrapped(texts: dict[str, str], wrong: str = "") -> list[BadText]:
 _OTHER_GENE = "another gene fills the text: mark off-topic when the own names are last, or rarer than another's"
 _ECHO = "the prompt is given back: mark a text whose words are nearly all the prompt's"
 _LANGUAGE = "the prompt is English: mark a text with few of its 20 commonest words, or mostly outside Latin script"
-_LEAK = "reasoning without a tag: mark openings such as 'The user asks', 'Okay, let', 'I should write'"
+
+
+def _reasoning(texts: dict[str, str]) -> list[BadText]:
+    return [BadText(f"looks like reasoning: {name}", text, ("reasoning",)) for name, text in texts.items()]
+
+
+_HARMONY = "<|channel|>analysis<|message|>We need to describe TP53.<|end|><|start|>assistant"
 
 BAD_TEXTS = [
     BadText("fine", GOOD),
@@ -65,11 +71,46 @@ BAD_TEXTS = [
             "triangles": f"◁think▷a◁/think▷{GOOD}",
             "scratchpad": f"<scratchpad>a</scratchpad>{GOOD}",
             "analysis": f"<analysis>a</analysis>{GOOD}",
+            "Seed-OSS": f"<seed:think>a<seed:cot_budget_reflect>b</seed:cot_budget_reflect></seed:think>{GOOD}",
+            "MiniMax M3": f"<mm:think>a</mm:think>\n{GOOD}",
+            "LongCat, opened in the prompt": f"a\n</longcat_think>\n{GOOD}",
+            "gpt-oss": f"{_HARMONY}<|channel|>final<|message|>{GOOD}<|return|>",
+            "gpt-oss with a preamble": (
+                f"{_HARMONY}<|channel|>commentary<|message|>I will now answer.<|end|><|start|>assistant"
+                f"<|channel|>final <|constrain|>text<|message|>{GOOD}"
+            ),
+            "gpt-oss, final alone": f"<|channel|>final<|message|>{GOOD}<|return|>",
+            "gpt-oss goes on thinking": (
+                f"<|channel|>final<|message|>{GOOD}<|end|><|start|>assistant<|channel|>analysis<|message|>Done?"
+            ),
+            "gpt-oss, special tokens skipped": f"analysisWe need to describe TP53.assistantfinal{GOOD}",
+            "gpt-oss, skipped, with a preamble": f"analysisHm.assistantcommentaryI will answer.assistantfinal{GOOD}",
+            "gpt-oss, skipped, final alone": f"final{GOOD}",
+            "Gemma 4": f"<|channel>thought\nThe gene is a suppressor.<channel|>{GOOD}<turn|>",
+            "MedGemma": f"<unused94>thought\nThe user wants a profile.<unused95>{GOOD}",
+            "Command A": f"<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>{GOOD}<|END_RESPONSE|>",
+            "OpenThoughts": (
+                "<|begin_of_thought|>\n\na\n\n<|end_of_thought|>\n\n"
+                f"<|begin_of_solution|>\n\n{GOOD}\n\n<|end_of_solution|>"
+            ),
+            "Hunyuan": f"<think>\na\n</think>\n<answer>\n{GOOD}\n</answer>",
+            "Hunyuan, not thinking": f"<answer>\n{GOOD}\n</answer>",
+            "Hunyuan, thought not closed": f"<think>\na\n<answer>\n{GOOD}\n</answer>",
+            "ERNIE": f"a\n</think>\n\n<response>\n{GOOD}\n</response>\n",
+            "Reflection": f"<thinking>a<reflection>b</reflection></thinking>\n<output>\n{GOOD}\n</output>",
+            "Apertus": f"<|inner_prefix|>a<|inner_suffix|>{GOOD}",
+            "Pangu": f"[unused16]a[unused17]{GOOD}",
+            "s1": f"<|im_start|>think\na\n<|im_start|>answer\n{GOOD}<|im_end|>",
+            "Granite 3.2": f"Here is my thought process: a\n\nHere is my response: {GOOD}",
+            "HuatuoGPT-o1": f"## Thinking\n\na\n\n## Final Response\n\n{GOOD}",
+            "ollama run": f"Thinking...\na\n...done thinking.\n\n{GOOD}",
         }
     ),
     *_wrapped(
         {
             "end of text": f"{GOOD}<|endoftext|>",
+            "end of sentence": f"{GOOD}<｜end▁of▁sentence｜>",
+            "end of sequence": f"<s>{GOOD}</s>",
             "start of turn": f"<|im_start|>assistant\n{GOOD}<|im_end|>",
         }
     ),
@@ -82,12 +123,48 @@ BAD_TEXTS = [
     ),
     BadText("only reasoning", f"<think>{GOOD}</think>", ("empty",), cleaned=""),
     BadText("reasoning never closed", f"<think>{GOOD}", ("empty", "truncated"), "length", ""),
+    *[
+        BadText(f"never closed: {text[:20]!r}", text, ("empty",), cleaned="")
+        for text in (
+            f"{_HARMONY}<|channel|>analysis<|message|>{GOOD}",
+            f"analysisWe need to say: {GOOD}",
+            f"<unused94>thought\n{GOOD}",
+            f"<|channel>thought\n{GOOD}",
+            f"<|START_THINKING|>{GOOD}",
+            f"[THINK]{GOOD}",
+            f"Here is my thought process: {GOOD}",
+        )
+    ],
     BadText("lone surrogates", "TP53 \ud83d binds \udc00 DNA.", cleaned="TP53 \ufffd binds \ufffd DNA."),
-    BadText(
-        "reasoning without a tag",
-        f"The user asks about TP53. I should write a profile.\n{GOOD}",
-        ("reasoning",),
-        wrong=_LEAK,
+    *_reasoning(
+        {
+            "the user asks": f"The user asks about TP53. I should write a profile.\n{GOOD}",
+            "user wants": f"User wants a profile of TP53. {GOOD}",
+            "okay, so": f"Okay, so TP53 is a gene I have heard of. {GOOD}",
+            "I need to": f"Okay, so I need to describe TP53. Hmm, what do I know? {GOOD}",
+            "let me": f"Alright, let me think about TP53. {GOOD}",
+            "we need to": f"We need to produce a profile of TP53, under 2000 characters. {GOOD}",
+            "first, I": f"First, I need to recall what TP53 is. {GOOD}",
+            "heading": f"**Thinking:** TP53 is a suppressor. {GOOD}",
+            "thinking process": f"Here's a thinking process:\n\n1. TP53. {GOOD}",
+            "skipped MedGemma": f"thought\nTP53 is asked for. {GOOD}",
+            "skipped gpt-oss, own lines": f"analysis\nTP53 is asked for.\nassistant\nfinal\n{GOOD}",
+            "aside": f"{GOOD} Wait, that is TP63. The user wants facts on p53.",
+            "unknown tag": f"<antThinking>a</antThinking> {GOOD}",
+            "unknown special token": f"<|inner_monologue_on|>a<|inner_monologue_off|> {GOOD}",
+            "unknown channel": f"<|message|>a {GOOD}",
+            "Chinese": f"好的，用户问的是TP53。{GOOD}",
+        }
+    ),
+    *_fine(
+        {
+            "analysis": "Analysis of TP53 in 500 tumors shows loss of function.",
+            "thought": "TP53 was thought to be an oncogene; the finding that it is not changed the field.",
+            "let me know": f"{GOOD} Let me know if you need more on TP53.",
+            "sure": f"Sure! Here is a profile of TP53. {GOOD}",
+            "less than": "TP53 loss raises risk (p<0.01) and reasoning impairment [12] in mice; 3 < 5 > 2.",
+            "final": "Finally, TP53 is lost. The final exon binds DNA.",
+        }
     ),
     # Nothing.
     BadText("empty", "", ("empty",)),
@@ -100,6 +177,10 @@ BAD_TEXTS = [
     BadText("not available", "N/A", ("off-topic",)),
     # Cut.
     BadText("truncated", GOOD[:60], ("truncated",), "length"),
+    *[
+        BadText(f"ending: {reason}", f"{GOOD} ({i})", ("unknown-finish",), reason)
+        for i, reason in enumerate(("unknown", "tool_calls", "repetition", "other"))
+    ],
     BadText("filtered", GOOD, ("refusal",), "content_filter"),
     BadText("filtered before the first word", "", ("empty", "refusal"), "content_filter"),
     # Refusals.

@@ -19,6 +19,7 @@ from bftembed.profiles.generators.llamacpp import _gguf_file
 from bftembed.profiles.prompts import get_prompt
 from bftembed.profiles.records import Request
 from bftembed.profiles.runner import generate_profiles
+from bftembed.profiles.screening import clean
 from bftembed.profiles.store import ProfileStore
 
 pytest.importorskip("xllamacpp", reason="needs the extra [llamacpp]")
@@ -56,6 +57,7 @@ def completions(engine):
 def test_every_request_is_answered_and_counted(completions):
     assert completions.keys() == {r.key for r in requests()}
     for c in completions.values():
+        assert "<think>" not in c.text
         assert (c.error, c.finish_reason, c.completion_tokens) == ("", "length", 10)
         assert 40 < c.prompt_tokens < 100
         assert c.text.strip()
@@ -139,6 +141,20 @@ def test_a_file_without_a_chat_template_gets_the_texts_as_paragraphs(gguf, tmp_p
     assert c.error == ""
     assert c.text.strip()
     assert 30 < c.prompt_tokens < 60
+
+
+def test_an_answer_inside_of_a_thought_that_the_prompt_opened_is_empty(gguf, tmp_path):
+    data, name = gguf.read_bytes(), b"You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    start, opened = b"'<|im_start|>assistant\n'", b"'<|im_start|>assistant\n<think>\n'"
+    assert data.count(name) == data.count(start) == 1
+    shorter = name[: len(name) - (len(opened) - len(start))]  # so that the file stays as long
+    thinking = tmp_path / "thinking.gguf"
+    thinking.write_bytes(data.replace(name, shorter).replace(start, opened))
+    engine = generator_from_spec(f"llamacpp:{thinking},{FAST},batch=1,context=512")
+    (c,) = engine.generate(requests()[:1])
+    assert c.text.startswith("<think>")
+    assert len(c.text) > len("<think>")
+    assert clean(c.text) == ""
 
 
 def test_a_killed_run_goes_on_and_writes_none_twice(tmp_path):

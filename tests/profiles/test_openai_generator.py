@@ -155,15 +155,30 @@ def test_no_more_requests_than_allowed_are_in_flight(scripted):
     assert 2 <= max(most) <= 3
 
 
+#: As Mistral sends them.
+THINKING, TEXT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "x"}
+
+
 @pytest.mark.parametrize(
     ("reply", "reason", "text"),
     [
         (lambda: answer("x", "length"), "length", "x"),
         (lambda: answer("x", "eos"), "stop", "x"),
-        (lambda: answer("x", "tool_calls"), "other", "x"),
-        (lambda: answer("x", None), "other", "x"),
+        (lambda: answer("x", "end_turn"), "stop", "x"),
+        (lambda: answer("x", "max_tokens"), "length", "x"),
+        (lambda: answer("x", "tool_calls"), "tool_calls", "x"),
+        (lambda: answer("x", None), "unknown", "x"),
+        (lambda: answer("x", {"type": "stop"}), "unknown", "x"),
         (lambda: answer("x", reasoning_content="hm"), "stop", "<think>hm</think>\nx"),
         (lambda: answer("x", reasoning="hm"), "stop", "<think>hm</think>\nx"),
+        (lambda: answer("x", reasoning=[{"type": "text", "text": "hm"}]), "stop", "<think>hm</think>\nx"),
+        (lambda: answer([THINKING, TEXT]), "stop", "<think>hm</think>\nx"),
+        (lambda: answer([{"type": "thinking", "thinking": "hm"}, TEXT]), "stop", "<think>hm</think>\nx"),
+        (lambda: answer([{"type": "reasoning", "summary": [TEXT]}, TEXT]), "stop", "<think>x</think>\nx"),
+        (lambda: answer([{"type": "redacted_thinking", "data": "9f"}, TEXT]), "stop", "x"),
+        (lambda: answer([{"type": "text", "text": ""}, THINKING, {"text": "x"}]), "stop", "<think>hm</think>\nx"),
+        (lambda: answer([{"type": "output_text", "text": "x", "annotations": []}]), "stop", "x"),
+        (lambda: answer(["x"], "length"), "length", "x"),
     ],
 )
 def test_finish_reasons_and_reasoning_are_read(scripted, reply, reason, text):
@@ -171,6 +186,43 @@ def test_finish_reasons_and_reasoning_are_read(scripted, reply, reason, text):
     completion = one(scripted.engine())
     assert (completion.finish_reason, completion.text, completion.error) == (reason, text, "")
     assert clean(completion.text) == "x"
+
+
+def test_chunks_of_text_are_joined_around_the_thoughts_between_them(scripted, tmp_path):
+    chunks = [THINKING, {"type": "text", "text": "TP53 is "}, THINKING, {"type": "text", "text": "a gene."}]
+    scripted.answers(lambda *_: answer(chunks))
+    report = generate_profiles(["TP53"], generator=scripted.spec(), out=tmp_path / "s")
+    assert (report.failed, report.marks) == ((), {"ok": 1})
+    profile = stored(tmp_path / "s")["TP53"]
+    assert (profile.text, profile.raw_text) == ("TP53 is a gene.", "<think>hmhm</think>\nTP53 is a gene.")
+    assert scripted.asked["TP53"] == 1
+
+
+def test_no_answer_that_may_be_cut_or_hold_reasoning_is_ok(scripted, tmp_path):
+    text = "TP53, EGFR, MYC, KRAS, BRCA1, BRCA2, CD3D and LYZ are genes."
+    replies = {
+        "TP53": answer(text, None),
+        "EGFR": answer(text, "tool_calls"),
+        "MYC": answer(text, "MAX_TOKENS"),
+        "KRAS": answer(f"We need to describe KRAS. {text}"),
+        "BRCA1": answer(f"analysisWe need to describe BRCA1.assistantfinal{text}"),
+        "BRCA2": answer(f"<|channel|>analysis<|message|>{text}"),
+        "CD3D": answer(""),
+        "LYZ": answer("", reasoning_content=text),
+    }
+    scripted.answers(lambda body, n, _: replies[gene_of(body)])
+    generate_profiles(GENES, generator=scripted.spec(), out=tmp_path / "s")
+    assert {gene: profile.marks for gene, profile in stored(tmp_path / "s").items()} == {
+        "TP53": ("unknown-finish",),
+        "EGFR": ("unknown-finish",),
+        "MYC": ("truncated",),
+        "KRAS": ("reasoning",),
+        "BRCA1": (),
+        "BRCA2": ("empty",),
+        "CD3D": ("empty",),
+        "LYZ": ("empty",),
+    }
+    assert stored(tmp_path / "s")["BRCA1"].text == text
 
 
 def test_a_server_that_does_not_count_gives_zero(scripted):
@@ -186,10 +238,7 @@ TRANSIENT = {
     "html 502": lambda _: Response("<html><body>Bad gateway</body></html>", 502, mimetype="text/html"),
     "truncated": lambda _: Response('{"choices": [{"message": {"con', 200, mimetype="application/json"),
     "empty": lambda _: Response("", 200, mimetype="application/json"),
-    "no choices": lambda _: json_response({"choices": []}),
-    "a list": lambda _: json_response([1]),
     "error in 200": lambda _: json_response({"error": {"message": "upstream is busy", "code": 502}}),
-    "text is a number": lambda _: answer(3),
     "reset": reset,
 }
 
@@ -212,7 +261,7 @@ def test_a_read_timeout_is_retried(scripted):
     ("name", "said"),
     [
         ("503", "answered 503: no"),
-        ("html", "is no JSON object: '<html><body>Bad gateway"),
+        ("html", "is not JSON: '<html><body>Bad gateway"),
         ("error in 200", "upstream is busy"),
         ("reset", "the connection to"),
     ],
@@ -279,6 +328,18 @@ def test_a_server_that_asks_for_an_hour_ends_the_run(scripted):
         (lambda: answer(None), "error", "no text (null content)"),
         (lambda: answer(None, "length"), "error", "raise max_new_tokens"),
         (lambda: answer(None, refusal="I will not"), "error", "the model refused: I will not"),
+        (lambda: answer(None, reasoning_content="hm"), "error", "no text (null content)"),
+        (lambda: answer([THINKING], "length"), "error", "raise max_new_tokens"),
+        (lambda: answer("half", "error"), "error", "ended the answer early (error)"),
+        (lambda: answer("half", "abort"), "error", "ended the answer early (abort)"),
+        (lambda: json_response({"choices": []}), "error", "no choices[0]"),
+        (lambda: json_response({"output": [{"type": "message", "content": [TEXT]}]}), "error", "no choices[0]"),
+        (lambda: json_response({"choices": [{"text": "x", "finish_reason": "stop"}]}), "error", "no choices[0]"),
+        (lambda: json_response([1]), "error", "not a JSON object"),
+        (lambda: answer(3), "error", "no choices[0]"),
+        (lambda: answer({"text": "x"}), "error", "no choices[0]"),
+        (lambda: answer([{"type": "image_url", "image_url": {}}, TEXT]), "error", "no choices[0]"),
+        (lambda: answer([{"type": "text", "text": ["x"]}]), "error", "no choices[0]"),
         (lambda: answer("", "content_filter"), "content_filter", "content filter"),
         (lambda: answer(None, "content_filter"), "content_filter", "content filter"),
     ],
@@ -289,7 +350,8 @@ def test_a_fault_of_one_item_is_stored_and_not_retried(scripted, tmp_path, reply
     assert report.failed == ("MYC",)
     profile = stored(tmp_path / "s")["MYC"]
     assert said in profile.error
-    assert (profile.finish_reason, profile.marks) == (reason, ("failed",))
+    assert (profile.finish_reason, profile.marks, profile.text) == (reason, ("failed",), "")
+    assert generate_profiles(GENES, generator=scripted.spec(), out=tmp_path / "s").written == 0
     assert set(scripted.asked.values()) == {1}
 
 
@@ -329,7 +391,7 @@ def test_an_unknown_model_lists_those_of_the_server(scripted):
 def test_a_server_that_went_away_ends_the_run(scripted, tmp_path):
     scripted.answers(lambda body, n, _: None if gene_of(body) == "CD3D" else error(503))
     names = ["CD3D", *GENES[:6], "CD3E", "CD4", "CD8A", "MS4A1"]
-    with pytest.raises(BftembedError, match="8 requests in a row got no answer .* --retry-failed"):
+    with pytest.raises(BftembedError, match="8 requests in a row got no readable answer .* --retry-failed"):
         generate_profiles(names, generator=scripted.spec(",attempts=2,concurrency=1"), out=tmp_path / "s")
     assert len(stored(tmp_path / "s")) == 9
     scripted.server.clear()
@@ -338,6 +400,15 @@ def test_a_server_that_went_away_ends_the_run(scripted, tmp_path):
         names, generator=scripted.spec(",attempts=2,concurrency=1"), out=tmp_path / "s", retry_failed=True
     )
     assert (report.written, report.failed) == (10, ())
+
+
+def test_a_server_whose_answers_have_an_unknown_shape_ends_the_run_and_each_is_paid_once(scripted, tmp_path):
+    names = [*GENES, "CD3E", "CD4", "CD8A", "MS4A1"]
+    scripted.answers(lambda *_: json_response({"output": []}))
+    with pytest.raises(BftembedError, match="8 requests in a row"):
+        generate_profiles(names, generator=scripted.spec(",concurrency=1"), out=tmp_path / "s")
+    assert set(scripted.asked.values()) == {1}
+    assert len(scripted.asked) == 8
 
 
 @pytest.mark.parametrize(

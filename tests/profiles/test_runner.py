@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -191,6 +192,27 @@ def test_a_generator_that_leaves_requests_out_is_counted_as_failing(tmp_path, mo
     monkeypatch.setattr(ScriptedGenerator, "generate", lambda self, requests: list(whole(self, requests))[:-1])
     report = generate_profiles(GENES[:4], generator="scripted", out=tmp_path / "s")
     assert report.failed == (GENES[3],)
+
+
+def test_an_answer_that_ended_in_an_error_has_failed_whatever_was_written(tmp_path, monkeypatch):
+    from bftembed.profiles.generators.scripted import ScriptedGenerator
+
+    whole = ScriptedGenerator.generate
+    endings = iter(("abort", "ERROR", "", "stop"))
+    monkeypatch.setattr(
+        ScriptedGenerator,
+        "generate",
+        lambda self, requests: [replace(c, finish_reason=next(endings)) for c in whole(self, requests)],
+    )
+    report = generate_profiles(GENES[:4], generator="scripted", out=tmp_path / "s")
+    found = {p.entity: (p.marks, p.finish_reason, bool(p.text), bool(p.raw_text)) for p in contents(tmp_path / "s")[1]}
+    assert report.failed == tuple(sorted(GENES[:2]))
+    assert [found[gene] for gene in GENES[:4]] == [
+        (("failed",), "error", False, True),
+        (("failed",), "error", False, True),
+        (("unknown-finish",), "unknown", True, False),
+        ((), "stop", True, False),
+    ]
 
 
 @pytest.mark.parametrize("options", [{"kind": "genes"}, {"unknown": "drop"}, {"prompt": "bft-protein"}])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bftembed.profiles.screening import clean, loops, mentions, screen
+from bftembed.profiles.screening import clean, loops, mentions, read_finish_reason, screen
 
 NAMES = ("TP53", "tumor protein p53", "LFS1")
 GOOD = (
@@ -79,6 +79,24 @@ def test_good_texts_get_no_mark(text):
 )
 def test_reasoning_and_control_characters_are_stripped(text, expected):
     assert clean(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        *((word, "stop") for word in ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "STOP", "COMPLETE")),
+        *((word, "length") for word in ("length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens")),
+        *((word, "error") for word in ("error", "abort", "cancelled")),
+        *((word, "content_filter") for word in ("content_filter", "SAFETY", "refusal")),
+        *((word, "unknown") for word in ("", None, 3, {"type": "stop"})),
+        ("tool_calls", "tool_calls"),
+    ],
+)
+def test_only_known_endings_are_whole(said, reason):
+    assert read_finish_reason(said) == reason
+    marks = screen(GOOD, reason, NAMES)
+    if reason != "error":
+        assert (marks == ()) == (reason == "stop")
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=300))

@@ -11,8 +11,10 @@ from bftembed.machine import cpu_has_bf16
 from bftembed.models import resolve_model
 from bftembed.profiles.generators import generator_from_spec
 from bftembed.profiles.prompts import get_prompt
+from bftembed.profiles.reasoning import open_reasoning, with_reasoning_markers
 from bftembed.profiles.records import Request
 from bftembed.profiles.runner import generate_profiles
+from bftembed.profiles.screening import clean
 from bftembed.profiles.store import ProfileStore
 
 pytestmark = pytest.mark.model
@@ -185,3 +187,48 @@ def test_a_model_without_a_chat_template_or_system_role_still_gets_both_texts(en
     merged = inner.tokenizer.decode(inner.token_ids(requests()[0].messages))
     assert merged.startswith("[user] You are an assistant")
     assert merged.endswith("TP53.")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opener"),
+    [
+        ("<｜User｜>TP53<｜Assistant｜><think>\n", "<think>"),
+        ("<|im_start|>assistant\n<think>", "<think>"),
+        ("<start_of_turn>model\n<|channel>thought\n", "<|channel>thought"),
+        ("<|CHATBOT_TOKEN|><|START_THINKING|>", "<|START_THINKING|>"),
+        ("<longcat_think>\n", "<longcat_think>"),
+        ("[/INST][THINK]", "[THINK]"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ""),
+        ("Think within <think> and </think>.<|im_end|>\n<|im_start|>assistant\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_thought_that_the_prompt_opens_is_known(prompt, opener):
+    assert open_reasoning(prompt) == opener
+
+
+def test_an_answer_inside_of_a_thought_that_the_prompt_opened_is_empty(engine, monkeypatch):
+    inner = engine._engine or engine._load()
+    opening = inner.tokenizer.chat_template + "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
+    monkeypatch.setattr(inner.tokenizer, "chat_template", opening)
+    assert open_reasoning(inner.tokenizer.decode(inner.token_ids(requests()[0].messages))) == "<think>"
+    (completion,) = engine.generate(requests()[:1])
+    assert len(completion.text) > len("<think>")
+    assert clean(completion.text) == ""
+    assert clean(f"{completion.text}</think>TP53 is a gene.") == "TP53 is a gene."
+
+
+@pytest.mark.parametrize(("opener", "closer"), [("[THINK]", "[/THINK]"), ("<|muse|>", "<|/muse_thought|>")])
+def test_special_tokens_that_mark_reasoning_survive_decoding(engine, monkeypatch, opener, closer):
+    import copy
+
+    tokenizer = copy.deepcopy((engine._engine or engine._load()).tokenizer)
+    tokenizer.add_special_tokens({"extra_special_tokens": [opener, closer]})
+    for text, kept in (
+        (f"{opener}Okay, the user asks.{closer}TP53 is a gene.<|im_end|>", True),
+        ("TP53 is a gene.<|im_end|>", False),
+    ):
+        tokens = tokenizer(text)["input_ids"]
+        plain = tokenizer.decode(tokens, skip_special_tokens=True)
+        assert closer not in plain
+        assert with_reasoning_markers(plain, tokens, tokenizer, requests()[0].messages) == (text if kept else plain)

@@ -35,6 +35,12 @@ class Tokenizer:
     def __call__(self, text, add_special_tokens):
         return {"input_ids": [(text.split() or [""])[-1]] * len(text.split())}
 
+    def apply_chat_template(self, messages, **options):
+        return messages[-1]["content"] + "<think>\\n"
+
+    def decode(self, ids, skip_special_tokens):
+        return "[THINK]hm[/THINK]TP53" if ids == [7] else ""
+
 
 class Engine:
     """Ends one request per step, the last one first."""
@@ -55,7 +61,8 @@ class Engine:
         request_id, ids = self.waiting.pop()
         word = ids[-1]
         reason = word if word in ("length", "abort", "repetition") else "stop"
-        answer = Namespace(text=f"<{word}>", token_ids=[1, 2, 3], finish_reason=reason)
+        tokens = [7, 8] if word == "special" else [1, 2, 3]
+        answer = Namespace(text=f"<{word}>", token_ids=tokens, finish_reason=reason)
         unfinished = Namespace(finished=False, request_id="other", outputs=[answer], prompt_token_ids=ids)
         return [unfinished, Namespace(finished=True, request_id=request_id, outputs=[answer], prompt_token_ids=ids)]
 
@@ -155,16 +162,26 @@ print(json.dumps([vars(c) for c in engine.generate(asked)]))
     assert {k: c["finish_reason"] for k, c in found.items()} == {
         "a": "stop",
         "b": "length",
-        "c": "error",
+        "c": "abort",
         "d": "error",
         "e": "stop",
     }
     # The token that ends an answer does not count.
-    assert {k: c["completion_tokens"] for k, c in found.items()} == {"a": 2, "b": 3, "c": 0, "d": 0, "e": 2}
+    assert {k: c["completion_tokens"] for k, c in found.items()} == {"a": 2, "b": 3, "c": 3, "d": 0, "e": 2}
     assert {k: c["prompt_tokens"] for k, c in found.items()} == {"a": 3, "b": 3, "c": 3, "d": 91, "e": 90}
-    assert (found["a"]["text"], found["c"]["text"]) == ("<stop>", "")
-    assert "ended the answer early (abort)" in found["c"]["error"]
+    assert found["a"]["text"] == "<stop>"
     assert "with max_new_tokens=10 it exceeds the model's context of 100" in found["d"]["error"]
+
+
+def test_marks_of_reasoning_in_the_prompt_and_in_special_tokens_are_kept(stand_in, model):
+    code = f"""
+engine = generator_from_spec("vllm:{model},max_new_tokens=10")
+(plain,) = engine.generate([ask("special", "a")])
+sys.modules["vllm"].Tokenizer.chat_template = "opens a thought"
+(opened,) = engine.generate([ask("stop", "b")])
+print(json.dumps([plain.text, opened.text]))
+"""
+    assert json.loads(run(stand_in, code).stdout) == ["[THINK]hm[/THINK]TP53", "<think><stop<think>>"]
 
 
 def test_its_log_goes_to_stderr_and_ours_stays_in_stdout(stand_in, model):

@@ -12,6 +12,7 @@ from bftembed.errors import BftembedError, require
 from bftembed.machine import free_cores
 from bftembed.models import packaged_file, weights_revision
 from bftembed.profiles.generators.gguf_header import gguf_parts, read_gguf_header
+from bftembed.profiles.reasoning import open_reasoning
 from bftembed.profiles.records import Completion
 
 if TYPE_CHECKING:
@@ -156,7 +157,9 @@ class LlamaCppGenerator:
             "cache_prompt": False,
         }
         if self._header.has_chat_template:
-            answer = self._server.handle_chat_completions({"messages": list(request.messages), **options})
+            # Verbose: the answer holds the rendered prompt.
+            asked = {"messages": list(request.messages), "verbose": True, **options}
+            answer = self._server.handle_chat_completions(asked)
         else:
             prompt = "\n\n".join(m["content"] for m in request.messages) + "\n\n"
             answer = self._server.handle_completions({"prompt": prompt, **options})
@@ -168,18 +171,20 @@ class LlamaCppGenerator:
             message = f"llama.cpp: {found.get('message', found)}"
             return Completion(key, "", "error", int(found.get("n_prompt_tokens", 0)), error=message)
         choice, usage = answer["choices"][0], answer["usage"]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        text = (choice["message"]["content"] if "message" in choice else choice["text"]) or ""
+        if "message" in choice:
+            text = open_reasoning(answer["__verbose"]["prompt"]) + text
         n_prompt, n_answer = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         if choice["finish_reason"] != "length":
             # The token that ends an answer is counted by llama.cpp, and not by us.
-            return Completion(key, text or "", "stop", n_prompt, max(0, n_answer - 1))
+            return Completion(key, text, choice["finish_reason"] or "", n_prompt, max(0, n_answer - 1))
         if n_answer < self.max_new_tokens:
             error = (
                 f"the prompt has {n_prompt} tokens; with max_new_tokens={self.max_new_tokens} it exceeds the "
                 f"context of {self._context}"
             )
             return Completion(key, "", "error", n_prompt, error=error)
-        return Completion(key, text or "", "length", n_prompt, n_answer)
+        return Completion(key, text, "length", n_prompt, n_answer)
 
 
 def _gguf_file(model: str) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
-from bftembed.api import InBackground, ItemFault, TransientFault, run_all
+from bftembed.api import InBackground, ItemFault, TransientFault, UnknownShapeFault, run_all
 from bftembed.errors import BftembedError
 from bftembed.profiles.generators.openai_server import ChatServer
 from bftembed.profiles.records import Completion
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bftembed.profiles.records import Request
 
-#: So many items in a row without an answer, all attempts used: the server is gone, and the run ends.
+#: So many items in a row without an answer (all attempts used), or with one of unknown shape: the run ends.
 _GONE_AFTER = 8
 
 
@@ -116,12 +116,13 @@ class OpenAIGenerator:
 
         async def answer(request: Request) -> None:
             async with slots:
-                results.put(await self._answer(client, request))
+                completion = await self._answer(client, request)
+                results.put(completion)
                 if self._unanswered >= _GONE_AFTER:
                     raise BftembedError(
-                        f"openai: {self._unanswered} requests in a row got no answer from {self._server.shown}, each "
-                        f"after {self._attempts} attempts; the run stops. When the server is back, the same command "
-                        "goes on, and --retry-failed tries these again."
+                        f"openai: {self._unanswered} requests in a row got no readable answer from "
+                        f"{self._server.shown}, the last because {completion.error}; the run stops. When the server is "
+                        "mended, the same command goes on, and --retry-failed tries these again."
                     )
 
         await run_all(client, (answer(request) for request in requests))
@@ -136,6 +137,9 @@ class OpenAIGenerator:
             return Completion(request.key, "", "error", error=error)
         except ItemFault as fault:
             completion = Completion(request.key, "", "error", error=str(fault))
+            if isinstance(fault, UnknownShapeFault):
+                self._unanswered += 1
+                return completion
         self._unanswered = 0
         return completion
 

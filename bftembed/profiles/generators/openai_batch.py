@@ -245,7 +245,7 @@ class OpenAIBatchGenerator:
         if response.get("status_code") == 200 and isinstance(body, dict):
             try:
                 return self._server.completion(key, body)
-            except TransientFault as fault:
+            except (TransientFault, ItemFault) as fault:
                 return Completion(key, "", "error", error=str(fault))
         said, _, _ = said_in(line.get("error") or body)
         status = response.get("status_code") or "an error"

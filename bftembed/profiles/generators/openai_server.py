@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bftembed.api import ApiServer, TransientFault, said_in
+from bftembed.api import ApiServer, TransientFault, UnknownShapeFault, said_in
 from bftembed.errors import BftembedError
 from bftembed.profiles.records import Completion
+from bftembed.profiles.screening import read_finish_reason
 
 if TYPE_CHECKING:
     from bftembed.profiles.records import Request
 
 TOKEN_PARAMETERS = ("auto", "max_tokens", "max_completion_tokens")
-
-_FINISH_REASONS = {"stop": "stop", "eos": "stop", "length": "length", "max_tokens": "length"}
 
 
 class ChatServer(ApiServer):
@@ -93,35 +92,76 @@ class ChatServer(ApiServer):
         Raises
         ------
         TransientFault
+            For a body that holds an error.
+        UnknownShapeFault
             For a body of another shape.
         """
+        if answer.get("error") and not answer.get("choices"):
+            raise TransientFault(f"{self.shown} answered 200, but {said_in(answer)[0]}")
         try:
             choice = answer["choices"][0]
             message = choice["message"]
-            text, reason = message.get("content"), choice.get("finish_reason") or "other"
-            thought = message.get("reasoning_content") or message.get("reasoning")
-            if not isinstance(text, str | None) or not isinstance(reason, str):
-                raise TypeError
+            text, thought = _text_and_reasoning(message.get("content"))
         except (KeyError, IndexError, TypeError, AttributeError):
-            said = said_in(answer)[0] if "error" in answer else "its answer holds no choices[0].message with a text"
-            raise TransientFault(f"{self.shown} answered 200, but {said}") from None
+            raise UnknownShapeFault(
+                f"{self.shown} answered 200, but its answer holds no choices[0].message with a text"
+            ) from None
+        thought = _flat(message.get("reasoning_content") or message.get("reasoning")) or thought
+        said = choice.get("finish_reason")
+        reason = read_finish_reason(said)
         usage = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         counts = (_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+        error = ""
         if reason == "content_filter":
             error = "the server's content filter held the answer back"
-            return Completion(key, text or "", "content_filter", *counts, error=error)
-        if text is None:
+        elif reason == "error":
+            why = choice.get("error") or answer.get("error")
+            error = f"the server ended the answer early ({said})" + (f": {said_in(why)[0]}" if why else "")
+        elif text is None:
             error = "the answer has no text (null content)"
             if message.get("refusal"):
                 error = f"the model refused: {message['refusal']}"
             elif reason == "length":
                 error += f": all {counts[1]} tokens went elsewhere, as into reasoning; raise max_new_tokens"
-            return Completion(key, "", "error", *counts, error=error)
-        if isinstance(thought, str) and thought:
+            reason = "error"
+        if thought:
             # Screening strips it from the profile; the store keeps it as the raw text.
-            text = f"<think>{thought}</think>\n{text}"
-        return Completion(key, text, _FINISH_REASONS.get(reason, "other"), *counts)
+            text = f"<think>{thought}</think>\n{text or ''}"
+        return Completion(key, text or "", reason, *counts, error=error)
+
+
+def _text_and_reasoning(content: Any) -> tuple[str | None, str]:
+    """Return what a message's content holds: a text, nothing, or a list of chunks (Mistral, agent frameworks).
+
+    Raises
+    ------
+    TypeError, KeyError, AttributeError
+        For anything else.
+    """
+    if content is None or isinstance(content, str):
+        return content, ""
+    if not isinstance(content, list):
+        raise TypeError
+    texts, thoughts = [], []
+    for chunk in content:
+        kind = "text" if isinstance(chunk, str) else chunk.get("type", "text")
+        if kind in ("thinking", "reasoning", "redacted_thinking"):
+            thoughts.append(_flat(chunk))
+        elif kind in ("text", "output_text"):
+            texts.append(chunk if isinstance(chunk, str) else chunk["text"])
+        else:
+            raise TypeError(kind)
+    return "".join(texts) if texts else None, "".join(thoughts)
+
+
+def _flat(thought: Any) -> str:
+    """Return the text of a thought, whatever its shape."""
+    if isinstance(thought, list):
+        return "".join(map(_flat, thought))
+    if isinstance(thought, dict):
+        return _flat(next((thought[name] for name in ("thinking", "text", "summary") if thought.get(name)), ""))
+    return thought if isinstance(thought, str) else ""
 
 
 def _count(value: Any) -> int:

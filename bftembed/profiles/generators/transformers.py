@@ -10,6 +10,7 @@ from bftembed.chat import prompt_tokens
 from bftembed.errors import BftembedError, require
 from bftembed.machine import cpu_has_bf16, free_cores
 from bftembed.models import load_language_model, model_identity
+from bftembed.profiles.reasoning import with_reasoning_markers
 from bftembed.profiles.records import Completion
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ class TransformersGenerator:
             stop = next((i for i, token in enumerate(row) if token in engine.stop_ids), None)
             answer = row if stop is None else row[:stop]
             text = engine.tokenizer.decode(answer, skip_special_tokens=True)
+            text = with_reasoning_markers(text, answer, engine.tokenizer, request.messages)
             yield Completion(request.key, text, "length" if stop is None else "stop", len(ids), len(answer))
 
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from bftembed.chat import prompt_tokens
 from bftembed.errors import BftembedError, MissingExtraError, require
 from bftembed.models import model_identity, resolve_model, weights_revision
+from bftembed.profiles.reasoning import with_reasoning_markers
 from bftembed.profiles.records import Completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bftembed.profiles.records import Request
+    from bftembed.profiles.records import Message, Request
 
 _DTYPES = {"auto": "auto", "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
 _DTYPES |= {"fp32": "float32", "float32": "float32"}
@@ -163,8 +164,8 @@ class VLLMGenerator:
             while waiting:
                 for output in engine.step():
                     if output.finished:
-                        del waiting[output.request_id]
-                        yield _completion(output)
+                        request = waiting.pop(output.request_id)
+                        yield _completion(output, tokenizer, request.messages)
         finally:
             if waiting:
                 engine.abort_request(list(waiting))
@@ -216,16 +217,13 @@ class VLLMGenerator:
         return require("vllm.lora.request", "vllm").LoRARequest("adapter", 1, str(self._lora))
 
 
-def _completion(output: Any) -> Completion:
+def _completion(output: Any, tokenizer: Any, messages: Sequence[Message]) -> Completion:
     answer = output.outputs[0]
-    n_prompt, n_answer = len(output.prompt_token_ids or ()), len(answer.token_ids)
-    if answer.finish_reason == "length":
-        return Completion(output.request_id, answer.text, "length", n_prompt, n_answer)
+    n_prompt, tokens = len(output.prompt_token_ids or ()), answer.token_ids
     if answer.finish_reason == "stop":
-        # The token that ends an answer is among vLLM's, and not counted by us.
-        return Completion(output.request_id, answer.text, "stop", n_prompt, max(0, n_answer - 1))
-    error = f"vLLM ended the answer early ({answer.finish_reason})"
-    return Completion(output.request_id, "", "error", n_prompt, error=error)
+        tokens = tokens[:-1]  # vLLM counts the token that ends an answer
+    text = with_reasoning_markers(answer.text, tokens, tokenizer, messages)
+    return Completion(output.request_id, text, answer.finish_reason or "", n_prompt, len(tokens))
 
 
 def _rank(lora: Path) -> int:

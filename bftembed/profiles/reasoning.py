@@ -1,0 +1,166 @@
+"""Reasoning formats of language models, and the answer without the reasoning."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bftembed.chat import has_template, prompt_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class Format:
+    """Markers around the reasoning of a family of models.
+
+    Attributes
+    ----------
+    models
+        Model families that write it.
+    opener, closer
+        Start of the reasoning (or end of the answer), and end of the reasoning (or start of the answer).
+    """
+
+    models: str
+    opener: re.Pattern[str]
+    closer: re.Pattern[str]
+
+
+def _format(models: str, opener: str, closer: str) -> Format:
+    return Format(models, re.compile(opener), re.compile(closer))
+
+
+_TAG = r"(?:[a-z]{2,12}[:_|])?(?:think|thinking|thoughts?|reasoning|scratchpad|analysis|reflection)"
+_ANSWER = r"(?:answer|response|output|solution|final[_ ]?(?:answer|response|output))"
+_THOUGHT = r"(?:think|thinking|thought|reasoning)"
+_START, _END = r"(?:start|begin)", r"(?:end|stop)"
+
+#: One row per format. No pattern starts with a repetition that is not anchored, so that a search is linear.
+FORMATS = (
+    _format(
+        "DeepSeek-R1, Qwen3, QwQ, Seed-OSS (seed:think), MiniMax (mm:think), LongCat (longcat_think)",
+        rf"(?i:<\|?\s{{0,3}}{_TAG}\s{{0,3}}\|?>)",
+        rf"(?i:<\|?\s{{0,3}}/\s{{0,3}}{_TAG}\s{{0,3}}\|?>)",
+    ),
+    _format("Hunyuan, ERNIE, Reflection, GRPO recipes", rf"(?i:</{_ANSWER}>)", rf"(?i:<{_ANSWER}>)"),
+    _format(
+        "Command A, OpenThoughts",
+        rf"(?i:<\|(?:{_START}(?:_of)?_{_THOUGHT}|{_THOUGHT}_{_START})\|>)",
+        rf"(?i:<\|(?:{_END}(?:_of)?_{_THOUGHT}|{_THOUGHT}_{_END})\|>)",
+    ),
+    _format(
+        "gpt-oss",
+        r"(?:<\|start\|>assistant[^<]{0,80})?<\|channel\|>(?!final)\w*(?:<\|message\|>)?",
+        r"<\|channel\|>final[^<]{0,40}(?:<\|constrain\|>[^<]{0,40})?<\|message\|>",
+    ),
+    _format(
+        "gpt-oss, special tokens skipped",
+        r"\A\s*(?:analysis|commentary)(?=[A-Z\d\"'*(])|assistant(?:analysis|commentary)(?=\S)",
+        r"assistantfinal|\A\s*final(?=[A-Z*#])",
+    ),
+    _format("Gemma 4", r"<\|channel>(?:thought)?", r"<channel\|>"),
+    _format("MedGemma", r"<unused94>(?:thought)?", r"<unused95>"),
+    _format("Pangu", r"\[unused16\]", r"\[unused17\]"),
+    _format("Magistral", r"\[THINK\]", r"\[/THINK\]"),
+    _format("Kimi-VL", r"◁think▷", r"◁/think▷"),
+    _format("Apertus", r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),
+    _format("s1", r"<\|im_start\|>think\b", r"<\|im_start\|>answer\b"),
+    _format("Granite 3.2", r"\A\s*Here(?:['’]s| is) my thought process:", r"Here(?:['’]s| is) my response:"),
+    _format("HuatuoGPT-o1", r"\A\s*## Thinking\b", r"## Final Response\b:?"),
+    _format("ollama run", r"\A\s*Thinking\.\.\.", r"\.\.\.done thinking\."),
+)
+
+#: Parts of words in markers that are probably of reasoning.
+SUSPECT = "think|thought|reasoning|scratchpad|reflect|monolog|deliberat|思考|推理"
+_MARK = re.compile(
+    rf"[<\[【◁]{{1,2}}[/|]{{0,2}}[\w:.-]{{0,20}}(?:{SUSPECT})[\w:.-]{{0,20}}\|?[>\]】▷]|<\|(?:channel|message)\|>",
+    re.IGNORECASE,
+)
+_ASKS = (
+    r"(?:asks?|asked|wants?|wanted|needs?|says?|said|requests?|requested|requires?|provided|gave|likely|probably"
+    r"|is (?:asking|requesting|looking|interested)|has (?:asked|requested)|would like)"
+)
+_TASK = r"(?:question|prompt|request|task|query|instructions?)"
+_THINKS = (
+    r"(?:think|see|recall|remember|consider|analy[sz]e|break|figure|work through|draft|outline|gather|go through"
+    r"|start by|begin by|try to|check|structure)"
+)
+_FILLER = r"(?:(?:ok(?:ay)?|al(?:l )?right|hmm+|well|so|right|sure|now|first)\b[\s,.!…]{0,4}){0,3}"
+_OPENING = re.compile(
+    r"[\s*#_>\"]{0,10}(?:"
+    rf"{_FILLER}(?:let me|let[’']s|let us) {_THINKS}"
+    rf"|{_FILLER}(?:I|we) (?:need|have to|want|should|must(?! decline)|(?:are|am) asked)\b"
+    rf"|{_FILLER}I(?:[’']m| am) (?:trying|going|asked|supposed|tasked)\b"
+    rf"|{_FILLER}(?:the )?user {_ASKS}"
+    rf"|{_FILLER}the {_TASK} (?:asks?|is asking|wants?|requires?|says?|is to)\b"
+    r"|(?:okay|ok|alright|hmm+)[,.…]{1,3}\s{0,2}so\b"
+    r"|(?:here(?:[’']s| is) )?(?:an? |my |the )?(?:thinking|thought|reasoning) process\b"
+    r"|(?:thinking|thoughts?|reasoning|scratchpad|chain of thought)[*_]{0,3}\s{0,2}(?:[:：]|\.\.\.|…|\n)"
+    r"|(?-i:analysis|commentary)\s{0,2}\n|/think\b"
+    r"|(?:好的?|嗯|首先|那么)?[，,。\s]{0,2}(?:用户|我需要|我应该|我们需要|让我)"
+    r")",
+    re.IGNORECASE,
+)
+_ASIDE = re.compile(
+    rf"\bthe user {_ASKS}\b"
+    r"|(?:^|[.!?]\s{1,3}|\n)(?:wait|hmm+)[,.…]"
+    r"|(?:^|[.!?]\s{1,3}|\n)(?:I (?:should|need to|must) (?:also )?(?:write|mention|include|note|keep|make sure|avoid)"
+    r"|let me (?:think|recall|check|draft|structure))\b",
+    re.IGNORECASE,
+)
+#: Characters of a text that are searched for these.
+_WITHIN = 20_000
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+    """Return the answer in a generated text, and the rest.
+
+    Everything before the last closer is reasoning, whether or not it was opened, and so is everything after an opener
+    that is never closed.
+    """
+    begin = max((match.end() for row in FORMATS for match in row.closer.finditer(text)), default=0)
+    answer = text[begin:]
+    end = min((match.start() for row in FORMATS if (match := row.opener.search(answer))), default=len(answer))
+    return answer[:end], text[:begin] + answer[end:]
+
+
+def open_reasoning(prompt: str) -> str:
+    """Return the opener with which a rendered prompt ends, or ``""``.
+
+    Some chat templates end in one (``<think>`` and a newline), and the answer begins inside the reasoning. With the
+    opener in front of it, `split_reasoning` reads such an answer correctly.
+    """
+    tail = prompt[-200:].rstrip()
+    found = (match for row in FORMATS for match in row.opener.finditer(tail))
+    return next((match.group() for match in found if match.end() == len(tail)), "")
+
+
+def with_reasoning_markers(
+    text: str, tokens: Sequence[int], tokenizer: Any, messages: Sequence[Mapping[str, str]]
+) -> str:
+    """Return a decoded answer with the markers of its reasoning that are special tokens, or the end of the prompt.
+
+    Parameters
+    ----------
+    text, tokens
+        The answer without special tokens, and its tokens.
+    tokenizer, messages
+        Tokenizer and chat of the prompt.
+    """
+    raw = tokenizer.decode(list(tokens), skip_special_tokens=False)
+    hidden = split_reasoning(raw)[1] and not split_reasoning(text)[1]
+    if hidden or (looks_like_reasoning(raw) and not looks_like_reasoning(text)):
+        text = raw
+    return (open_reasoning(prompt_text(tokenizer, messages)) if has_template(tokenizer) else "") + text
+
+
+def looks_like_reasoning(text: str) -> bool:
+    """Return whether an answer of `split_reasoning` probably still contains reasoning, in an unknown format.
+
+    A heuristic: markers with words such as "think", and sentences about the user, the task or the text to write.
+    """
+    text = text[:_WITHIN]
+    return bool(_OPENING.match(text) or _MARK.search(text) or _ASIDE.search(text))
