@@ -16,6 +16,7 @@ from bftembed.bench.reading import read_cells
 from bftembed.bench.tenx import PROTEIN_TYPE, is_tenx_file, is_tenx_folder, names_may_repeat, read_tenx, split_by_type
 from bftembed.cells.preflight import check_declared_size
 from bftembed.cells.reading import backed_path, expression_in
+from bftembed.cells.tables import check_index
 from bftembed.cells.zarr_store import open_zarr
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.hdf5 import is_group, open_h5ad, strings
@@ -228,6 +229,7 @@ def _labels_of_mudata(
 
 def _index_of(place: _Place, table: str) -> str:
     with place.root() as root:
+        check_index(root[table])
         name = root[table].attrs.get("_index", "_index")
         return name.decode() if isinstance(name, bytes) else str(name)
 

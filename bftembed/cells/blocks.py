@@ -179,16 +179,22 @@ def compressed_format(group: Any) -> str:
 
 
 def refuse_missing_chunks(member: Any) -> None:
-    """Refuse an array of a zarr store, or a group with one, of which chunk files lack; HDF5 finds such damage itself.
+    """Refuse an array of a zarr store of which chunk files lack; HDF5 finds such damage itself.
+
+    Of a group, the column of text that it holds: its ``values``, or its ``categories`` and ``codes``. Not its ``mask``,
+    of which zarr leaves out the chunks where nothing is missing.
 
     Raises
     ------
     BftembedError
         Naming the array.
     """
-    for part in member.values() if is_group(member) else [member]:
-        if hasattr(part, "check_whole"):
-            part.check_whole()
+    if is_group(member):
+        for name in ("values", "categories", "codes"):
+            if name in member:
+                refuse_missing_chunks(member[name])
+    elif hasattr(member, "check_whole"):
+        member.check_whole()
 
 
 def stored_matrix(member: Any, where: str) -> Compressed | Dense:

@@ -196,8 +196,7 @@ def expression_of_file(
     _check_filled(matrix, where)
     if obsm is None:
         genes = read_var_names(root, gene_column, use_raw=use_raw)
-        if gene_column is None:
-            check_index(root.get("raw/var" if use_raw else "var"))
+        check_index(root.get("raw/var" if use_raw else "var"), gene_column)
         _check_length(len(genes), matrix.shape[1], "genes", "var", where)
     if "obs" not in root:
         raise BftembedError(f"{path} has no obs: it is not complete. Write it again with anndata.")
