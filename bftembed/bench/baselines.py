@@ -286,7 +286,7 @@ def _like(data: Any, keys: Sequence[str]) -> tuple[Aggregation, dict[str, Any], 
         l2=bool(told.get("l2", True)),
     )
     matrix = str(told.get("matrix", "X"))
-    choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None}
+    choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None, "kind": how.kind}
     choice |= {"use_raw": matrix == "raw/X", "layer": matrix[7:] if matrix.startswith("layers/") else None}
     if matrix.startswith("obsm/"):
         choice["obsm"] = matrix[5:]

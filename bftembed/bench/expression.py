@@ -61,7 +61,9 @@ def principal_components(
     with opened(data, layer=layer, use_raw=use_raw) as expression:
         matrix = whole_matrix(expression, _OR_BEFORE)
         reason = _log_counts(matrix, expression)
-    return pca(matrix), f"principal components of {expression.name}, {reason}"
+        others = expression.n_other_features
+    left_out = f", {others} features of another type left out" if others else ""
+    return pca(matrix), f"principal components of {expression.name}, {reason}{left_out}"
 
 
 def matrix_of(
@@ -89,7 +91,7 @@ def whole_matrix(expression: Expression, remedy: str = "Give a sample of the cel
     from scipy.sparse import vstack
 
     cells, genes = expression.matrix.shape
-    check_fits(cells, genes, getattr(expression.matrix, "n_values", cells * genes), expression.where, remedy)
+    check_fits(cells, genes, expression.matrix.n_values, expression.where, remedy)
     return vstack([rows.to_csr(expression.n_genes) for rows in expression.matrix.rows(4096)], format="csr")
 
 

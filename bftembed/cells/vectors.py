@@ -37,7 +37,8 @@ def cell_vectors(
     aggregation
         How; by default the weighted mean of `Aggregation`.
     **choice
-        Which matrix: layer, use_raw, gene_column, modality (of a file), obsm, obsm_names, as in `embed_cells`.
+        Which matrix: layer, use_raw, gene_column, modality (of a file), obsm, obsm_names, as in `embed_cells`; and
+        the kind of its features, by default that of the aggregation.
 
     Returns
     -------
@@ -52,6 +53,7 @@ def cell_vectors(
     # The kernel is pinned: the fastest of a first block is another one at another time.
     how = asdict(aggregation or Aggregation())
     asked = Asked(**how, empty_policy="nan", precision="exact", kernel="scipy")
+    choice = {"kind": asked.kind, **choice}
     task = Task(embeddings, "vectors", asked, silent)
     with ExitStack() as stack:
         if isinstance(data, (str, os.PathLike)) or data.isbacked:
