@@ -11,7 +11,7 @@ def naive_loss(
     objective,
     *,
     window=256,
-    sample_coefficient="two_minus_min",
+    sample_coefficient="one_minus_min",
     eps=1e-8,
     clip=True,
     gamma=1.0,

@@ -22,12 +22,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+#: The sample coefficient of the recorded result, which was the default then.
+RECORDED = {"sample_coefficient": "two_minus_min"}
 OBJECTIVES = {
     "sft": {"name": "sft"},
     "dft": {"name": "dft"},
     "bft-token": {"name": "bft-token"},
-    "bft-sample": {"name": "bft-sample"},
-    "bft": {"name": "bft"},
+    "bft-sample": {"name": "bft-sample", **RECORDED},
+    "bft": {"name": "bft", **RECORDED},
     "bft one_minus_min": {"name": "bft", "sample_coefficient": "one_minus_min"},
 }
 MAIN_WINDOW = 32
@@ -81,6 +83,7 @@ def runs(seeds: list[int]) -> dict[str, dict[str, Any]]:
                     "seed": seed,
                     "window": window,
                     "name": "bft",
+                    **RECORDED,
                 }
     return grid
 

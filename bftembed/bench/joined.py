@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.bench.modalities import PROTEIN_NAMES, RNA_NAMES
 from bftembed.bench.reading import place_of, read_cells
+from bftembed.cells.feature_types import GENE_WORDS, PROTEIN_WORDS
 from bftembed.errors import BftembedError, examples
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def read_joined(
 
 
 def _kind(value: Any, where: str) -> int:
-    for i, names in enumerate((RNA_NAMES, PROTEIN_NAMES)):
+    for i, names in enumerate((GENE_WORDS, PROTEIN_WORDS)):
         if str(value).strip().lower() in names:
             return i
     raise BftembedError(f"{where}: obs[{MODALITY!r}] holds {str(value)!r}; give 'rna' or 'protein' for each row.")

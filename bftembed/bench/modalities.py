@@ -13,9 +13,11 @@ import numpy as np
 from bftembed.bench.expression import whole_matrix
 from bftembed.bench.pairing import Modalities, Modality, paired
 from bftembed.bench.reading import read_cells
-from bftembed.bench.tenx import PROTEIN_TYPE, is_tenx_file, is_tenx_folder, names_may_repeat, read_tenx, split_by_type
+from bftembed.bench.tenx import is_tenx_file, is_tenx_folder, names_may_repeat, read_tenx, split_by_type
+from bftembed.cells.feature_types import GENE_WORDS, PROTEIN_WORDS, is_of
 from bftembed.cells.preflight import check_declared_size
 from bftembed.cells.reading import backed_path, expression_in
+from bftembed.cells.tables import check_index
 from bftembed.cells.zarr_store import open_zarr
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.hdf5 import is_group, open_h5ad, strings
@@ -26,12 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-#: Names by which a modality of MuData, or a key of .obsm, is known, in small letters.
-RNA_NAMES = ("rna", "gex", "gene expression", "gene_expression", "transcriptome")
-PROTEIN_NAMES = (
-    *("adt", "adts", "prot", "protein", "proteins", "antibody capture", "antibody_capture"),
-    *("protein_expression", "protein_counts"),
-)
 _FEATURE_TYPES = "feature_types"
 
 
@@ -61,7 +57,7 @@ def read_modalities(
     label
         Column of ``.obs`` with the cell types: of MuData itself, of its RNA, or of its proteins, whichever has it.
     rna, adt
-        Names of the modalities of MuData; by default those of a usual name (`RNA_NAMES`, `PROTEIN_NAMES`).
+        Names of the modalities of MuData; by default those of a usual name, see `bftembed.cells.feature_types`.
     obsm, obsm_names
         Where the protein counts and their names are, as in `bftembed.cells.embed.embed_cells`; by default the key of a
         usual name.
@@ -172,14 +168,15 @@ def _of_mudata(
     known = place.modalities()
     names = [
         _modality(known, asked, usual, what, place.name)
-        for asked, usual, what in ((rna, RNA_NAMES, "rna"), (adt, PROTEIN_NAMES, "adt"))
+        for asked, usual, what in ((rna, GENE_WORDS, "rna"), (adt, PROTEIN_WORDS, "adt"))
     ]
     if names[0] == names[1]:
         raise BftembedError(f"{place.name}: {names[0]!r} was given for the RNA and for the proteins.")
     if place.in_file:
-        sides = [Modality(place.data, {"modality": names[0], **choice}), Modality(place.data, {"modality": names[1]})]
+        choices = {"modality": names[0], **choice}, {"modality": names[1], "kind": "protein"}
+        sides = [Modality(place.data, one) for one in choices]
     else:
-        sides = [Modality(place.data.mod[names[0]], choice), Modality(place.data.mod[names[1]], {})]
+        sides = [Modality(place.data.mod[names[0]], choice), Modality(place.data.mod[names[1]], {"kind": "protein"})]
     of_rna, of_protein, cells, notes = paired(*sides)
     labels = None if label is None else _labels_of_mudata(place, names, label, sides, cells)
     return Modalities(of_rna, of_protein, cells, labels, place.stem, notes)
@@ -228,6 +225,7 @@ def _labels_of_mudata(
 
 def _index_of(place: _Place, table: str) -> str:
     with place.root() as root:
+        check_index(root[table])
         name = root[table].attrs.get("_index", "_index")
         return name.decode() if isinstance(name, bytes) else str(name)
 
@@ -238,7 +236,7 @@ def _of_two(place: _Place, other: _Place, choice: Mapping[str, Any], label: str 
             raise BftembedError(
                 f"{one.name} is no AnnData: with a file of the proteins both are h5ad files or zarr stores."
             )
-    sides = [Modality(place.data, choice), Modality(other.data, {})]
+    sides = [Modality(place.data, choice), Modality(other.data, {"kind": "protein"})]
     rna, protein, cells, notes = paired(*sides)
     labels = None
     if label is not None:
@@ -254,10 +252,10 @@ def _of_one(
     notes: tuple[str, ...] = ()
     if obsm is None:
         keys = place.obsm_keys()
-        found = [key for key in keys if key.lower() in PROTEIN_NAMES]
+        found = [key for key in keys if key.lower() in PROTEIN_WORDS]
         if len(found) != 1:
             types = _types(place)
-            if types is not None and PROTEIN_TYPE in types and not choice["use_raw"]:
+            if types is not None and is_of(types, PROTEIN_WORDS).any() and not choice["use_raw"]:
                 if not place.in_file:
                     return _of_types(place, choice, label)
                 held = _Place(_in_memory(place, choice, types), "anndata", place.name, place.stem)
@@ -279,7 +277,7 @@ def _of_one(
 def _of_types(place: _Place, choice: Mapping[str, Any], label: str | None, source: _Place | None = None) -> Modalities:
     """Divide an AnnData by the types of its features; the labels are those of `source`, where that is another."""
     parts = split_by_type(place.data, place.name)
-    rna, protein = Modality(parts[0], choice), Modality(parts[1], {"layer": choice.get("layer")})
+    rna, protein = Modality(parts[0], choice), Modality(parts[1], {"layer": choice.get("layer"), "kind": "protein"})
     labels = None if label is None else _labels(label, source or place)[1]
     return Modalities(rna, protein, tuple(rna.cells()), labels, place.stem, ())
 
@@ -296,7 +294,7 @@ def _in_memory(place: _Place, choice: Mapping[str, Any], types: list[str]) -> An
     from anndata import AnnData
     from pandas import DataFrame
 
-    with expression_in(place.data, **choice) as expression:
+    with expression_in(place.data, **choice, kind=None) as expression:
         matrix = whole_matrix(expression)
         with names_may_repeat():
             found = AnnData(matrix, obs=DataFrame(index=expression.cell_names()), var=DataFrame(index=expression.genes))

@@ -12,6 +12,7 @@ from bftembed.bench.expression import opened
 from bftembed.bench.reading import place_of, read_cells
 from bftembed.cells.blocks import memory_matrix, stored_matrix
 from bftembed.cells.examine import summarize
+from bftembed.cells.feature_types import columns_of_kind
 from bftembed.cells.normalize import LARGEST_LOG, decide
 from bftembed.cells.refusals import refuse_bad_values
 from bftembed.errors import BftembedError, examples
@@ -161,25 +162,36 @@ def is_simulated(source: Source) -> bool:
 
 
 def highly_variable(source: Source) -> list[int]:
-    """Return the columns of X that ``X_hvg`` holds, in its order: ``uns["hvg_names"]``, else ``var.highly_variable``.
+    """Return the genes of X that ``X_hvg`` holds, in its order: ``uns["hvg_names"]``, else ``var.highly_variable``.
 
-    Empty where the data tell neither.
+    Positions among the genes, without features of another type. Empty where the data tell neither.
     """
     if not isinstance(source, (str, os.PathLike)):
+        kept = columns_of_kind(lambda c: list(map(str, source.var[c])) if c in source.var else None, "gene")
         if "hvg_names" in source.uns:
-            return _columns(list(map(str, source.uns["hvg_names"])), list(map(str, source.var_names)))
+            names = list(map(str, source.uns["hvg_names"]))
+            return _among(_columns(names, list(map(str, source.var_names))), kept)
         marked = source.var.get("highly_variable")
-        return [] if marked is None else np.flatnonzero(np.asarray(marked, dtype=bool)).tolist()
-    from bftembed.entities.var_names import read_var_names
+        return [] if marked is None else _among(np.flatnonzero(np.asarray(marked, dtype=bool)).tolist(), kept)
+    from bftembed.entities.var_names import read_var_column, read_var_names
 
     with open_h5ad(source) as handle:
+        kept = columns_of_kind(lambda c: read_var_column(handle, c), "gene")
         names = handle.get("uns/hvg_names")
         if names is not None:
-            return _columns(strings(names), read_var_names(handle))
+            return _among(_columns(strings(names), read_var_names(handle)), kept)
         marked = handle.get("var/highly_variable")
         if marked is None or not is_array(marked):
             return []
-        return np.flatnonzero(np.asarray(marked[:], dtype=bool)).tolist()
+        return _among(np.flatnonzero(np.asarray(marked[:], dtype=bool)).tolist(), kept)
+
+
+def _among(columns: list[int], kept: NDArray[np.int64] | None) -> list[int]:
+    """Return the place of each column among the `kept` ones, without those that are not."""
+    if kept is None:
+        return columns
+    place = {column: i for i, column in enumerate(kept.tolist())}
+    return [place[column] for column in columns if column in place]
 
 
 def _columns(names: list[str], genes: list[str]) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.bench.expression import check_fits
+from bftembed.cells.feature_types import GENE_WORDS, PROTEIN_WORDS, is_of
 from bftembed.cells.preflight import check_declared_size
 from bftembed.errors import BftembedError
 from bftembed.hdf5 import is_group, open_h5ad
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-RNA_TYPE, PROTEIN_TYPE = "Gene Expression", "Antibody Capture"
 _MATRICES = ("matrix.mtx.gz", "matrix.mtx")
 
 
@@ -122,9 +122,10 @@ def split_by_type(adata: Any, where: str) -> tuple[Any, Any]:
     BftembedError
         When one of the two types is missing; names those that are there.
     """
-    types = np.array([str(x) for x in adata.var["feature_types"]])
-    for wanted, what in ((RNA_TYPE, "RNA"), (PROTEIN_TYPE, "proteins")):
-        if not (types == wanted).any():
+    types = [str(x) for x in adata.var["feature_types"]]
+    parts = [is_of(types, words) for words in (GENE_WORDS, PROTEIN_WORDS)]
+    for part, wanted, what in zip(parts, ("Gene Expression", "Antibody Capture"), ("RNA", "proteins"), strict=True):
+        if not part.any():
             names, counts = np.unique(types, return_counts=True)
             listed = ", ".join(f"{n} of {str(name)!r}" for name, n in zip(names, counts, strict=True)) or "none"
             raise BftembedError(
@@ -132,7 +133,7 @@ def split_by_type(adata: Any, where: str) -> tuple[Any, Any]:
                 "modalities are needed; proteins that are elsewhere are given in a file of their own (--protein-data)."
             )
     with names_may_repeat():
-        return adata[:, types == RNA_TYPE].copy(), adata[:, types == PROTEIN_TYPE].copy()
+        return adata[:, parts[0]].copy(), adata[:, parts[1]].copy()
 
 
 @contextlib.contextmanager

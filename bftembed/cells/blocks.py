@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -32,6 +32,11 @@ class Dense:
     def shape(self) -> tuple[int, int]:
         """Number of cells and of genes."""
         return int(self.values.shape[0]), int(self.values.shape[1])
+
+    @property
+    def n_values(self) -> int:
+        """Number of stored values: all of them."""
+        return self.shape[0] * self.shape[1]
 
     def rows(self, block_rows: int, cells: range | None = None, *, scratch: Path | None = None) -> Iterator[Rows]:
         """Yield runs of at most `block_rows` cells, in order; see `Compressed.rows`."""
@@ -171,6 +176,56 @@ class Compressed:
             start = stop
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Some columns of a matrix, as if there were no others.
+
+    Attributes
+    ----------
+    matrix
+        The whole matrix; all of its values are read.
+    kept
+        int64 (n_genes,), rising: the columns of it.
+    """
+
+    matrix: Compressed | Dense
+    kept: np.ndarray
+
+    @property
+    def where(self) -> str:
+        """File and matrix, for messages."""
+        return self.matrix.where
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and of genes."""
+        return self.matrix.shape[0], len(self.kept)
+
+    @property
+    def n_values(self) -> int:
+        """Number of values that are read: those of the whole matrix."""
+        return self.matrix.n_values
+
+    def numbers(self) -> np.ndarray:
+        """Return the place of each column of the whole matrix among the kept ones, int32, -1 for none."""
+        numbers = np.full(self.matrix.shape[1], -1, dtype=np.int32)
+        numbers[self.kept] = np.arange(len(self.kept), dtype=np.int32)
+        return numbers
+
+    def rows(self, block_rows: int, cells: range | None = None, *, scratch: Path | None = None) -> Iterator[Rows]:
+        """Yield runs of at most `block_rows` cells, in order; see `Compressed.rows`."""
+        numbers = self.numbers()
+        for rows in self.matrix.rows(block_rows, cells, scratch=scratch):
+            columns = numbers[rows.indices]
+            kept = columns >= 0
+            indptr = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])[rows.indptr]
+            yield Rows(rows.start, indptr, columns[kept], rows.values[kept])
+
+
+#: An expression matrix.
+Matrix: TypeAlias = Compressed | Dense | Columns
+
+
 def compressed_format(group: Any) -> str:
     """Return ``"csr"``, ``"csc"``, or ``""`` where a group is no sparse matrix."""
     marked = group.attrs.get("h5sparse_format", group.attrs.get("encoding-type", ""))
@@ -179,16 +234,22 @@ def compressed_format(group: Any) -> str:
 
 
 def refuse_missing_chunks(member: Any) -> None:
-    """Refuse an array of a zarr store, or a group with one, of which chunk files lack; HDF5 finds such damage itself.
+    """Refuse an array of a zarr store of which chunk files lack; HDF5 finds such damage itself.
+
+    Of a group, the column of text that it holds: its ``values``, or its ``categories`` and ``codes``. Not its ``mask``,
+    of which zarr leaves out the chunks where nothing is missing.
 
     Raises
     ------
     BftembedError
         Naming the array.
     """
-    for part in member.values() if is_group(member) else [member]:
-        if hasattr(part, "check_whole"):
-            part.check_whole()
+    if is_group(member):
+        for name in ("values", "categories", "codes"):
+            if name in member:
+                refuse_missing_chunks(member[name])
+    elif hasattr(member, "check_whole"):
+        member.check_whole()
 
 
 def stored_matrix(member: Any, where: str) -> Compressed | Dense:

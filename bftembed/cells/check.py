@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import h5py
 import numpy as np
 
-from bftembed.cells.blocks import Compressed, compressed_format
+from bftembed.cells.blocks import Columns, Compressed, compressed_format
 from bftembed.cells.check_report import CellCheck, GenesFound, MatrixFound, ValuesFound
 from bftembed.cells.matching import match_genes
 from bftembed.cells.normalize import NORMALIZE, decide
@@ -165,10 +165,9 @@ def _expression(
 
 
 def _matrix(expression: Expression) -> MatrixFound:
-    matrix = expression.matrix
+    matrix = expression.matrix.matrix if isinstance(expression.matrix, Columns) else expression.matrix
     sparse = isinstance(matrix, Compressed)
     stored = matrix.data if isinstance(matrix, Compressed) else matrix.values
-    n_values = matrix.n_values if isinstance(matrix, Compressed) else expression.n_cells * expression.n_genes
     form = "dense" if not isinstance(matrix, Compressed) else "CSR" if matrix.by_cell else "CSC"
     filters: list[int] = []
     if isinstance(stored, h5py.Dataset):
@@ -181,8 +180,9 @@ def _matrix(expression: Expression) -> MatrixFound:
         index_dtype=str(matrix.indices.dtype) if isinstance(matrix, Compressed) else "",
         n_cells=expression.n_cells,
         n_genes=expression.n_genes,
-        n_values=n_values,
-        density=n_values / (expression.n_cells * expression.n_genes) if sparse else None,
+        n_other_features=expression.n_other_features,
+        n_values=matrix.n_values,
+        density=matrix.n_values / (matrix.shape[0] * matrix.shape[1]) if sparse else None,
         compression=getattr(stored, "compression", None) or ", ".join(f"filter {number}" for number in filters),
         chunk=getattr(stored, "chunks", None),
         n_bytes=int(stored.id.get_storage_size()) if isinstance(stored, h5py.Dataset) else 0,

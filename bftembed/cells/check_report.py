@@ -22,7 +22,9 @@ class MatrixFound:
     dtype, index_dtype
         Of the values and of the indices (``""`` for dense).
     n_cells, n_genes, n_values
-        Its shape and how many values are stored.
+        Cells and genes, and how many values are stored, those of other features included.
+    n_other_features
+        Columns beside the genes, of another type by ``.var["feature_types"]``: they would not be embedded.
     density
         Share of values that are stored; of a dense matrix that are not zero, from the sample. None where unknown.
     compression
@@ -41,6 +43,7 @@ class MatrixFound:
     index_dtype: str
     n_cells: int
     n_genes: int
+    n_other_features: int
     n_values: int
     density: float | None
     compression: str

@@ -97,6 +97,8 @@ def embed_cells(
         Column of ``.var`` with the gene names; the index by default.
     kind
         ``"protein"`` resolves names as `ProteinIndex` does (antibodies, UniProt accessions), for protein embeddings.
+        Where ``.var["feature_types"]`` states several types (CITE-seq, multiome), genes alone are embedded, or the
+        antibodies alone with ``"protein"``; other features count in no total.
     normalize
         ``"log1p-cp10k"``: log1p(10,000 · value / total of the cell over all its genes). ``"clr"``: centred log ratio
         within the cell, for protein counts. ``"none"``: values as they are. ``"auto"``: the first for whole numbers,
@@ -169,7 +171,7 @@ def embed_cells(
     part = None if shard is None else Shard.parse(shard)
     task = Task(GeneEmbeddings.of(embeddings), key, recipe, progress)
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
-    choice |= {"modality": modality, "obsm": obsm, "obsm_names": obsm_names}
+    choice |= {"modality": modality, "obsm": obsm, "obsm_names": obsm_names, "kind": kind}
     sources = _paths(data)
     if sources is None:
         if sidecar is not None or part is not None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bftembed.cells.blocks import memory_matrix, stored_matrix
+from bftembed.cells.blocks import Columns, memory_matrix, stored_matrix
+from bftembed.cells.feature_types import columns_of_kind
 from bftembed.cells.preflight import check_declared_size
 from bftembed.cells.side_matrix import memory_side, stored_side
 from bftembed.cells.tables import check_index, n_rows, row_names
 from bftembed.cells.zarr_store import open_zarr
-from bftembed.entities.var_names import read_var_names, refuse_numbers
+from bftembed.entities.var_names import read_var_column, read_var_names, refuse_numbers
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.hdf5 import as_text, is_array, is_group, open_h5ad
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from bftembed.cells.blocks import Compressed, Dense
+    from bftembed.cells.blocks import Matrix
+    from bftembed.cells.feature_types import Kind
 
 #: Names of cells read at a time where all are wanted.
 _NAMES_AT_ONCE = 2**16
@@ -48,15 +50,19 @@ class Expression:
         Whether ``uns["log1p"]`` says that this matrix is logged already. It speaks of X alone.
     others
         How to select the other matrices of the data set, for messages: ``"use_raw=True (--raw)"``, …
+    n_other_features
+        Columns of the stored matrix that are left out of `matrix` and `genes`, because ``.var`` says that they are of
+        another type (antibodies, peaks …); see `bftembed.cells.feature_types.columns_of_kind`.
     """
 
-    matrix: Compressed | Dense
+    matrix: Matrix
     name: str
     where: str
     genes: list[str]
     cell_name_part: Callable[[range], list[str]]
     logged: bool
     others: tuple[str, ...]
+    n_other_features: int = 0
 
     @property
     def n_cells(self) -> int:
@@ -86,6 +92,7 @@ def expression_in(
     modality: str | None = None,
     obsm: str | None = None,
     obsm_names: str | None = None,
+    kind: Kind | None = "gene",
 ) -> Iterator[Expression]:
     """Open the expression of a h5ad file, a zarr store (a folder) or a MuData file of either kind, read-only.
 
@@ -93,7 +100,7 @@ def expression_in(
     ----------
     path
         File or folder; what is in it decides, not its name.
-    layer, use_raw, gene_column, modality, obsm, obsm_names
+    layer, use_raw, gene_column, modality, obsm, obsm_names, kind
         See `expression_of_file`.
 
     Yields
@@ -116,6 +123,7 @@ def expression_in(
             modality=modality,
             obsm=obsm,
             obsm_names=obsm_names,
+            kind=kind,
         )
 
 
@@ -156,6 +164,7 @@ def expression_of_file(
     modality: str | None = None,
     obsm: str | None = None,
     obsm_names: str | None = None,
+    kind: Kind | None = "gene",
 ) -> Expression:
     """Find the expression matrix of an open file or store; nothing but names and structure is read.
 
@@ -173,6 +182,9 @@ def expression_of_file(
     obsm, obsm_names
         Take ``.obsm[obsm]``; the names of its columns are those of the DataFrame, or of ``uns["{obsm}_names"]``, or
         where ``"uns/KEY"`` says.
+    kind
+        Which features to take of a matrix that ``.var`` says holds several types: genes or proteins alone, as
+        `bftembed.cells.feature_types.columns_of_kind` has it; None takes all.
 
     Raises
     ------
@@ -196,14 +208,13 @@ def expression_of_file(
     _check_filled(matrix, where)
     if obsm is None:
         genes = read_var_names(root, gene_column, use_raw=use_raw)
-        if gene_column is None:
-            check_index(root.get("raw/var" if use_raw else "var"))
+        check_index(root.get("raw/var" if use_raw else "var"), gene_column)
         _check_length(len(genes), matrix.shape[1], "genes", "var", where)
     if "obs" not in root:
         raise BftembedError(f"{path} has no obs: it is not complete. Write it again with anndata.")
     check_declared_size(root["obs"], path)
     _check_length(n_rows(root["obs"]), matrix.shape[0], "cells", "obs", where)
-    return Expression(
+    found = Expression(
         matrix=matrix,
         name=prefix + name,
         where=where,
@@ -212,6 +223,9 @@ def expression_of_file(
         logged=name == "X" and is_group(root.get("uns")) and "log1p" in root["uns"],
         others=_others(name, layers, has_raw, has_x),
     )
+    if obsm is not None or kind is None:
+        return found
+    return _of_kind(found, kind, lambda column: read_var_column(root, column, use_raw=use_raw))
 
 
 def expression_of_anndata(
@@ -222,6 +236,7 @@ def expression_of_anndata(
     gene_column: str | None,
     obsm: str | None = None,
     obsm_names: str | None = None,
+    kind: Kind | None = "gene",
 ) -> Expression:
     """Find the expression matrix of an AnnData in memory, as `expression_of_file` does. Nothing is copied.
 
@@ -246,7 +261,7 @@ def expression_of_anndata(
         matrix = memory_matrix(adata.layers[layer] if layer is not None else holder.X, f"AnnData: {name}")
     where = f"AnnData: {name}"
     _check_filled(matrix, where)
-    return Expression(
+    found = Expression(
         matrix=matrix,
         name=name,
         where=where,
@@ -255,6 +270,10 @@ def expression_of_anndata(
         logged=name == "X" and "log1p" in adata.uns,
         others=_others(name, layers, has_raw, has_x),
     )
+    if obsm is not None or kind is None:
+        return found
+    var = holder.var
+    return _of_kind(found, kind, lambda column: _texts_of_anndata(var[column]) if column in var else None)
 
 
 def _genes_of_anndata(var: Any, gene_column: str | None, where: str) -> list[str]:
@@ -263,11 +282,33 @@ def _genes_of_anndata(var: Any, gene_column: str | None, where: str) -> list[str
     if gene_column is not None and gene_column not in (*columns, index):
         raise unknown_name("column", gene_column, [*columns, index], where=f"var of {where}")
     values = var[gene_column] if gene_column in columns else var.index
-    names = ["" if missing else str(value) for value, missing in zip(values, values.isna(), strict=True)]
+    names = _texts_of_anndata(values)
     if gene_column is None:
         remedy = f"Name the column of .var that holds gene names with gene_column: {', '.join(columns) or '(none)'}."
         refuse_numbers(names, f"{where}: the var names", index, lambda: remedy)
     return names
+
+
+def _texts_of_anndata(values: Any) -> list[str]:
+    return ["" if missing else str(value) for value, missing in zip(values, values.isna(), strict=True)]
+
+
+def _of_kind(expression: Expression, kind: Kind, column: Callable[[str], list[str] | None]) -> Expression:
+    """Return the features of a kind alone, where the columns of ``.var`` that `column` reads state several types."""
+
+    def read(name: str) -> list[str] | None:
+        types = column(name)
+        if types is not None:
+            _check_length(len(types), len(expression.genes), "genes", f"var/{name}", expression.where)
+        return types
+
+    kept = columns_of_kind(read, kind)
+    if kept is None:
+        return expression
+    assert not isinstance(expression.matrix, Columns)  # no column was left out yet
+    genes = [expression.genes[i] for i in kept]
+    n_others = len(expression.genes) - len(genes)
+    return replace(expression, matrix=Columns(expression.matrix, kept), genes=genes, n_other_features=n_others)
 
 
 def _modality(handle: Any, modality: str | None) -> Any:
@@ -345,7 +386,7 @@ def _check_length(length: int, expected: int, what: str, table: str, where: str)
         )
 
 
-def _check_filled(matrix: Compressed | Dense, where: str) -> None:
+def _check_filled(matrix: Matrix, where: str) -> None:
     if 0 in matrix.shape:
         raise BftembedError(
             f"{where} has {matrix.shape[0]} cells and {matrix.shape[1]} genes: there is nothing to embed. "

@@ -22,6 +22,9 @@ class CellEmbeddingReport:
         The expression used: ``"X"``, ``"layers/NAME"`` or ``"raw/X"``.
     n_cells, n_genes
         Its shape, before empty cells are dropped.
+    n_other_features
+        Features of another type beside them (antibodies, peaks …), by ``.var["feature_types"]``: not embedded, and not
+        part of the totals.
     n_used, n_mapped, n_ambiguous, n_unresolved, n_no_embedding
         Genes (columns) by what became of them, see `bftembed.cells.matching.GeneMatch`; they add up to `n_genes`.
     n_duplicates
@@ -52,6 +55,7 @@ class CellEmbeddingReport:
     matrix: str
     n_cells: int
     n_genes: int
+    n_other_features: int
     n_used: int
     n_mapped: int
     n_ambiguous: int

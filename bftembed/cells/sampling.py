@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bftembed.cells.blocks import Compressed, Dense
+from bftembed.cells.blocks import Columns, Compressed, Dense, Matrix
 from bftembed.cells.examine import Examiner, ValueSummary
 from bftembed.cells.preflight import check_indices
 from bftembed.cells.rows import Rows, as_float, as_index
@@ -39,7 +39,7 @@ class Sample:
     n_filled: int
 
 
-def sample(matrix: Compressed | Dense, target_of: np.ndarray, n_cells: int) -> Sample:
+def sample(matrix: Matrix, target_of: np.ndarray, n_cells: int) -> Sample:
     """Look at about `n_cells` evenly spread cells; of a CSC matrix, at all cells and at most 8 million values.
 
     Parameters
@@ -56,9 +56,10 @@ def sample(matrix: Compressed | Dense, target_of: np.ndarray, n_cells: int) -> S
     BftembedError
         When a part of the file cannot be read, or an index is out of range.
     """
-    if isinstance(matrix, Compressed) and not matrix.by_cell:
-        return _of_genes(matrix, target_of)
-    runs = _runs_of_cells(matrix, n_cells)
+    stored = matrix.matrix if isinstance(matrix, Columns) else matrix
+    if isinstance(stored, Compressed) and not stored.by_cell:
+        return _of_genes(stored, target_of, matrix.kept if isinstance(matrix, Columns) else None)
+    runs = _runs_of_cells(stored, n_cells)
     cells = np.concatenate([np.arange(run.start, run.stop) for run in runs])
     examiner, n_filled, at = Examiner(target_of, 0, ValueSummary.of(len(cells))), 0, 0
     for run in runs:
@@ -93,19 +94,20 @@ def _runs_of_cells(matrix: Compressed | Dense, wanted: int) -> list[range]:
     return runs
 
 
-def _of_genes(matrix: Compressed, target_of: np.ndarray) -> Sample:
-    """Read runs of genes, and turn them into cells."""
+def _of_genes(matrix: Compressed, target_of: np.ndarray, kept: np.ndarray | None) -> Sample:
+    """Read runs of genes, and turn them into cells; of the columns that are `kept` alone, all by default."""
     from scipy.sparse import csc_matrix
 
-    n_cells, n_genes = matrix.shape
-    places = 1 if matrix.n_values <= MOST_BY_GENE else min(PLACES, n_genes)
+    n_cells, n_columns = matrix.shape
+    kept = np.arange(n_columns) if kept is None else kept
+    places = 1 if matrix.n_values <= MOST_BY_GENE else min(PLACES, len(kept))
     genes, cells, values, stop = [], [], [], 0
-    for place in np.linspace(0, n_genes, places, endpoint=False).astype(int):
-        start = max(int(place), stop)
-        if start >= n_genes:
+    for place in np.linspace(0, len(kept), places, endpoint=False).astype(int):
+        start = max(int(kept[place]), stop)
+        if start >= n_columns:
             break
         fits = int(np.searchsorted(matrix.indptr, matrix.indptr[start] + MOST_BY_GENE // places, "right")) - 1
-        stop = min(max(fits, start + 1), n_genes)
+        stop = min(max(fits, start + 1), n_columns)
         first, last = int(matrix.indptr[start]), int(matrix.indptr[stop])
         with damage_named(matrix.where):
             found, stored = Slices(matrix.indices).read(first, last), Slices(matrix.data).read(first, last)
@@ -116,8 +118,11 @@ def _of_genes(matrix: Compressed, target_of: np.ndarray) -> Sample:
     columns = np.concatenate(genes)
     indptr = np.concatenate([[0], np.cumsum(np.diff(matrix.indptr)[columns])])
     parts = (np.concatenate(values), np.concatenate(cells), indptr)
-    by_cell = csc_matrix(parts, shape=(n_cells, len(columns))).tocsr()
+    wanted = np.isin(columns, kept)
+    by_gene = csc_matrix(parts, shape=(n_cells, len(columns)))
+    by_cell = (by_gene if wanted.all() else by_gene[:, wanted]).tocsr()
     rows = Rows(0, by_cell.indptr.astype(np.int64), by_cell.indices, by_cell.data)
-    examiner = Examiner(target_of[columns], 0, ValueSummary.of(n_cells))
+    read = np.searchsorted(kept, columns[wanted])
+    examiner = Examiner(target_of[read], 0, ValueSummary.of(n_cells))
     examiner.place(rows)
-    return Sample(examiner.summary, np.arange(n_cells), columns, len(rows.values))
+    return Sample(examiner.summary, np.arange(n_cells), read, len(rows.values))

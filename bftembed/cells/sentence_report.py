@@ -21,6 +21,8 @@ class SentenceEmbeddingReport:
         The expression used: ``"X"``, ``"layers/NAME"`` or ``"raw/X"``.
     n_cells, n_genes
         Its shape, before empty cells are dropped.
+    n_other_features
+        Features of another type beside them, as in `bftembed.cells.report.CellEmbeddingReport`.
     n_used, n_mapped, n_ambiguous, n_unresolved, n_unnamed, n_duplicates
         Genes (columns) by what they are called, see `bftembed.cells.wording.Words`; all but the last add up to
         `n_genes`.
@@ -65,6 +67,7 @@ class SentenceEmbeddingReport:
     matrix: str
     n_cells: int
     n_genes: int
+    n_other_features: int
     n_used: int
     n_mapped: int
     n_ambiguous: int

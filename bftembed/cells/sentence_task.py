@@ -149,6 +149,7 @@ class SentenceTask:
             matrix=expression.name,
             n_cells=expression.n_cells,
             n_genes=expression.n_genes,
+            n_other_features=expression.n_other_features,
             n_used=words.n_used,
             n_mapped=words.n_mapped,
             n_ambiguous=words.n_ambiguous,

@@ -29,12 +29,13 @@ def n_rows(table: Any) -> int:
     return int(column.shape[0])
 
 
-def check_index(table: Any) -> None:
-    """Refuse an index of which chunks are missing in a zarr store: they would be read as empty names."""
+def check_index(table: Any, column: str | None = None) -> None:
+    """Refuse an index, or another column of names, of which chunks are missing in a zarr store.
+
+    They would be read as empty names, or as the first category.
+    """
     if is_group(table):
-        column = table.get(_index_name(table))
-        if is_array(column):
-            refuse_missing_chunks(column)
+        refuse_missing_chunks(table.get(_index_name(table) if column is None else column))
 
 
 def row_names(table: Any, rows: slice) -> list[str]:

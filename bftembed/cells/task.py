@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.cells.aggregate import Aggregator, Recipe, aggregate
-from bftembed.cells.blocks import Compressed
 from bftembed.cells.budget import MOST_ROWS, block_rows_within
 from bftembed.cells.kernels import TOLERANCE
 from bftembed.cells.matching import GeneMatch, match_genes
@@ -206,7 +205,7 @@ class Task:
         asked, matrix = self.asked, ready.expression.matrix
         if asked.block_rows is not None or asked.memory is None:
             return asked.block_rows or MOST_ROWS
-        stored = matrix.n_values / matrix.shape[0] if isinstance(matrix, Compressed) else matrix.shape[1]
+        stored = matrix.n_values / matrix.shape[0]
         return block_rows_within(asked.memory, len(ready.vectors), ready.dim, stored)
 
     def _gene_matrix(self, rows: np.ndarray) -> np.ndarray:
@@ -266,6 +265,7 @@ class Task:
             matrix=expression.name,
             n_cells=len(values.totals),
             n_genes=expression.n_genes,
+            n_other_features=expression.n_other_features,
             n_used=match.n_used,
             n_mapped=match.n_mapped,
             n_ambiguous=match.n_ambiguous,

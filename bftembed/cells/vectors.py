@@ -38,7 +38,8 @@ def cell_vectors(
     aggregation
         How; by default the weighted mean of `Aggregation`.
     **choice
-        Which matrix: layer, use_raw, gene_column, modality (of a file), obsm, obsm_names, as in `embed_cells`.
+        Which matrix: layer, use_raw, gene_column, modality (of a file), obsm, obsm_names, as in `embed_cells`; and
+        the kind of its features, by default that of the aggregation.
 
     Returns
     -------
@@ -50,6 +51,8 @@ def cell_vectors(
     BftembedError
         As `bftembed.cells.embed.embed_cells`.
     """
+    how = aggregation or Aggregation()
+    choice = {"kind": how.kind, **choice}
     with ExitStack() as stack:
         if isinstance(data, (str, os.PathLike)) or data.isbacked:
             path = data if isinstance(data, (str, os.PathLike)) else backed_path(data)
@@ -57,7 +60,7 @@ def cell_vectors(
         else:
             choice = {"layer": None, "use_raw": False, "gene_column": None, **choice}
             expression = expression_of_anndata(data, **choice)
-        return vectors_of(expression, embeddings, aggregation)
+        return vectors_of(expression, embeddings, how)
 
 
 def vectors_of(

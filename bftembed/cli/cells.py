@@ -160,6 +160,8 @@ def _lines(report: CellEmbeddingReport) -> list[str]:
         + (f"; {', '.join(aside)}" if aside else ""),
         f"coverage   {report.coverage:.1%} of all expression lies in genes with an embedding",
     ]
+    if report.n_other_features:
+        lines.append(f"features   {report.n_other_features} of another type by .var left out, also of the totals")
     if report.files:
         parts = [f"{one.file} {one.n_cells} cells, {one.n_matched} genes, {one.coverage:.1%}" for one in report.files]
         lines.append(f"files      {'; '.join(parts)} (genes above: those of the lowest coverage)")

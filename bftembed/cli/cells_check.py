@@ -61,6 +61,8 @@ def _lines(found: CellCheck) -> Iterator[str]:
         density = "" if matrix.density is None else f", {matrix.density:.1%} filled"
         kind = " and ".join(filter(None, (matrix.dtype, matrix.index_dtype)))
         yield f"matrix     {matrix.name}: {matrix.n_cells:,} cells × {matrix.n_genes:,} genes, {matrix.form} of {kind}"
+        if matrix.n_other_features:
+            yield f"features   {matrix.n_other_features:,} of another type by .var are left out"
         yield f"stored     {matrix.n_values:,} values{density}; {_stored(matrix.compression, matrix.chunk)}"
         yield f"others     {'; '.join(matrix.others) or 'no other matrix'}"
     yield f"obsm       {', '.join(found.obsm) or 'nothing'}"

@@ -115,6 +115,8 @@ def _lines(report: SentenceEmbeddingReport) -> list[str]:
         f"encoder    {report.encoder}: {_limit(report)}",
         f"cache      {report.cache or 'none'}: {report.n_encoded} sentences encoded, {report.n_reused} found",
     ]
+    if report.n_other_features:
+        lines.append(f"features   {report.n_other_features} of another type by .var left out")
     if report.n_empty:
         done = "left out" if report.empty_policy == "drop" else "NaN"
         lines.append(f"empty      {report.n_empty} cells express no gene, {done}: {examples(report.empty_cells)}")

@@ -22,7 +22,7 @@ class ObjectiveConfig(Strict):
 
     name: Literal["sft", "dft", "bft-token", "bft-sample", "bft", "bft-v1"] = "bft"
     window: int = Field(default=256, ge=1)
-    sample_coefficient: Literal["two_minus_min", "one_minus_min"] = "two_minus_min"
+    sample_coefficient: Literal["one_minus_min", "two_minus_min"] = "one_minus_min"
     eps: float = Field(default=1e-8, ge=0)
     clip: bool = True
     gamma: float = Field(default=1.0, gt=0)

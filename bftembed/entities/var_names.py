@@ -56,6 +56,20 @@ def read_var_names(source: Any, column: str | None = None, *, use_raw: bool = Fa
     return _read(source, column, use_raw)
 
 
+def read_var_column(handle: Any, column: str, *, use_raw: bool = False) -> list[str] | None:
+    """Read a column of var as text; `handle` as `read_var_names` takes it. None where there is no such column.
+
+    Raises
+    ------
+    BftembedError
+        When it cannot be read as text.
+    """
+    key = _key(handle, use_raw)
+    if key is None or column not in _columns(handle[key]):
+        return None
+    return _texts(handle, handle[key], key, column)
+
+
 def refuse_numbers(names: list[str], what: str, index: str, remedy: Callable[[], str]) -> None:
     """Raise when names that nobody chose are only numbers; the one rule for h5ad files and AnnData in memory.
 
@@ -87,10 +101,10 @@ def refuse_numbers(names: list[str], what: str, index: str, remedy: Callable[[],
 
 def _read(handle: Any, column: str | None, use_raw: bool) -> list[str]:
     path = place(handle)
-    keys = ("raw/var", "raw.var") if use_raw else ("var",)
-    key = next((k for k in keys if k in handle), None)
+    key = _key(handle, use_raw)
     if key is None:
-        raise BftembedError(f"{path}: there is no {keys[0]}, so no gene names. Is it a h5ad of anndata?")
+        table = "raw/var" if use_raw else "var"
+        raise BftembedError(f"{path}: there is no {table}, so no gene names. Is it a h5ad of anndata?")
     var = handle[key]
     columns = _columns(var)
     if column is not None:
@@ -103,6 +117,10 @@ def _read(handle: Any, column: str | None, use_raw: bool) -> list[str]:
         raise BftembedError(f"{path}: the names of {key} are missing. {_advice(handle, var, key, columns, index)}")
     refuse_numbers(names, f"{path}: the names of {key}", index, lambda: _advice(handle, var, key, columns, index))
     return names
+
+
+def _key(handle: Any, use_raw: bool) -> str | None:
+    return next((key for key in (("raw/var", "raw.var") if use_raw else ("var",)) if key in handle), None)
 
 
 def _columns(var: Any) -> list[str]:

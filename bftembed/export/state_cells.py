@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bftembed.cells.blocks import Compressed
+    from bftembed.cells.blocks import Matrix
     from bftembed.cells.reading import Expression
     from bftembed.cells.report import CellEmbeddingReport
     from bftembed.cells.task import Task
@@ -66,7 +66,7 @@ class GenePlan:
 class _Tee:
     """A matrix that keeps copies of some cells as its blocks pass by."""
 
-    matrix: Compressed | Dense
+    matrix: Matrix
     wanted: NDArray[np.int64]
     kept: list[Rows] = field(default_factory=list)
 
@@ -92,9 +92,9 @@ class _Tee:
         return Rows(0, ends, indices, values)
 
 
-def values_per_cell(matrix: Compressed | Dense) -> float:
+def values_per_cell(matrix: Matrix) -> float:
     """Return how many values a cell has stored, on average; all of them in a dense matrix."""
-    return getattr(matrix, "n_values", matrix.shape[0] * matrix.shape[1]) / matrix.shape[0]
+    return matrix.n_values / matrix.shape[0]
 
 
 def write_vectors(

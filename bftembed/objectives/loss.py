@@ -46,7 +46,7 @@ def objective_loss(
     objective: str = "bft",
     *,
     window: int = 256,
-    sample_coefficient: str = "two_minus_min",
+    sample_coefficient: str = "one_minus_min",
     eps: float = 1e-8,
     clip: bool = True,
     gamma: float = 1.0,
@@ -62,7 +62,7 @@ def objective_loss(
                        (the mean of the whole sample where n < g)
             w[t]     = clip(c[t] / (C_loc[t] + eps), 0, 1)                     # eq. 3
             C_min    = min(C_loc)                                              # eq. 4
-            s        = 2 - C_min        (or 1 - C_min: sample_coefficient)     # eq. 5
+            s        = 1 - C_min        (or 2 - C_min: sample_coefficient)     # eq. 5
             loss_sum += s * sum(w * nll) / (n + eps)                           # eq. 6
             n_samples += 1
 
@@ -91,8 +91,8 @@ def objective_loss(
     window
         g, at least 1.
     sample_coefficient
-        ``"two_minus_min"`` (in [1, 2]) or ``"one_minus_min"`` (in [0, 1]). The paper's formula is lost; both fit its
-        words, see docs/decisions/loss.md.
+        ``"one_minus_min"`` (in [0, 1]), equation 5 of the paper, or ``"two_minus_min"`` (in [1, 2]), the default of
+        earlier versions; see docs/decisions/loss.md.
     eps
         As in the program, not negative.
     clip

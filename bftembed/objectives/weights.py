@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SAMPLE_COEFFICIENTS = ("two_minus_min", "one_minus_min")
+SAMPLE_COEFFICIENTS = ("one_minus_min", "two_minus_min")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Options:
     """Choices that the paper leaves open or that its authors expose; see `bftembed.objectives.objective_loss`."""
 
     window: int = 256
-    sample_coefficient: str = "two_minus_min"
+    sample_coefficient: str = "one_minus_min"
     eps: float = 1e-8
     clip: bool = True
     gamma: float = 1.0
@@ -133,7 +133,7 @@ def _token_weight(c: Confidence) -> Tensor:
 
 
 def _sample_coefficient(c: Confidence) -> Tensor:
-    """Equations 4 and 5: from C_min, larger for difficult samples; the formula is one of two readings."""
+    """Equations 4 and 5: from C_min, larger for difficult samples."""
     hardest = c.samples.minimum(c.local)
     return (2 if c.options.sample_coefficient == "two_minus_min" else 1) - hardest
 

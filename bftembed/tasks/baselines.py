@@ -418,7 +418,9 @@ class CellBaselines:
         """
         matrix, expression = self._expression(self.choice)
         logged, reason = _log_counts(matrix, expression)
-        return pca(logged), f"principal components of {expression.name}, {reason}"
+        others = expression.n_other_features
+        left_out = f", {others} features of another type left out" if others else ""
+        return pca(logged), f"principal components of {expression.name}, {reason}{left_out}"
 
     def of_expression(self) -> list[Baseline]:
         """Return PCA, Harmony, BBKNN and scVI, those that were named.
@@ -552,7 +554,7 @@ def _like(data: Any, keys: Sequence[str]) -> tuple[Aggregation, dict[str, Any], 
         l2=bool(told.get("l2", True)),
     )
     matrix = str(told.get("matrix", "X"))
-    choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None}
+    choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None, "kind": how.kind}
     choice |= {"use_raw": matrix == "raw/X", "layer": matrix[7:] if matrix.startswith("layers/") else None}
     if matrix.startswith("obsm/"):
         choice["obsm"] = matrix[5:]
@@ -602,7 +604,7 @@ def whole_matrix(expression: Expression) -> Any:
 def shortage_of(expression: Expression) -> str:
     """Return why the matrix does not fit into memory, or ``""``."""
     cells, genes = expression.matrix.shape
-    return memory_shortage(cells, genes, getattr(expression.matrix, "n_values", cells * genes), expression.where)
+    return memory_shortage(cells, genes, expression.matrix.n_values, expression.where)
 
 
 def memory_shortage(cells: int, genes: int, n_values: int, where: str) -> str:

@@ -50,6 +50,16 @@ def test_json_is_one_object_with_every_count(run, cells_file, genes_file, tmp_pa
     assert 0 < summary["coverage"] < 1
 
 
+def test_features_of_another_type_are_counted(run, cells, genes_file, tmp_path):
+    cells.var["feature_types"] = ["Gene Expression"] * 4 + ["Antibody Capture"] * 2
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    code, said, _ = run(tmp_path / "cells.h5ad", "--genes", genes_file, "--out", tmp_path / "out.h5ad", "--json")
+    summary = json.loads(said)
+    assert (code, summary["n_genes"], summary["n_other_features"]) == (0, 4, 2)
+    code, said, _ = run(tmp_path / "cells.h5ad", "--genes", genes_file, "--out", tmp_path / "again.h5ad")
+    assert any(line.startswith("features") and " 2 " in line for line in said.splitlines())
+
+
 def test_every_option_reaches_the_library(run, cells, genes_file, tmp_path):
     path, out = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
     values = cells.X.toarray()

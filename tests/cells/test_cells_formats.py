@@ -508,6 +508,45 @@ class TestHostileStores:
         refused(path, "declares 7 genes, but var has 6 rows")
 
 
+def with_names(adata, folder, version, column, kind):
+    """Write a store, and a column of names as a group: nullable text as pandas 3 and anndata 0.13 do, or a categorical.
+
+    Returns the store and the names.
+    """
+    path, _ = write(adata, folder, f"zarr{version}")
+    table, name = column.split("/")
+    names = [str(x) for x in (adata.obs_names if table == "obs" else adata.var_names)]
+    array = pd.array(names, dtype="string") if kind == "values" else pd.Categorical(names, categories=names)
+    with warnings.catch_warnings(), anndata.settings.override(allow_write_nullable_strings=True):
+        warnings.simplefilter("ignore")
+        group = zarr.open_group(path, mode="r+", use_consolidated=False)[table]
+        if name in group:
+            del group[name]
+        anndata.io.write_elem(group, name, array)
+    return path, names
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_cell_names_of_which_a_chunk_is_missing_are_an_error(version, make_cells, tmp_path):
+    path, names = with_names(make_cells(), tmp_path, version, "obs/_index", "values")
+    with expression_in(path) as e:
+        assert e.cell_names() == names
+    # No name is missing, so zarr has left out the mask.
+    assert not chunk(path, "obs/_index/mask", version).exists()
+    chunk(path, "obs/_index/values", version).unlink()
+    refused(path, "obs/_index/values lacks 1 of its 1 chunks")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("part", ["values", "codes", "categories"])
+def test_gene_names_of_which_a_chunk_is_missing_are_an_error(version, part, make_cells, tmp_path):
+    path, names = with_names(make_cells(), tmp_path, version, "var/symbol", part)
+    with expression_in(path, gene_column="symbol") as e:
+        assert e.genes == names
+    chunk(path, f"var/symbol/{part}", version).unlink()
+    refused(path, f"var/symbol/{part} lacks 1 of its 1 chunks", gene_column="symbol")
+
+
 def test_pickle_in_a_chunk_is_never_run(tmp_path, cells):
     class Boom:
         def __reduce__(self):

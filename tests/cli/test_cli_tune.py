@@ -43,7 +43,7 @@ def test_tune_takes_a_config_without_the_word_run(run, tmp_path):
 def test_the_recipe_tune_is_shown_with_its_defaults(run):
     code, printed, _ = run("config", "show", "tune")
     assert code == 0
-    assert "sample_coefficient: two_minus_min" in printed
+    assert "sample_coefficient: one_minus_min" in printed
 
 
 def test_a_folder_for_llamafactory_is_written(run, table, tmp_path):

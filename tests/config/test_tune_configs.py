@@ -27,6 +27,12 @@ def test_a_baseline_differs_in_the_objective_alone(name):
     assert baseline == recipe
 
 
+def test_the_paper_s_recipe_has_its_equation_5_and_a_config_keeps_what_it_names():
+    named = {file.stem: load_config(file).objective.sample_coefficient for file in FOLDER.glob("r1_*.yaml")}
+    assert set(named.values()) == {"one_minus_min"}
+    assert load_config(FOLDER / "smollm2_cpu.yaml").objective.sample_coefficient == "two_minus_min"
+
+
 def test_launch_files_are_yaml_of_their_kind():
     kinds = {"fsdp2": "FSDP", "zero3": "DEEPSPEED"}
     for name, kind in kinds.items():

@@ -82,10 +82,10 @@ def test_low_precision_input_is_summed_in_float32(objective, dtype, case):
 @pytest.mark.parametrize(
     "options",
     [
-        {"sample_coefficient": "one_minus_min"},
+        {"sample_coefficient": "two_minus_min"},
         {"clip": False},
         {"eps": 0.1},
-        {"sample_coefficient": "one_minus_min", "eps": 0.0},
+        {"sample_coefficient": "two_minus_min", "eps": 0.0},
     ],
 )
 def test_options_equal_the_naive_program(objective, options):
@@ -123,18 +123,20 @@ def test_gradients_are_those_of_a_weighted_nll_with_constant_weights(objective):
 
 
 def test_a_hand_computed_example():
-    """Two tokens of confidence 1/2 and 1/4, window 2: C_loc = mean of a token and the next one."""
+    """Two tokens of confidence 1/2 and 1/4, window 2: C_loc = mean of a token and the next one, s = 1 - C_min."""
     nll = torch.tensor([[math.log(2), math.log(4)]], dtype=torch.float64)
     mask = torch.ones(1, 2, dtype=torch.bool)
     found = objective_loss(nll, mask, "bft", window=2, eps=0.0)
     assert found.local_confidence.tolist() == [[0.375, 0.25]]
     assert found.token_weight.tolist() == [[1.0, 1.0]]
-    assert found.sample_weight.tolist() == [1.75]
-    assert float(found.loss_sum) == pytest.approx(1.75 * (math.log(2) + math.log(4)) / 2)
+    assert found.sample_weight.tolist() == [0.75]
+    assert float(found.loss_sum) == pytest.approx(0.75 * (math.log(2) + math.log(4)) / 2)
     whole = objective_loss(nll, mask, "bft", window=3, eps=0.0)
     assert whole.local_confidence.tolist() == [[0.375, 0.375]]
     assert whole.token_weight.tolist() == [[1.0, pytest.approx(2 / 3)]]
-    assert whole.sample_weight.tolist() == [1.625]
+    assert whole.sample_weight.tolist() == [0.625]
+    earlier = objective_loss(nll, mask, "bft", window=3, sample_coefficient="two_minus_min", eps=0.0)
+    assert earlier.sample_weight.tolist() == [1.625]
 
 
 def test_an_all_masked_batch_is_a_connected_zero():
@@ -181,7 +183,7 @@ def test_weights_stay_in_their_ranges(n, window):
     nll = torch.rand(1, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n * 100 + window)) * 20
     found = objective_loss(nll, torch.ones(1, n, dtype=torch.bool), "bft", window=window)
     assert bool(((found.token_weight >= 0) & (found.token_weight <= 1)).all())
-    assert bool(((found.sample_weight >= 1) & (found.sample_weight <= 2)).all())
+    assert bool(((found.sample_weight >= 0) & (found.sample_weight <= 1)).all())
     assert bool(((found.local_confidence > 0) & (found.local_confidence <= 1)).all())
 
 
