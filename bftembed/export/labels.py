@@ -9,7 +9,7 @@ import numpy as np
 
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.hdf5 import is_array, is_group, open_h5ad, strings
-from bftembed.tasks.usable import missing_label
+from bftembed.tasks.data import missing_label
 
 if TYPE_CHECKING:
     from pathlib import Path
