@@ -167,6 +167,6 @@ def _best(rows: list[dict[str, Any]], frame: pd.DataFrame) -> str:
 
 
 def _reason(note: str) -> str:
-    if note.startswith("undefined: "):
+    if "undefined: " in note:  # the notes of perturbation begin with those of the run
         return "undefined"
     return "no-vectors" if note.startswith("none of the task's genes") else "error"

@@ -58,7 +58,8 @@ class Result:
     reference, difference, difference_low, difference_high
         Paired comparison: `value` minus that of the subject `reference`, and the ends of its 95 % interval.
     reason
-        Why there is no value, one of `REASONS`; ``""`` where there is one.
+        Why there is no value, one of `REASONS`; ``""`` where there is one. In a row with a `reference` also why the
+        difference has no interval.
     note
         Free text for readers; nothing parses it.
 

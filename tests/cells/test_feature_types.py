@@ -9,13 +9,13 @@ import pytest
 import scipy.sparse as sp
 
 import bftembed
-from bftembed.bench.expression import principal_components
-from bftembed.bench.screens import highly_variable
 from bftembed.cells.check import check_cells
 from bftembed.cells.feature_types import columns_of_kind
 from bftembed.cells.reading import expression_in
 from bftembed.cells.sentences import cell_sentences
 from bftembed.export import export_state
+from bftembed.tasks.baselines import CellBaselines
+from bftembed.tasks.perturbation.data import highly_variable
 from bftembed.testing import simulate_perturbations
 
 TYPES = {"gene": "Gene Expression", "antibody": "Antibody Capture", "peak": "Peaks"}
@@ -132,7 +132,7 @@ def test_sentences_baselines_and_check_take_genes_alone(make_cells, tmp_path, fo
     genes.write_h5ad(tmp_path / "genes.h5ad")
     for data in (mixed, tmp_path / "mixed.h5ad"):
         assert cell_sentences(data) == cell_sentences(genes)
-        np.testing.assert_array_equal(principal_components(data)[0], principal_components(genes)[0])
+        np.testing.assert_array_equal(*(CellBaselines(x, {}).components[0] for x in (data, genes)))
     found, alone = (check_cells(tmp_path / f"{name}.h5ad") for name in ("mixed", "genes"))
     assert found.ok
     assert (found.matrix.n_genes, found.matrix.n_other_features) == (genes.n_vars, 5)

@@ -1,7 +1,7 @@
-"""Does a gene's text tell what perturbing the gene does? Linear predictors, splits, scores and the verdict."""
+"""Perturbation prediction: whether embeddings of the perturbed genes predict the effects of perturbations."""
 
 from __future__ import annotations
 
-from bftembed.tasks.perturbation.suite import SPLITS, Predictions, Settings, run
+from bftembed.tasks.perturbation.task import INFO, METRICS, helps, perturbation, tables
 
-__all__ = ["SPLITS", "Predictions", "Settings", "run"]
+__all__ = ["INFO", "METRICS", "helps", "perturbation", "tables"]

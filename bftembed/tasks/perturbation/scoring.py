@@ -1,36 +1,29 @@
-"""Predictions of one split against the truth: a value per metric and held-out condition."""
+"""Scores of the predictions of one split, by `bftembed.metrics.perturbation` and by cell-eval2."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.errors import require
 from bftembed.metrics import perturbation as metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bftembed.tasks.perturbation.data import Screen
-    from bftembed.tasks.perturbation.splits import Split
+    from bftembed.tasks.perturbation.data import Screen, Split
 
-METRICS = ("mae", "pearson_delta", "pds_l1", "pds_cosine", "de_overlap")
+CELL_EVAL2 = "cell-eval2"
+#: Metric of cell-eval2 → its name in the results.
+OF_CELL_EVAL2 = {"expr_mae": "cell_eval2_mae"} | {name: f"cell_eval2_{name}" for name in ("pds_l1", "pds_cosine")}
+_CONTROL = "control"
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What predictions are compared with.
-
-    Attributes
-    ----------
-    screen
-        The data.
-    delta
-        (n_conditions, n_genes).
-    changed
-        Columns of the truly changed genes of each condition.
-    """
+    """True effects: the data, deltas (n_conditions, n_genes), and columns of the changed genes of each condition."""
 
     screen: Screen
     delta: NDArray[np.float64]
@@ -38,13 +31,11 @@ class Truth:
 
     @classmethod
     def of(cls, screen: Screen, top: int | None = None) -> Truth:
-        """Compute the true deltas and changed genes: Welch's t test, false discovery rate below 5 %, at most `top`."""
+        """Compute true deltas and changed genes: Welch's t test, false discovery rate below 5 %, at most `top`."""
         delta = screen.delta
         changed: list[NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)] * len(delta)
-        for number in range(len(screen.cell_types)):
+        for number in np.unique(screen.cell_type):
             rows = np.flatnonzero(screen.cell_type == number)
-            if not len(rows):
-                continue
             p = metrics.welch_p_values(
                 screen.mean[rows],
                 screen.variance[rows],
@@ -59,23 +50,14 @@ class Truth:
         return cls(screen, delta, changed)
 
 
-def score(truth: Truth, split: Split, predicted: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Score the predicted deltas of the test conditions of a split.
-
-    Parameters
-    ----------
-    truth
-        Of the screen.
-    split
-        Which conditions were held out.
-    predicted
-        (n_test, n_genes) deltas, in the order of the conditions.
+def scores_of(truth: Truth, split: Split, predicted: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Score the predicted deltas of the test conditions of a split, (n_test, n_genes).
 
     Returns
     -------
     dict
         Metric → float64 (n_test,); NaN where it is undefined for a condition. Perturbation discrimination is among
-        the held-out conditions of the same cell type.
+        the test conditions of the same cell type.
     """
     rows = np.flatnonzero(split.test)
     true = truth.delta[rows]
@@ -87,25 +69,63 @@ def score(truth: Truth, split: Split, predicted: NDArray[np.float64]) -> dict[st
         "de_overlap": metrics.overlap(predicted, [truth.changed[r] for r in rows]),
     }
     targets = [truth.screen.targets[truth.screen.label[r]] for r in rows]
-    for own in of_one_cell_type(truth.screen, rows):
+    for own in by_cell_type(truth.screen, rows):
         part = [targets[i] for i in own]
         for distance in metrics.DISTANCES:
             found[f"pds_{distance}"][own] = metrics.discrimination(predicted[own], true[own], part, distance)
     return found
 
 
-def chance(truth: Truth, split: Split) -> dict[str, NDArray[np.float64]]:
-    """Return the chance level of each held-out condition, exact: of numbers of conditions and changed genes alone."""
+def chance_scores(truth: Truth, split: Split) -> dict[str, NDArray[np.float64]]:
+    """Return the exact chance level of each test condition, from the numbers of conditions and changed genes."""
     rows = np.flatnonzero(split.test)
     guessed = np.zeros(len(rows))
-    for own in of_one_cell_type(truth.screen, rows):
+    for own in by_cell_type(truth.screen, rows):
         guessed[own] = metrics.discrimination_chance(len(own))
     n = np.array([len(truth.changed[r]) for r in rows], dtype=float)
     share = np.where(n > 0, n / truth.delta.shape[1], np.nan)
     return {"pds_l1": guessed, "pds_cosine": guessed, "de_overlap": share}
 
 
-def of_one_cell_type(screen: Screen, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Return the positions in `rows` of the conditions of each cell type that occurs."""
+def by_cell_type(screen: Screen, rows: NDArray[Any]) -> list[NDArray[np.intp]]:
+    """Return the positions in `rows` (positions or a mask) of the conditions of each cell type that occurs."""
     types = screen.cell_type[rows]
     return [np.flatnonzero(types == t) for t in np.unique(types)]
+
+
+def cell_eval2_scores(truth: Truth, split: Split, predicted: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Score the same with cell-eval2 (Arc Institute, MIT; extra ``perturb``), metrics `OF_CELL_EVAL2`.
+
+    It gets each cell type as two AnnData of means, one row per condition and one of the true controls; targets are
+    named by their columns, of a combination the first. NaN where a cell type has a single condition.
+    """
+    import anndata
+    import pandas as pd
+
+    package = require("cell_eval2", "perturb")
+    screen, rows = truth.screen, np.flatnonzero(split.test)
+    found = {name: np.full(len(rows), np.nan) for name in OF_CELL_EVAL2.values()}
+    var = pd.DataFrame(index=pd.Index([f"gene{i}" for i in range(len(screen.genes))]))
+    for own in by_cell_type(screen, rows):
+        if len(own) < 2:
+            continue
+        names = [f"condition{i}" for i in range(len(own))]
+        control = screen.control_mean[screen.cell_type[rows[own[0]]]]
+        obs = pd.DataFrame({"perturbation": pd.Categorical([_CONTROL, *names])}, index=pd.Index([_CONTROL, *names]))
+        pair = [
+            anndata.AnnData(np.vstack([control, control + delta[own]]).astype(np.float32), obs, var)
+            for delta in (predicted, truth.delta[rows])
+        ]
+        targets = [screen.targets[screen.label[rows[i]]] for i in own]
+        config = package.EvalConfig(
+            metrics=list(OF_CELL_EVAL2),
+            pert_col="perturbation",
+            control=_CONTROL,
+            input_type="lognorm",
+            validate_input=False,
+            target_gene_map={n: f"gene{t[0]}" if t else None for n, t in zip(names, targets, strict=True)},
+        )
+        at = dict(zip(names, own, strict=True))
+        for name, metric, value in package.compute_metrics(*pair, config=config).iter_rows():
+            found[OF_CELL_EVAL2[metric]][at[name]] = value
+    return found

@@ -1,0 +1,453 @@
+"""Benchmark of perturbation prediction: scores of linear predictors, their differences with intervals, and tables.
+
+What varies, and therefore widens the interval of a difference:
+
+- The genes that happened to be perturbed, and the seeds, which decide the splits. Both are resampled
+  (`bftembed.metrics.intervals.pigeonhole_interval`), genes with all their cell types and seeds, because the scores of
+  one perturbation are not independent.
+- The chance in the vectors themselves: any one set of meaningless vectors scores a little better or worse than the
+  mean of others, in the same way for all perturbations and seeds, which no resampling of either shows. Draws of random
+  and of shuffled vectors show it; `bftembed.metrics.intervals.prediction_half_width` is the half width of the interval
+  in which one more draw of meaningless vectors would lie. It is exact where text vectors are exchangeable with these
+  and their scores normal.
+
+The interval of a difference to random or shuffled vectors is the wider of the two at each end; that of a difference to
+a mean is the first alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from bftembed.embeddings import GeneEmbeddings
+from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.io import refuse_input_as_output
+from bftembed.metrics.intervals import pigeonhole_interval, prediction_half_width
+from bftembed.progress import Progress, silent
+from bftembed.report.table import Cell, Column, Row, Table
+from bftembed.tasks.base import Metric, Result, TaskInfo, score_table, to_frame, write_results
+from bftembed.tasks.data import listed
+from bftembed.tasks.perturbation import data as screens
+from bftembed.tasks.perturbation import predictors, scoring
+from bftembed.tasks.perturbation.data import HELD_OUT_BY_STATE, UNSEEN_CELL_TYPE, UNSEEN_GENE, Predictions, Screen
+from bftembed.tasks.perturbation.predictors import PCA_DIM, PERTURBATION_MEAN, PERTURBED_MEAN, RIDGE
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Source: TypeAlias = "anndata.AnnData | str | os.PathLike[str]"
+    Embedding = GeneEmbeddings | str | os.PathLike[str]
+
+INFO = TaskInfo(
+    name="perturbation",
+    kind="genes",
+    source="the given screen",
+    license="that of the given data",
+    split_rule="each fifth of the targeted genes is held out in turn, or each cell type",
+    main_metric="pds_l1",  # vectors of the target can raise it, knowledge of what perturbations share cannot
+    direction="higher",
+    version=1,
+)
+_SCORES = (
+    Metric("pds_l1", "PDS (L1)", concludes=False),
+    Metric("pds_cosine", "PDS (cosine)", concludes=False),
+    Metric("mae", "MAE", better="lower", limits=None, concludes=False),
+    Metric("pearson_delta", "Pearson delta", limits=None, concludes=False),
+    Metric("de_overlap", "DE overlap", concludes=False),
+)
+METRICS = (*_SCORES, *(replace(m, name=f"cell_eval2_{m.name}", group=scoring.CELL_EVAL2) for m in _SCORES[:3]))
+SPLITS = (UNSEEN_GENE, UNSEEN_CELL_TYPE)
+#: With fewer test perturbations in a cell type, perturbation discrimination has too few ranks for a conclusion.
+MIN_PERTURBATIONS = 5
+HELPS, NOT_SHOWN = "helps", "does not help (not shown to)"
+#: What text has to exceed; the last where the perturbation is known from other cell types.
+_DECISIVE = ("random", "shuffled", PERTURBATION_MEAN)
+_COMPARED = tuple(m.name for m in _SCORES)
+_DISCRIMINATION = ("pds_l1", "pds_cosine")
+_DRAWN = (*_DISCRIMINATION, "mae")
+_REFERENCES = ("random", "shuffled", PERTURBED_MEAN, PERTURBATION_MEAN)
+_UNDEFINED = {
+    "pearson_delta": "the predicted change is the same for every gene",
+    "de_overlap": "no test condition has a significantly changed gene",
+}
+
+
+def perturbation(
+    data: Source | Sequence[Source],
+    genes: Mapping[str, Embedding | Sequence[Embedding]] | Sequence[str],
+    *,
+    pert_col: str = "gene",
+    cell_type_key: str = "cell_type",
+    control: str = "non-targeting",
+    split: str | Iterable[str] = SPLITS,
+    seeds: int | Iterable[int] = 5,
+    state: Source | None = None,
+    allow_missing: bool = False,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_column: str | None = None,
+    draws: int = 4,
+    pca_dim: int = PCA_DIM,
+    ridge: float = RIDGE,
+    top: int | None = None,
+    second_scorer: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    run: str | None = None,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Score linear predictors of perturbation effects with and without embeddings of the perturbed genes.
+
+    Parameters
+    ----------
+    data
+        AnnData or h5ad files, one screen together.
+    genes
+        Gene embeddings: name → embeddings, ``NAME=FILE``, or files named by their stem. Several of one name are draws
+        of one embedding: seed s uses draw s modulo their number.
+    pert_col
+        Column of ``.obs`` with the perturbed gene (``A+B`` for two).
+    cell_type_key
+        Column of ``.obs`` with the cell type.
+    control
+        Label of control cells.
+    split
+        ``unseen-gene``, ``unseen-cell-type``, or both separated by commas.
+    seeds
+        Number of seeds (0, 1, …), or the seeds themselves.
+    state
+        ``adata_pred.h5ad`` of ``state tx predict`` on these data. Adds the protocol ``held-out-by-state``, in which the
+        predictors are trained on all conditions that it does not hold.
+    allow_missing
+        Leave out perturbations without a vector; else they are an error.
+    layer
+        Layer with the expression; default ``.X``.
+    use_raw
+        Take the expression of ``.raw``.
+    gene_column
+        Column of ``.var`` with the gene names; default the index.
+    draws
+        Draws of random and of shuffled vectors per seed, at least 2.
+    pca_dim
+        Dimensions of P and G of the bilinear model.
+    ridge
+        Ridge penalty of the bilinear model.
+    top
+        Maximum number of changed genes of a condition in ``de_overlap``; default all significant ones.
+    second_scorer
+        ``cell-eval2`` (extra ``perturb``) adds its MAE and perturbation discrimination.
+    out
+        Results table to write (Parquet).
+    run
+        Name of the run in the table; default the name of the first file, ``simulated: NAME`` for simulated data.
+    progress
+        Progress callback, called for every block of cells, then for every seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The results table (`bftembed.tasks.base`). The model is ``Y ~ G K P + b``
+        (`bftembed.tasks.perturbation.predictors.bilinear`). Subjects by kind:
+
+        - ``subject``: NAME, P is the embedding and G the training PCA of the genes; "NAME, G = NAME", G is the
+          embedding of the measured genes. Both are reduced by PCA.
+        - ``random``, ``shuffled``: NAME, P is random of the same shape, or permuted over the genes; means over draws.
+        - ``baseline``: control mean, perturbed mean; mean of the perturbation, where that is in training.
+        - ``reference``: identity and training PCA as P, where the perturbation is in training; STATE.
+        - ``chance``: exact levels of the discrimination scores and of ``de_overlap``.
+
+        Intervals are over perturbed genes and seeds. NAME has one more row per metric and reference (random, shuffled,
+        perturbed mean, mean of the perturbation) with the paired difference. The reason is ``too-few`` where the data
+        allow no split, and for differences of discrimination scores with fewer than five test perturbations in a cell
+        type, which have no interval.
+
+    Raises
+    ------
+    BftembedError
+        For files that cannot be read, unknown columns, no control in a cell type, cells without a label, values that
+        are not expression, files with other genes, fewer than two perturbations, perturbations without a vector
+        (unless `allow_missing`), draws of other dimensions, and predictions that do not fit.
+    """
+    sources: list[Any] = list(data) if isinstance(data, (list, tuple)) else [data]
+    named, protocols = _named(genes), listed(split)
+    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    for name in protocols:
+        if name not in SPLITS:
+            raise unknown_name("split", name, SPLITS)
+    if second_scorer not in (None, scoring.CELL_EVAL2):
+        raise unknown_name("second scorer", str(second_scorer), [scoring.CELL_EVAL2])
+    if not sources or not seed_list or not protocols:
+        raise BftembedError("At least one file, one seed and one split are needed.")
+    if draws < 2 or pca_dim < 1 or ridge <= 0 or (top is not None and top < 1):
+        raise BftembedError("draws must be at least 2, pca_dim and top at least 1, and ridge above 0.")
+    if out is not None:
+        given = [*sources, state, *(x for one in named.values() for x in one)]
+        refuse_input_as_output(out, *(x for x in given if isinstance(x, (str, os.PathLike))))
+    embeddings = {name: [GeneEmbeddings.of(x) for x in one] for name, one in named.items()}
+    columns = (cell_type_key, pert_col)
+    choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
+    screen, notes = screens.read_screen(sources, columns, control, progress=progress, **choice)
+    screen = predictors.with_vectors(screen, embeddings, allow_missing=allow_missing)
+    of_genes = any(e.provenance.get("simulated") for one in embeddings.values() for e in one)
+    simulated = of_genes or any(map(screens.is_simulated, sources))
+    notes = ["simulated data", *notes] if simulated else notes
+    notes.append(f"{pca_dim} dimensions, ridge {ridge:g}, {draws} draws of random and shuffled vectors per seed")
+    if screen.left_out:
+        notes.append(f"{len(screen.left_out)} perturbations left out, without a vector: {examples(screen.left_out)}")
+    spaces: list[tuple[str, Screen, Predictions | None]] = [(name, screen, None) for name in protocols]
+    if state is not None:
+        predictions = screens.read_predictions(state, sources[0], columns, screen, control)
+        spaces.append((HELD_OUT_BY_STATE, predictions.screen, predictions))
+    stem = screens.stem_of(sources[0])
+    run = run or (f"simulated: {stem}" if simulated else stem)
+    how = _Settings(seed_list, draws, pca_dim, ridge, top, second_scorer is not None)
+    done, total = itertools.count(1), len(spaces) * len(seed_list)
+
+    def tick(note: str) -> None:
+        progress(next(done), total, note)
+
+    results = []
+    for protocol, space, other in spaces:
+        row = functools.partial(Result, run=run, task=INFO.name, protocol=protocol, n_missing=len(screen.left_out))
+        results += _score(row, protocol, space, embeddings, how, other, "; ".join(notes), tick)
+    frame = to_frame(results)
+    if out is not None:
+        write_results(frame, out)
+    return frame
+
+
+def _named(genes: Mapping[str, Embedding | Sequence[Embedding]] | Sequence[str]) -> dict[str, list[Embedding]]:
+    """Return name → draws."""
+    found: dict[str, list[Embedding]] = {}
+    if isinstance(genes, Mapping):
+        for name, given in genes.items():
+            found[name] = list(given) if isinstance(given, (list, tuple)) else [given]  # type: ignore[list-item]
+    else:
+        for text in [genes] if isinstance(genes, (str, os.PathLike)) else genes:
+            name, sign, file = str(text).partition("=")
+            if not sign or Path(str(text)).exists():
+                name, file = Path(str(text)).stem, str(text)
+            found.setdefault(name, []).append(file)
+    if not any(found.values()):
+        raise BftembedError("No gene embeddings were given: genes=, --genes NAME=FILE.")
+    return found
+
+
+@dataclass(frozen=True)
+class _Settings:
+    seeds: Sequence[int]
+    draws: int
+    pca_dim: int
+    ridge: float
+    top: int | None
+    second: bool
+
+
+#: (Kind, subject) → metric → scores (n_seeds, n_draws, n_conditions), NaN where there is none.
+_Scores = dict[tuple[str, str], dict[str, "NDArray[np.float64]"]]
+_CHANCE = ("chance", "chance")
+
+
+def _score(
+    row: Callable[..., Result],
+    protocol: str,
+    screen: Screen,
+    embeddings: Mapping[str, Sequence[GeneEmbeddings]],
+    how: _Settings,
+    predictions: Predictions | None,
+    note: str,
+    tick: Callable[[str], None],
+) -> list[Result]:
+    """Return the rows of a protocol."""
+    vectors = [predictors.Vectors.of(screen, name, own, how.pca_dim) for name, own in embeddings.items()]
+    problem, seen = "", protocol == UNSEEN_CELL_TYPE
+    try:
+        splits = [screens.splits_of(protocol, screen, seed, predictions) for seed in how.seeds]
+        seen = not any(screens.has_unseen_genes(screen, one) for of_seed in splits for one in of_seed)
+    except BftembedError as err:
+        problem = str(err)
+    found = predictors.predictors_of(screen, vectors, how.pca_dim, how.draws, seen=seen)
+    results = [
+        row(kind=p.kind, subject=p.subject, metric=metric, reason="too-few", note=problem or p.problem)
+        for p in found
+        if problem or p.problem
+        for metric in _COMPARED
+    ]
+    if problem:
+        return results
+    found = [p for p in found if not p.problem]
+    if predictions is not None:
+        about = "effects from the true controls; genes by position"
+        found.append(predictors.Predictor("reference", predictions.name, lambda *_: predictions.delta, about))
+    scores: _Scores = {}
+
+    def keep(key: tuple[str, str], values: Mapping[str, NDArray[Any]], at: tuple[Any, ...], n_draws: int = 1) -> None:
+        for metric, of_test in values.items():  # of a condition that is predicted twice for one seed, the last
+            empty = np.full((len(how.seeds), n_draws, len(screen.label)), np.nan)
+            scores.setdefault(key, {}).setdefault(metric, empty)[at] = of_test
+
+    truth = scoring.Truth.of(screen, how.top)
+    for i, seed in enumerate(how.seeds):
+        for split in splits[i]:
+            training = predictors.Training(screen, truth.delta, split, how.pca_dim, how.ridge)
+            for p in found:
+                for draw in range(p.n_draws):
+                    predicted = p.predict(training, seed, draw, i)
+                    values = scoring.scores_of(truth, split, predicted)
+                    if how.second and p.n_draws == 1:
+                        values |= scoring.cell_eval2_scores(truth, split, predicted)
+                    keep((p.kind, p.subject), values, (i, draw, split.test), p.n_draws)
+            keep(_CHANCE, scoring.chance_scores(truth, split), (i, 0, split.test))
+        tick(f"{protocol}, seed {seed}")
+    sizes = [len(own) for of_seed in splits for split in of_seed for own in scoring.by_cell_type(screen, split.test)]
+    few = ""
+    if min(sizes) < MIN_PERTURBATIONS:
+        few = f"only {min(sizes)} test perturbations in a cell type; discrimination needs {MIN_PERTURBATIONS}"
+    for p in found:
+        seeds = how.seeds if p.seeded or protocol == UNSEEN_GENE else ()
+        own = functools.partial(row, kind=p.kind, subject=p.subject)
+        rows = _of_predictor(own, scores[p.kind, p.subject], screen, seeds)
+        results += [r if r.note else replace(r, note=note if p.kind == "subject" else p.note) for r in rows]
+        if p.kind == "subject" and p.subject in embeddings:
+            results += _differences([r for r in rows if r.seed is None], scores, screen, few)
+    own = functools.partial(row, kind="chance", subject="chance")
+    chance = _of_predictor(own, scores[_CHANCE], screen, ())
+    return results + [replace(r, low=math.nan, high=math.nan) for r in chance]
+
+
+def _of_predictor(
+    row: Callable[..., Result], scores: Mapping[str, NDArray[Any]], screen: Screen, seeds: Sequence[int]
+) -> list[Result]:
+    """Return the rows of a predictor: per seed, if any are given, and over all seeds with the interval."""
+    found = []
+    for metric, values in scores.items():
+        means = _over_draws(values)
+        finite = np.isfinite(means)
+        undefined = {"reason": "undefined", "note": _undefined(metric)}
+        if not finite.any():
+            found.append(row(metric=metric, **undefined))
+            continue
+        of_seed = [float(own[has].mean()) if has.any() else math.nan for own, has in zip(means, finite, strict=True)]
+        counts = finite.sum(axis=1).tolist()
+        for seed, value, n in zip(seeds, of_seed, counts, strict=False):
+            found.append(row(metric=metric, seed=seed, value=value, n=n, **({} if n else undefined)))
+        low, high = pigeonhole_interval(means, screen.label, screen.members)
+        found.append(row(metric=metric, value=float(np.nanmean(of_seed)), low=low, high=high, n=max(counts)))
+    return found
+
+
+def _undefined(metric: str) -> str:
+    return _UNDEFINED.get(metric, "no test condition has a score")
+
+
+def _over_draws(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean over draws of scores (n_seeds, n_draws, n_conditions), NaN where there is no score."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(np.nanmean(scores, axis=1))
+
+
+def difference(
+    scores: NDArray[Any], other: NDArray[Any], labels: NDArray[Any], members: Sequence[Sequence[str]], *, drawn: bool
+) -> tuple[float, float, float]:
+    """Return the mean paired difference of two predictors and the ends of its interval, see the module.
+
+    Parameters
+    ----------
+    scores, other
+        (n_seeds, n_draws, n_conditions), NaN where there is none; numbers of draws may differ.
+    labels, members
+        int (n_conditions,), the perturbation of each condition; and the genes of each perturbation.
+    drawn
+        Whether `other` is of random or shuffled vectors, whose chance counts.
+    """
+    apart = _over_draws(scores) - _over_draws(other)
+    if not np.isfinite(apart).any():
+        return math.nan, math.nan, math.nan
+    mean = float(np.nanmean(apart))
+    low, high = pigeonhole_interval(apart, labels, members)
+    half = prediction_half_width(other) if drawn else 0.0
+    return mean, min(low, mean - half), max(high, mean + half)
+
+
+def _differences(whole: Sequence[Result], scores: _Scores, screen: Screen, few: str) -> list[Result]:
+    """Return the rows of a subject over all seeds once more for each reference, with the difference to it."""
+    found = []
+    for reference in _REFERENCES:
+        drawn = reference in _DECISIVE[:2]
+        for row in (r for r in whole if r.metric in _COMPARED):
+            key = (reference, row.subject) if drawn else ("baseline", reference)
+            if key not in scores:
+                continue
+            of_subject, of_other = scores["subject", row.subject][row.metric], scores[key][row.metric]
+            mean, low, high = difference(of_subject, of_other, screen.label, screen.members, drawn=drawn)
+            reason, note = ("undefined", _undefined(row.metric)) if math.isnan(mean) else ("", "")
+            if few and not reason and row.metric in _DISCRIMINATION:
+                low, high, reason, note = math.nan, math.nan, "too-few", few
+            ends = {"difference": mean, "difference_low": low, "difference_high": high}
+            found.append(replace(row, reference=reference, reason=reason, note=note, **ends))  # type: ignore[arg-type]
+    return found
+
+
+def helps(frame: pd.DataFrame) -> dict[str, bool]:
+    """Return subject → whether its vectors help, from the rows of one run and protocol.
+
+    They do where the differences of the main metric to random and shuffled vectors and, where it occurs, to the mean of
+    the perturbation are above zero with their whole intervals.
+    """
+    decisive = frame[(frame["metric"] == INFO.main_metric) & frame["reference"].isin(_DECISIVE)]
+    return {str(name): bool((rows["difference_low"] > 0).all()) for name, rows in decisive.groupby("subject")}
+
+
+def tables(frame: pd.DataFrame) -> list[Table]:
+    """Return two tables per run and protocol from the rows of this task: scores, and differences of the subjects."""
+    found = []
+    for (run, protocol), rows in frame.groupby(["run", "protocol"], sort=False):
+        title = f"{run} · perturbation, {protocol}"
+        plain = rows[rows["reference"] == ""]
+        made = plain.loc[(plain["kind"] == "subject") & (plain["reason"] == ""), "note"]
+        notes = [_ABOUT, *filter(None, dict.fromkeys(made))]
+        # Left out are perturbations, not the conditions that n counts; the notes name them.
+        table = score_table(plain.assign(n_missing=0), METRICS, title=title, footnotes=notes)
+        found.append(replace(table, columns=tuple(replace(c, drawn=c.key in _DRAWN) for c in table.columns)))
+        if (rows["reference"] != "").any():
+            found.append(_difference_table(rows[rows["reference"] != ""], f"{title}: differences"))
+    return found
+
+
+_ABOUT = (
+    "PDS: perturbation discrimination without the targeted genes, 1 at best, 0.5 by chance. Intervals: 95 %, over "
+    "perturbed genes and seeds. Kinds random and shuffled: normal vectors of the shape of the embedding, and its "
+    "vectors permuted over the genes."
+)
+_RULE = (
+    "An embedding helps where the PDS (L1) exceeds that of random and of shuffled vectors and, where the same "
+    "perturbation is known from other cell types, of its mean: each 95 % interval above 0."
+)
+
+
+def _difference_table(rows: pd.DataFrame, title: str) -> Table:
+    columns = (
+        Column("pds_l1", "PDS (L1)", better="", signed=True),
+        Column("mae", "MAE (lower is better)", better="", signed=True),
+    )
+    cells: dict[tuple[str, str], dict[str, Cell]] = {}
+    for r in rows[rows["metric"].isin([c.key for c in columns])].to_dict("records"):
+        ends = Cell(r["difference"], r["difference_low"], r["difference_high"])
+        cells.setdefault((r["subject"], r["reference"]), {})[r["metric"]] = ends
+    order = sorted(cells, key=lambda key: (key[0], _REFERENCES.index(key[1])))
+    shown = tuple(Row(f"{subject} − {reference}", cells[subject, reference]) for subject, reference in order)
+    words = tuple(f"{name}: {HELPS if found else NOT_SHOWN}." for name, found in helps(rows).items())
+    few = dict.fromkeys(rows.loc[rows["reason"] == "too-few", "note"])
+    return Table(title, columns, shown, words, (_RULE, *(f"No interval: {note}." for note in few)))
