@@ -1,7 +1,7 @@
 """The main job from one config: tuning, profiles, gene embeddings, cell embeddings, benchmarks, report.
 
-Every step calls the public verb that a user would call, and writes the file that the next one reads. A step whose inputs
-and options are those of an earlier run is not done again.
+Every step calls the public verb that a user would call, and writes the file that the next one reads. A step whose
+inputs and options are those of an earlier run is not done again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import random
 import time
 from contextlib import contextmanager, nullcontext, suppress
@@ -30,6 +29,7 @@ from bftembed.registry import Spec, parse_spec
 from bftembed.report.manifest import Coverage, ExampleProfile, Manifest, Step, Umap, versions, write_points
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
@@ -221,7 +221,7 @@ class _Run:
     @contextmanager
     def step(self, name: str, call: str = "") -> Iterator[list[str]]:
         """Time a step and note it; the body appends its details. `call` is the command that does the same."""
-        started, detail = time.monotonic(), []
+        started, detail = time.monotonic(), list[str]()
         yield detail
         seconds = round(time.monotonic() - started, 1)
         self.steps.append(Step(name=name, call=call, seconds=seconds, detail=", ".join(detail)))
@@ -405,12 +405,15 @@ class _Run:
                     frame = bench.genes(embeddings, texts=self.texts(embeddings), progress=progress, **options)
                 else:
                     first = next(iter(embeddings))
+                    columns = [str(options[k]) for k in ("label", "batch") if k in options]
                     given = {
                         "texts": self.texts(embeddings)[first],
                         "genes": embeddings[first],
                         "use_raw": self.config.use_raw,
                         "layer": self.config.layer,
-                        "run": f"{self.cells.stem}/{'/'.join(str(options[k]) for k in ('label', 'batch') if k in options)}",
+                        "run": "/".join(
+                            [self.cells.stem, *(str(options[k]) for k in ("label", "batch") if k in options)]
+                        ),
                     }
                     scored = [*keys, *([self.config.reference] if self.config.reference else [])]
                     verb = getattr(bench, benchmark.task)
@@ -545,7 +548,7 @@ class _Run:
                 labels = [str(x) for x in columns[label][finite]]
                 wanted.append((f"Cells: {names[key]}", caption, matrix[finite], labels))
         name, genes = next(iter(embeddings.items()))
-        classes = [c for c in functional_classes(genes.ids)]
+        classes = list(functional_classes(genes.ids))
         wanted.append((f"Genes: {name}", "Genes, colored by functional class.", genes.matrix, classes))
         for i, (title, caption, matrix, labels) in enumerate(wanted):
             path = f"umap-{i}.parquet"

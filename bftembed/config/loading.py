@@ -140,3 +140,44 @@ def dump_config(config: BaseModel) -> str:
 def save_config(config: BaseModel, path: str | os.PathLike[str]) -> None:
     """Write the resolved config, whole or not at all."""
     write_text(path, dump_config(config))
+
+
+def templates() -> dict[str, Path]:
+    """Return name → file of the configs that come with the package: ``"my_data"``, ``"tune/smollm2_cpu"``, …"""
+    package = Path(__file__).parent.parent
+    folder = next(f for f in (package / "configs", package.parent / "configs") if f.is_dir())
+    return {str(f.relative_to(folder).with_suffix("")): f for f in sorted(folder.rglob("*.yaml"))}
+
+
+def init_config(name: str, *, out: str | os.PathLike[str] | None = None) -> Path:
+    """Copy a config that comes with the package, to be changed.
+
+    Parameters
+    ----------
+    name
+        Name of the config: ``my_data`` for one's own h5ad, ``demo``, ``profiles``, ``bench_clustering``, …
+    out
+        File to write; default the name with ``.yaml`` in the current folder.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    BftembedError
+        For an unknown name, or a file that already exists.
+    """
+    known = templates()
+    if name not in known:
+        raise unknown_name("config", name, known)
+    target = Path(out) if out is not None else Path(f"{name.rpartition('/')[2]}.yaml")
+    if target.exists():
+        raise BftembedError(f"{target} already exists. Choose another file (out=…, --out).")
+    # A config that extends another finds it beside itself no more: it is written out.
+    source = known[name]
+    values = _read(source, ())
+    extends = yaml_keys(source.read_text(encoding="utf-8"), where=str(source), expected="keys").get("extends")
+    write_text(target, yaml.safe_dump(values, sort_keys=False) if extends else source.read_text(encoding="utf-8"))
+    return target

@@ -123,7 +123,7 @@ class RunConfig(Strict):
     tune
         How the model of the generator ``tuned`` comes about, or None.
     profiles
-        Sets of profiles. Cells are made of the genes that all of them cover, so that they differ by their vectors alone.
+        Sets of profiles. Cells are made of the genes that all of them cover, so that rows differ by vectors alone.
     encoders
         Encoder specs, for all of them.
     aggregations

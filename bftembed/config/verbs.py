@@ -31,7 +31,7 @@ _KINDS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), 
 def load_verb(name: str) -> Callable[..., Any]:
     """Return the function behind a recipe."""
     module, _, attribute = VERBS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(module), attribute)
 
 
 def check_options(

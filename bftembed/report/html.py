@@ -12,7 +12,7 @@ from bftembed.errors import BftembedError
 from bftembed.io import write_text
 from bftembed.report import figure
 from bftembed.report.manifest import Manifest, read_points
-from bftembed.report.table import BASELINE_KINDS, interval, number
+from bftembed.report.table import BASELINE_KINDS, LIMITS, interval, number
 
 if TYPE_CHECKING:
     import os
@@ -55,7 +55,6 @@ def write_page(
             "tables": [
                 {
                     "table": table.plain(),
-                    "best": {c.key: table.best(c) for c in table.columns},
                     "svg": "" if table.published else figure.table_svg(table, f"s{i}t{j}"),
                     "legend": figure.legend([table]),
                 }
@@ -88,7 +87,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["baselines"] = (*BASELINE_KINDS, "chance", "upper-bound")
+    environment.globals["baselines"] = (*BASELINE_KINDS, *LIMITS)
     environment.filters["number"] = lambda cell, c: number(cell.value, c.digits, c.signed).replace("-", "−")
     environment.filters["interval"] = lambda cell, c: interval(cell, c).replace("-", "−")
     environment.filters["duration"] = _duration

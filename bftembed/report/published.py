@@ -119,8 +119,8 @@ def clustering_table() -> Table:
         for (encoder, profiles), values in TABLE_5.items()
     )
     note = (
-        "Single values of other data, which the paper does not name; its row of GenePT is within .01 of the aorta table "
-        "of the GenePT paper (GenePT-s), so it is likely that set (inferred). ASW is the raw silhouette."
+        "Single values of other data, which the paper does not name; its row of GenePT is within .01 of the aorta "
+        "table of the GenePT paper (GenePT-s), so it is likely that set (inferred). ASW is the raw silhouette."
     )
     return Table(
         "Published: table 5 of the BFT paper (arXiv 2511.21075)", columns, rows, footnotes=(note,), published=True

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: What a row of results is of, in the order in which tables show them. The first three are embeddings or models under
-#: test (the last two of them with texts in which the label is masked, or without the texts that state it), ``reference``
-#: is another method to compare with, the next three know less than a text does, ``chance`` and ``upper-bound`` limit the
-#: score.
+#: test (the last two of them with the label masked in the texts, or without the texts that state it), ``reference`` is
+#: another method, the next three know less than a text does, ``chance`` and ``upper-bound`` limit the score.
 KINDS: tuple[str, ...] = (
     *("subject", "label-masked", "label-removed"),
     *("reference", "baseline", "shuffled", "random"),
@@ -25,6 +24,8 @@ KINDS: tuple[str, ...] = (
 SUBJECT_KINDS = KINDS[:3]
 #: Kinds that a subject has to exceed.
 BASELINE_KINDS = ("baseline", "shuffled", "random")
+#: Kinds that limit the score.
+LIMITS = ("chance", "upper-bound")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,15 @@ class Table:
     footnotes: tuple[str, ...] = ()
     published: bool = False
 
+    def is_best(self, row: Row, column: Column) -> bool:
+        """Return whether a row has the best value of a column; chance and upper bounds never have."""
+        cell = row.cells.get(column.key)
+        return cell is not None and row.kind not in LIMITS and cell.value == self.best(column)
+
     def best(self, column: Column) -> float:
         """Return the best value of a column among all rows but chance and upper bounds; NaN for none."""
         values = [
-            row.cells[column.key].value
-            for row in self.rows
-            if column.key in row.cells and row.kind not in ("chance", "upper-bound")
+            row.cells[column.key].value for row in self.rows if column.key in row.cells and row.kind not in LIMITS
         ]
         finite = [v for v in values if not math.isnan(v)]
         if not finite or not column.better:

@@ -58,7 +58,7 @@ def _print(console: Any, table: Table, width: int) -> None:
         for column in columns:
             grid.add_column("\n".join(filter(None, (column.group, column.title))), justify="right", no_wrap=True)
         for name, row in zip(names, table.rows, strict=True):
-            cells = [_cell(row.cells.get(c.key), c, table.best(c)) for c in columns]
+            cells = [_cell(row.cells.get(c.key), c, table.is_best(row, c)) for c in columns]
             grid.add_row(name, *cells, style="" if row.kind in SUBJECT_KINDS else "dim")
         console.print(grid)
     notes = [f"{row.name}: {row.note}" for row in table.rows if row.note]
@@ -80,13 +80,13 @@ def _fitting(columns: Sequence[Column], width: int) -> list[list[Column]]:
     return parts
 
 
-def _cell(cell: Cell | None, column: Column, best: float) -> str:
+def _cell(cell: Cell | None, column: Column, best: bool) -> str:
     if cell is None:
         return ""
     if math.isnan(cell.value):
         return cell.text or "–"
     # The best value of a column is marked without color, so that a log file shows it too.
-    shown = number(cell.value, column.digits, column.signed) + ("*" if cell.value == best else "")
+    shown = number(cell.value, column.digits, column.signed) + ("*" if best else "")
     ends = "" if math.isnan(cell.low) else f"{_short(cell.low, column)}, {_short(cell.high, column)}"
     return "\n".join(filter(None, (shown, ends, cell.text)))
 

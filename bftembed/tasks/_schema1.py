@@ -54,7 +54,14 @@ def convert(frame: pd.DataFrame) -> list[Result]:
     for (run, subject, kind, task, protocol, metric, reference), rows in scores.items():
         if reference:
             continue
-        base: dict[str, Any] = {"run": run, "subject": subject, "kind": kind, "task": task, "protocol": protocol, "metric": metric}
+        base: dict[str, Any] = {
+            "run": run,
+            "subject": subject,
+            "kind": kind,
+            "task": task,
+            "protocol": protocol,
+            "metric": metric,
+        }
         ends = {end: [r["value"] for r in rows if r["split"] == end] for end in (_LOW, _HIGH)}
         low, high = (sum(v) / len(v) if v else math.nan for v in ends.values())
         found = []
@@ -62,12 +69,8 @@ def convert(frame: pd.DataFrame) -> list[Result]:
             if r["split"] in ends:
                 continue
             reason = _reason(r["note"]) if math.isnan(r["value"]) else ""
-            counts: dict[str, Any] = {"n": int(r["n_used"]), "n_missing": int(r["n_missing"])}
-            found.append(
-                Result(
-                    **base, split=r["split"], seed=r["seed"], value=r["value"], reason=reason, note=r["note"], **counts
-                )
-            )
+            counts: dict[str, Any] = {"n": int(r["n_used"]), "n_missing": int(r["n_missing"]), "note": r["note"]}
+            found.append(Result(**base, split=r["split"], seed=r["seed"], value=r["value"], reason=reason, **counts))
             if (level := _CHANCE.search(r["note"])) and task == "matching":
                 place = (run, task, protocol, metric)
                 chances[place] = max(chances.get(place, (0, 0.0)), (counts["n"], float(level[1])))

@@ -456,6 +456,8 @@ def score_table(
     by_row: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records:
         name = names(record) if names else record["subject"]
+        if record["kind"] in ("random", "shuffled") and record["kind"] not in name:
+            name = f"{name}, {record['kind']}"  # drawn in the shape of a subject
         by_row.setdefault((record["kind"], "" if record["kind"] == "chance" else name), {}).setdefault(
             record["metric"], []
         ).append(record)

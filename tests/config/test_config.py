@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tests_paths import REPOSITORY
 
-from bftembed.config import RunConfig, dump_config, load_config, save_config
+from bftembed.config import RunConfig, dump_config, init_config, load_config, save_config, templates
 from bftembed.config.verbs import VERBS
 from bftembed.errors import BftembedError, UnknownNameError
 
@@ -98,3 +98,14 @@ def test_a_bomb_of_aliases_is_an_error(tmp_path):
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
     with pytest.raises(BftembedError):
         load_config(write(tmp_path, "\n".join(lines)))
+
+
+def test_a_template_is_copied_with_its_comments_and_never_over_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert init_config("my_data").read_text() == (REPOSITORY / "configs" / "my_data.yaml").read_text()
+    with pytest.raises(BftembedError):
+        init_config("my_data")
+    with pytest.raises(UnknownNameError):
+        init_config("my_dtaa")
+    for name in templates():
+        load_config(init_config(name, out=tmp_path / "made" / f"{name}.yaml"))

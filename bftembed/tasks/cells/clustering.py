@@ -295,7 +295,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one embedding is scored: matrix (n_cells, d), labels (n_cells,), seeds and permuted labels or not → scores."""
+    """How one embedding is scored: matrix (n_cells, d), labels (n_cells,), seeds, whether to permute labels too."""
 
     score: Callable[[NDArray[Any], NDArray[Any], list[int], bool], list[Score]]
     metrics: tuple[str, ...]
