@@ -411,9 +411,7 @@ class _Run:
                         "genes": embeddings[first],
                         "use_raw": self.config.use_raw,
                         "layer": self.config.layer,
-                        "run": "/".join(
-                            [self.cells.stem, *(str(options[k]) for k in ("label", "batch") if k in options)]
-                        ),
+                        "run": "/".join([self.cells.stem, *columns]),
                     }
                     scored = [*keys, *([self.config.reference] if self.config.reference else [])]
                     verb = getattr(bench, benchmark.task)

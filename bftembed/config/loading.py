@@ -143,7 +143,7 @@ def save_config(config: BaseModel, path: str | os.PathLike[str]) -> None:
 
 
 def templates() -> dict[str, Path]:
-    """Return name → file of the configs that come with the package: ``"my_data"``, ``"tune/smollm2_cpu"``, …"""
+    """Return name → file of the configs that come with the package, for example ``"tune/smollm2_cpu"``."""
     package = Path(__file__).parent.parent
     folder = next(f for f in (package / "configs", package.parent / "configs") if f.is_dir())
     return {str(f.relative_to(folder).with_suffix("")): f for f in sorted(folder.rglob("*.yaml"))}
