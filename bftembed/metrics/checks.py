@@ -18,7 +18,27 @@ _BLOCK_BYTES = 32_000_000
 
 
 class Undefined(ValueError):
-    """The input is sound, but the metric has no value for it (one batch, one label, fewer cells than neighbours)."""
+    """The input is valid, but the metric has no value for it: one batch, one label.
+
+    Attributes
+    ----------
+    reason
+        Reason of the missing value in the results (`bftembed.tasks.base.REASONS`).
+    """
+
+    reason = "undefined"
+
+
+class TooFew(Undefined):
+    """There are fewer items than the metric needs."""
+
+    reason = "too-few"
+
+
+class Unavailable(Undefined):
+    """A program that the metric needs does not run here."""
+
+    reason = "unavailable"
 
 
 def checked_matrix(X: ArrayLike, *, zero_rows: bool = False) -> NDArray[np.floating[Any]]:

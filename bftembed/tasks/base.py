@@ -532,5 +532,6 @@ def _missing(records: list[dict[str, Any]], metrics: Sequence[Metric]) -> list[s
             why.setdefault((r["note"], r["subject"]), {})[title.get(r["metric"], r["metric"])] = None
     alike: dict[tuple[str, str], list[str]] = {}
     for (note, subject), names in why.items():
-        alike.setdefault((", ".join(names), note), []).append(subject)
+        what = "any metric" if 1 < len(title) == len(names) else ", ".join(names)
+        alike.setdefault((what, note), []).append(subject)
     return [f"No value of {names} for {examples(subjects)}: {note}." for (names, note), subjects in alike.items()]

@@ -1,0 +1,651 @@
+"""Integration of batches: the scIB metrics of conserved biology and corrected batches.
+
+Stacked cells of two modalities are scored with the modality as the batch::
+
+    score(embeddings, labels, batches, *, run, before=None, before_note="", profile="current", seeds=DEFAULT_SEEDS,
+          halves=0, compared=None, progress=silent) -> list[Result]
+    check_memory(shapes, *, profile="current", to_read=0) -> None
+
+`compared` maps the name of a baseline to its embedding, kind and note, as in `bftembed.tasks.cells.clustering.score`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bftembed.errors import BftembedError, require, unknown_name
+from bftembed.io import refuse_input_as_output
+from bftembed.machine import available_memory
+from bftembed.metrics import integration as scib
+from bftembed.metrics.bras import bras
+from bftembed.metrics.checks import TooFew, Undefined
+from bftembed.metrics.intervals import half_sample_interval, half_samples, t_interval
+from bftembed.metrics.neighbours import EXACT_UP_TO, Neighbours, nearest_neighbours
+from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
+from bftembed.progress import Progress, silent
+from bftembed.report.published import integration_table
+from bftembed.tasks.base import Metric, Result, TaskInfo, score_table, to_frame, write_results
+from bftembed.tasks.baselines import ENCODER, OF_COMPONENTS, CellBaselines, parse_baselines
+from bftembed.tasks.cells import _scib
+from bftembed.tasks.data import (
+    as_matrix,
+    check_groups,
+    check_labels,
+    listed,
+    place_of,
+    read_cells,
+    shapes_in,
+    valid_cells,
+)
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from bftembed.embeddings import GeneEmbeddings
+    from bftembed.report.table import Table
+    from bftembed.tasks.baselines import Texts
+
+INFO = TaskInfo(
+    name="integration",
+    kind="cells",
+    source="the given cells, labels and batches",
+    license="that of the given data",
+    split_rule="none: nothing is fitted to the labels",
+    main_metric="total",
+    direction="higher",
+    version=1,
+)
+DEFAULT_SEEDS = (0, 1, 2, 3, 4)
+TOTAL, BIO, BATCH = AGGREGATES = ("total", "bio_conservation", "batch_correction")
+BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
+#: By k-means, once per seed.
+NMI, ARI = SEEDED = ("nmi_ari_cluster_labels_kmeans_nmi", "nmi_ari_cluster_labels_kmeans_ari")
+_BIO = {
+    "isolated_labels": "Isolated labels",
+    "isolated_labels_f1": "Isolated F1",
+    "isolated_labels_asw": "Isolated ASW",
+    NMI: "KMeans NMI",
+    ARI: "KMeans ARI",
+    "nmi_leiden_best": "Leiden NMI",
+    "ari_leiden_best": "Leiden ARI",
+    "silhouette_label": "Silhouette label",
+    "clisi_knn": "cLISI",
+    "clisi_graph": "cLISI graph",
+}
+_BATCH = {
+    "bras": "BRAS",
+    "silhouette_batch": "Silhouette batch",
+    "ilisi_knn": "iLISI",
+    "ilisi_graph": "iLISI graph",
+    "kbet_per_label": "KBET",
+    "kbet": "KBET (R)",
+    "graph_connectivity": "Graph connectivity",
+    "pcr_comparison": "PCR comparison",
+}
+#: Conclusions are drawn from the aggregates alone: with ten single metrics some would differ by chance.
+METRICS = (
+    *(Metric(m, m.replace("_", " ").capitalize(), "Aggregate") for m in AGGREGATES),
+    *(Metric(m, title, "Bio conservation", concludes=False) for m, title in _BIO.items()),
+    *(Metric(m, title, "Batch correction", concludes=False) for m, title in _BATCH.items()),
+)
+#: Nearest neighbors, the cell itself included, of LISI, kBET and graph connectivity.
+LISI_NEIGHBORS, KBET_NEIGHBORS, GRAPH_NEIGHBORS = 90, 50, 15
+
+
+def integration(
+    data: anndata.AnnData | str | os.PathLike[str],
+    keys: str | Iterable[str],
+    label: str,
+    batch: str,
+    *,
+    profile: str = "current",
+    baselines: str | Iterable[str] = (),
+    texts: Texts | None = None,
+    genes: GeneEmbeddings | str | os.PathLike[str] | None = None,
+    encoder: str = ENCODER,
+    before: str | None = None,
+    layer: str | None = None,
+    use_raw: bool = False,
+    seeds: int | Iterable[int] = 5,
+    halves: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    run: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Score cell embeddings by the scIB metrics: conserved biology and corrected batches.
+
+    Parameters
+    ----------
+    data
+        AnnData, or path of a h5ad or zarr store. The expression is read for baselines and the PCR comparison only.
+    keys
+        Embeddings in ``.obsm``, separated by commas.
+    label
+        Column of ``.obs`` with the cell types.
+    batch
+        Column of ``.obs`` with the batches.
+    profile
+        Set of metrics: ``current`` (scib-metrics today), ``paper`` (as in table 2 of the BFT paper), or ``scib`` (the
+        original package, extra ``scib-original``).
+    baselines
+        Baselines made in the run, separated by commas: ``pca``, ``harmony`` and ``bbknn`` of the expression, ``scvi``
+        of counts; ``random``, ``shuffled``, ``tfidf`` and ``ncbi`` of gene vectors, aggregated as the first of `keys`
+        was. ``random:5`` are five draws.
+    texts
+        Texts of the baseline ``tfidf``: profile store, Parquet, TSV of gene and text, or ``dataset:NAME``.
+    genes
+        Gene embeddings of the baseline ``shuffled``.
+    encoder
+        Encoder of the baseline ``ncbi``.
+    before
+        Embedding before the integration in ``.obsm``, for the PCR comparison; default the principal components of the
+        expression, where the data hold it.
+    layer
+        Layer with the expression; default ``.X``. Counts are log-normalized (log1p of counts per 10,000).
+    use_raw
+        Take the expression of ``.raw``.
+    seeds
+        Number of seeds of k-means (0, 1, …), or the seeds themselves.
+    halves
+        Number of random halves of the cells for 95 % intervals of all metrics: 0 for none, else at least 3. 10 take
+        about three times as long.
+    out
+        Results table to write (Parquet).
+    run
+        Name of the run in the table; default the names of the file, the label and the batch.
+    cache
+        Folder where compiled code of JAX is kept between processes; None keeps none.
+    progress
+        Progress callback, called once per embedding.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The results table (`bftembed.tasks.base`); see `score`.
+
+    Raises
+    ------
+    BftembedError
+        For an unknown profile, baseline, column or embedding, labels of one class or continuous ones, baselines of one
+        batch or without expression, cells that do not fit into memory, and a file that cannot be read.
+    MissingExtraError
+        Without the extra ``scib`` (profile ``scib``: ``scib-original``).
+    """
+    wanted, made = listed(keys), parse_baselines(baselines)
+    chosen = check_profile(profile)
+    if not wanted and not made:
+        raise BftembedError("No embedding was named: give at least one key of .obsm, or baselines.")
+    if out is not None:
+        refuse_input_as_output(out, *(x for x in (data, texts, genes) if isinstance(x, (str, os.PathLike))))
+    read = list(dict.fromkeys([*wanted, *([before] if before else [])]))
+    shapes = shapes_in(data, read).values()
+    check_memory(shapes, profile=profile, to_read=sum(4 * math.prod(shape) for shape in shapes))
+    columns, matrices, stem = read_cells(data, read, [label, batch])
+    check_labels(columns[label], label, place_of(data))
+    check_groups(columns[batch], batch, place_of(data))
+    chosen.load()  # before minutes of baselines
+    if cache is not None:
+        scib.compilation_cache(str(cache))
+    source = CellBaselines(data, made, layer=layer, use_raw=use_raw, batches=columns[batch])
+    compared = source.of_expression() + source.of_genes(wanted, texts=texts, genes=genes, encoder=encoder)
+    pre, note = (matrices[before], f"obsm[{before!r}]") if before else _components(source, required=layer or use_raw)
+    results = score(
+        {key: matrices[key] for key in wanted},
+        columns[label],
+        columns[batch],
+        run=run or f"{stem}/{label}/{batch}",
+        before=pre,
+        before_note=note,
+        profile=profile,
+        seeds=range(seeds) if isinstance(seeds, int) else seeds,
+        halves=halves,
+        compared={b.name: (b.vectors, b.kind, b.note) for b in compared},
+        progress=progress,
+    )
+    frame = to_frame(results)
+    if out is not None:
+        write_results(frame, out)
+    return frame
+
+
+def _components(source: CellBaselines, *, required: object) -> tuple[NDArray[Any] | None, str]:
+    """Return the principal components of the expression and how they were made, or None and why there are none."""
+    try:
+        return source.components
+    except BftembedError as err:
+        if required or any(name in OF_COMPONENTS for name in source.names):
+            raise
+        return None, f"no embedding before the integration: {err}"
+
+
+def score(
+    embeddings: Mapping[str, NDArray[Any]],
+    labels: Sequence[object] | NDArray[Any],
+    batches: Sequence[object] | NDArray[Any],
+    *,
+    run: str,
+    before: NDArray[Any] | None = None,
+    before_note: str = "",
+    profile: str = "current",
+    seeds: Iterable[int] = DEFAULT_SEEDS,
+    halves: int = 0,
+    compared: Mapping[str, tuple[NDArray[Any], str, str]] | None = None,
+    progress: Progress = silent,
+) -> list[Result]:
+    """Score embeddings of the same cells by the metrics of scIB (Luecken et al. 2022).
+
+    Parameters
+    ----------
+    embeddings
+        Name → array of shape ``(n_cells, d)``; d may differ, the cells and their order may not.
+    labels
+        Cell type of each cell, shape ``(n_cells,)``. None, NaN, ``""`` and ``"nan"`` are missing.
+    batches
+        Batch of each cell, shape ``(n_cells,)``, likewise.
+    run
+        Name of the run.
+    before
+        Embedding before the integration, ``(n_cells, e)``, for the PCR comparison, which has no value without it.
+    before_note
+        What `before` is, or why there is none.
+    profile
+        One of `PROFILES`; it is the protocol of the rows.
+    seeds
+        Seeds of k-means, which the profile ``scib`` does not have.
+    halves
+        Number of random halves of the cells on which all metrics are computed again for their 95 % intervals
+        (delete-half jackknife): 0 for none, else at least 3. Each half takes the next seed of k-means.
+    compared
+        Name → embedding, kind and note of what is shown for comparison.
+    progress
+        Progress callback, called once per embedding.
+
+    Returns
+    -------
+    list of Result
+        The metrics of the profile, in [0, 1] but for ARI, and their aggregates: ``bio_conservation`` and
+        ``batch_correction``, means of the metrics that have a value, and ``total``, 0.6 of the first and 0.4 of the
+        second. One batch has no ``batch_correction``. Cells without a label, batch or vector are left out of all
+        embeddings; an embedding that leaves no cell fails alone.
+
+    Raises
+    ------
+    BftembedError
+        When there is no embedding or seed, the profile is not known, there are 1 or 2 halves, numbers of cells differ,
+        or the memory does not suffice.
+    MissingExtraError
+        Without the extra ``scib`` (profile ``scib``: ``scib-original``).
+    """
+    chosen = check_profile(profile)
+    seed_list = list(dict.fromkeys(int(s) for s in seeds))
+    given = {name: (matrix, "subject", "") for name, matrix in embeddings.items()} | dict(compared or {})
+    if not given or not seed_list:
+        raise BftembedError("The integration task needs at least one embedding and one seed.")
+    if halves < 0 or halves in (1, 2):
+        raise BftembedError(f"halves = {halves}: give 0 for no interval, or at least 3; 10 is usual.")
+    check_memory([np.shape(matrix) for matrix, _, _ in given.values()], profile=profile)
+    chosen.load()
+    matrices = {name: as_matrix(name, matrix, len(labels)) for name, (matrix, _, _) in given.items()}
+    needed = dict(matrices)
+    if before is not None:
+        before = as_matrix(_BEFORE, before, len(labels))
+        # An all-zero row is a point like others to the PCR comparison.
+        needed[_BEFORE] = np.where(np.isfinite(before).all(axis=1, keepdims=True), 1.0, np.nan)
+    valid = valid_cells(needed, {"label": labels, "batch": batches})
+    if _BEFORE in valid.alone:
+        before, before_note = None, "the embedding before the integration has no cell without NaN"
+    results: list[Result] = []
+    for i, (name, (_, kind, made_of)) in enumerate(given.items()):
+        mask = valid.alone.get(name, valid.mask)
+        part = slice(None) if mask.all() else mask
+        cells = Cells(
+            matrices[name][part],
+            valid.labels["label"][part],
+            valid.labels["batch"][part],
+            None if before is None else before[part],
+            before_note,
+        )
+        row = functools.partial(
+            Result,
+            run=run,
+            subject=name,
+            kind=kind,
+            task=INFO.name,
+            protocol=profile,
+            n=int(mask.sum()),
+            n_missing=int((~mask).sum()),
+        )
+        results += _rows(row, cells, chosen, seed_list, halves, made_of)
+        progress(i + 1, len(given), name)
+    return results
+
+
+_BEFORE = "before the integration"
+
+
+def check_memory(shapes: Iterable[tuple[int, ...]], *, profile: str = "current", to_read: int = 0) -> None:
+    """Raise when scoring embeddings of these shapes, one at a time, takes more memory than there is.
+
+    Parameters
+    ----------
+    shapes
+        (n_cells, d) of each embedding.
+    profile
+        One of `PROFILES`.
+    to_read
+        Bytes of embeddings that are not in memory yet.
+
+    Raises
+    ------
+    BftembedError
+        With the numbers.
+    """
+    free = available_memory()
+    needed, n_cells = max(((memory_of(*s, profile), s[0]) for s in shapes if len(s) == 2), default=(0, 0))
+    needed += to_read
+    if free is not None and needed > free:
+        raise BftembedError(
+            f"The integration metrics of {n_cells:,} cells need about {needed / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free. Take a random sample of at most {int(n_cells * free / needed):,} cells, "
+            "drawn within each label and batch."
+        )
+
+
+def memory_of(n_cells: int, n_dimensions: int, profile: str = "current") -> int:
+    """Return the bytes that scoring one embedding takes; a test compares them with a measured peak."""
+    search = 7_400 if n_cells <= EXACT_UP_TO else 17_400
+    return n_cells * (search + 16 * n_dimensions + PROFILES[profile].memory)
+
+
+def check_profile(name: str) -> Profile:
+    """Return a profile, or raise when it is not known."""
+    if name not in PROFILES:
+        raise unknown_name("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of one embedding, and what several metrics share.
+
+    Attributes
+    ----------
+    matrix
+        (n_cells, d).
+    labels, batches
+        (n_cells,), none missing.
+    before, before_note
+        Embedding before the integration (n_cells, e), and what it is; or None, and why there is none.
+    """
+
+    matrix: NDArray[Any]
+    labels: NDArray[Any]
+    batches: NDArray[Any]
+    before: NDArray[Any] | None
+    before_note: str
+
+    def part(self, rows: NDArray[np.int64]) -> Cells:
+        """Return some of the cells."""
+        before = None if self.before is None else self.before[rows]
+        return replace(
+            self, matrix=self.matrix[rows], labels=self.labels[rows], batches=self.batches[rows], before=before
+        )
+
+    def neighbors(self, k: int) -> Neighbours:
+        """Return the `k` nearest neighbors."""
+        if len(self.matrix) < k:
+            raise TooFew(f"{len(self.matrix)} cells are too few for {k} neighbors of each, itself included")
+        return self._neighbors.subset(k)
+
+    @functools.cached_property
+    def _neighbors(self) -> Neighbours:
+        return nearest_neighbours(self.matrix, min(LISI_NEIGHBORS, len(self.matrix)))
+
+    @functools.cached_property
+    def silhouettes(self) -> NDArray[np.float64]:
+        """The silhouette of each cell under its label."""
+        return silhouette_samples(self.matrix, self.labels)
+
+    @functools.cached_property
+    def lisi_weights(self) -> NDArray[np.float32]:
+        """Weights of the neighbors in LISI."""
+        return scib.lisi_weights(self.neighbors(LISI_NEIGHBORS))
+
+    @functools.cached_property
+    def scib(self) -> _scib.Scib:
+        """The cells for the original package."""
+        return _scib.Scib(self.matrix, self.labels, self.batches, self.neighbors)
+
+    @functools.cached_property
+    def _kmeans(self) -> dict[int, tuple[float, float]]:
+        return {}
+
+    def kmeans(self, seed: int) -> tuple[float, float]:
+        """Return NMI and ARI of k-means."""
+        if seed not in self._kmeans:
+            self._kmeans[seed] = scib.kmeans_nmi_ari(self.matrix, self.labels, seed)
+        return self._kmeans[seed]
+
+    def pcr(self, compare: Callable[..., float]) -> float:
+        """Return a PCR comparison."""
+        if self.before is None:
+            raise Undefined(self.before_note or "no embedding before the integration was given")
+        return compare(self.before, self.matrix, self.batches)
+
+
+_Compute = Callable[[Cells, Any], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """A set of metrics.
+
+    Attributes
+    ----------
+    bio, batch
+        Metric → function of the cells and a seed, which those of `SEEDED` take.
+    load
+        Imports what the profile needs, or raises `MissingExtraError`.
+    memory
+        Bytes per cell above those of the profile ``current``, measured.
+    """
+
+    bio: Mapping[str, _Compute]
+    batch: Mapping[str, _Compute]
+    load: Callable[[], object]
+    memory: int = 0
+
+
+_BIO_METRICS: dict[str, _Compute] = {
+    "isolated_labels": lambda c, _: isolated_labels(c.matrix, c.labels, c.batches, samples=c.silhouettes),
+    NMI: lambda c, seed: c.kmeans(seed)[0],
+    ARI: lambda c, seed: c.kmeans(seed)[1],
+    "silhouette_label": lambda c, _: silhouette_label(c.matrix, c.labels, samples=c.silhouettes),
+    "clisi_knn": lambda c, _: scib.clisi(c.neighbors(LISI_NEIGHBORS), c.labels, weights=c.lisi_weights),
+}
+_BATCH_METRICS: dict[str, _Compute] = {
+    "ilisi_knn": lambda c, _: scib.ilisi(c.neighbors(LISI_NEIGHBORS), c.batches, weights=c.lisi_weights),
+    "kbet_per_label": lambda c, _: scib.kbet(c.neighbors(KBET_NEIGHBORS), c.labels, c.batches),
+    "graph_connectivity": lambda c, _: scib.graph_connectivity(c.neighbors(GRAPH_NEIGHBORS), c.labels),
+    "pcr_comparison": lambda c, _: c.pcr(scib.pcr_comparison),
+}
+_load = functools.partial(require, "scib_metrics.utils", "scib")
+#: ``paper`` has the older batch silhouette, as table 2 of the paper; ``scib`` is the original package, but for its
+#: metrics of cell cycles, variable genes and trajectories.
+PROFILES = {
+    "current": Profile(
+        _BIO_METRICS, {"bras": lambda c, _: bras(c.matrix, c.labels, c.batches), **_BATCH_METRICS}, _load
+    ),
+    "paper": Profile(
+        _BIO_METRICS,
+        {"silhouette_batch": lambda c, _: silhouette_batch(c.matrix, c.labels, c.batches), **_BATCH_METRICS},
+        _load,
+    ),
+    "scib": Profile(
+        {
+            "isolated_labels_f1": lambda c, _: c.scib.isolated_labels_f1(),
+            "nmi_leiden_best": lambda c, _: c.scib.best[0],
+            "ari_leiden_best": lambda c, _: c.scib.best[1],
+            "isolated_labels_asw": lambda c, _: c.scib.isolated_labels_asw(),
+            "silhouette_label": lambda c, _: c.scib.silhouette_label(),
+            "clisi_graph": lambda c, _: c.scib.clisi(),
+        },
+        {
+            "silhouette_batch": lambda c, _: c.scib.silhouette_batch(),
+            "ilisi_graph": lambda c, _: c.scib.ilisi(),
+            "kbet": lambda c, _: c.scib.kbet(),
+            "graph_connectivity": lambda c, _: c.scib.graph_connectivity(),
+            "pcr_comparison": lambda c, _: c.pcr(c.scib.pcr_comparison),
+        },
+        _scib.load,
+        memory=8_000,
+    ),
+}
+
+
+class _Score(NamedTuple):
+    value: float
+    reason: str = ""
+    note: str = ""
+
+
+_Scores = dict[str, dict[int | None, _Score]]  # metric → seed → score; most have no seed
+
+
+def _rows(
+    row: Callable[..., Result], cells: Cells, profile: Profile, seeds: list[int], halves: int, made_of: str
+) -> list[Result]:
+    """Return the rows of one embedding: of each seed where there are seeds, and the score with its interval."""
+    scores = _scores(cells, profile, seeds)
+    of_halves: dict[str, list[float]] = {}
+    if len(cells.matrix):
+        for i, half in enumerate(half_samples(cells.labels, cells.batches, halves, seeds[0])):
+            for metric, of_seed in _scores(cells.part(half), profile, [seeds[i % len(seeds)]]).items():
+                of_halves.setdefault(metric, []).append(_mean(of_seed).value)
+    # These two say what limits their reading, which is shown below the table; the others how the embedding was made.
+    notes = {BATCH: _confounded(cells)}
+    notes["pcr_comparison"] = f"PCR comparison with {cells.before_note}" if cells.before_note else ""
+    found = []
+    for metric, of_seed in scores.items():
+        note = notes.get(metric, made_of)
+        if metric in SEEDED:
+            found += [row(metric=metric, seed=seed, **_columns(one, note)) for seed, one in of_seed.items()]
+        # A seed without a value is not left out of the mean, so this row is not left to `over_seeds`.
+        whole = _mean(of_seed)
+        ends = half_sample_interval(whole.value, of_halves.get(metric, []))
+        low, high = ends if halves else t_interval([one.value for one in of_seed.values()])
+        found.append(row(metric=metric, low=low, high=high, **_columns(whole, note)))
+    return found
+
+
+def _columns(score: _Score, note: str) -> dict[str, Any]:
+    return {"value": score.value, "reason": score.reason, "note": score.note or note}
+
+
+def _mean(of_seed: Mapping[int | None, _Score]) -> _Score:
+    failed = next((s for s in of_seed.values() if s.reason), None)
+    return failed or _Score(float(np.mean([s.value for s in of_seed.values()])))
+
+
+def _scores(cells: Cells, profile: Profile, seeds: list[int]) -> _Scores:
+    failure = _failure(cells.matrix)
+    found: _Scores = {}
+    for metric, compute in {**profile.bio, **profile.batch}.items():
+        some = seeds if metric in SEEDED else [None]
+        found[metric] = {seed: failure or _score(compute, cells, seed) for seed in some}
+    if failure:
+        return found | {metric: {None: failure} for metric in AGGREGATES}
+    values = {metric: _mean(of_seed).value for metric, of_seed in found.items()}
+    return found | {metric: {None: one} for metric, one in _aggregates(values, profile, cells.batches).items()}
+
+
+def _failure(matrix: NDArray[Any]) -> _Score | None:
+    """Return why an embedding cannot be scored at all."""
+    if not len(matrix):
+        return _Score(math.nan, "no-vectors", "no cell has a label, a batch, and a vector that is finite and not zero")
+    # Identical cells have no neighbors and no clusters, but every formula gives some number for them.
+    same = bool((matrix == matrix[0]).all())
+    return _Score(math.nan, "undefined", "all cells are identical in this embedding") if same else None
+
+
+def _score(compute: _Compute, cells: Cells, seed: int | None) -> _Score:
+    try:
+        return _Score(compute(cells, seed))
+    except Undefined as err:
+        return _Score(math.nan, err.reason, str(err).rstrip("."))
+    except ValueError as err:
+        return _Score(math.nan, "error", str(err).rstrip("."))
+
+
+def _aggregates(values: Mapping[str, float], profile: Profile, batches: NDArray[Any]) -> dict[str, _Score]:
+    found = {}
+    for name, metrics in ((BIO, profile.bio), (BATCH, profile.batch)):
+        held = [values[m] for m in metrics if not math.isnan(values[m])]
+        if name == BATCH and len(set(batches.tolist())) == 1:  # the graph connectivity alone is no batch correction
+            found[name] = _Score(math.nan, "undefined", "all cells have one batch, there is nothing to correct")
+        elif held:
+            found[name] = _Score(float(np.mean(held)))
+        else:
+            found[name] = _Score(math.nan, "undefined", "none of its metrics has a value")
+    total = BIO_WEIGHT * found[BIO].value + BATCH_WEIGHT * found[BATCH].value
+    without = _Score(math.nan, "undefined", "bio conservation or batch correction has no value")
+    return found | {TOTAL: without if math.isnan(total) else _Score(total)}
+
+
+def _confounded(cells: Cells) -> str:
+    labels, batches = set(cells.labels.tolist()), set(cells.batches.tolist())
+    pairs = len({*zip(cells.labels.tolist(), cells.batches.tolist(), strict=True)})
+    if pairs > len(labels) or len(batches) < 2:
+        return ""
+    what = "Every batch is one label" if pairs == len(batches) else "Every label is in one batch only"
+    return f"{what}: mixing batches would mix labels, batch scores cannot be interpreted"
+
+
+def tables(frame: pd.DataFrame) -> list[Table]:
+    """Return a table per run and profile from the rows of this task, and the paper's table 2 below ``paper``."""
+    found: list[Table] = []
+    for (run, profile), rows in frame.groupby(["run", "protocol"], sort=False):
+        title = f"{run} · integration, profile {profile}"
+        table = score_table(rows, METRICS, title=title, sort_by=TOTAL, footnotes=_footnotes(rows))
+        if rows.loc[rows["metric"] == TOTAL, "low"].isna().all():
+            table = replace(table, conclusions=())  # intervals of k-means over seeds are no ground for any
+        found.append(_with_marks(table))
+        if profile == "paper":
+            found.append(integration_table())
+    return found
+
+
+def _footnotes(rows: pd.DataFrame) -> list[str]:
+    of_cells = rows.loc[rows["metric"] == TOTAL, "low"].notna().any()
+    ends = "over cells (random halves)" if of_cells else "of KMeans over seeds (Student's t)"
+    lines = ["Total: 0.6 bio conservation + 0.4 batch correction, the means of the metrics that have a value."]
+    lines += [f"Intervals: 95 %, {ends}."] if rows["low"].notna().any() else []
+    limits = rows[rows["metric"].isin(["pcr_comparison", BATCH]) & rows["value"].notna()]
+    lines += [f"{note}." for note in dict.fromkeys(limits["note"]) if note]
+    if rows["n"].max() > EXACT_UP_TO:
+        lines.append("Neighbors are approximate (NN-descent).")
+    return lines
+
+
+def _with_marks(table: Table) -> Table:
+    """Mark the aggregates of rows that lack a metric which another row has: they are means of other metrics."""
+    metrics = [c.key for c in table.columns if c.key not in AGGREGATES]
+    held = [{m for m in metrics if m in r.cells and not math.isnan(r.cells[m].value)} for r in table.rows]
+    every, rows = set().union(*held), []
+    for row, has in zip(table.rows, held, strict=True):
+        marked = {m: replace(row.cells[m], text="†") for m in AGGREGATES if m in row.cells and has and has < every}
+        rows.append(replace(row, cells={**row.cells, **marked}))
+    if all(has == every or not has for has in held):
+        return table
+    note = "†: made of fewer metrics than in other rows, so not comparable with them."
+    return replace(table, rows=tuple(rows), footnotes=(*table.footnotes, note))
