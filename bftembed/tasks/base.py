@@ -366,47 +366,41 @@ class Metric:
         return Column(self.name, self.title, self.group, self.better, limits=self.limits)
 
 
-#: Task → function from its rows of the results to tables; gene tasks share one.
-TABLES: dict[str, str] = {
-    "clustering": "bftembed.tasks.cells.clustering:tables",
-    "integration": "bftembed.tasks.cells.integration:tables",
-    "matching": "bftembed.tasks.multimodal:tables",
-    "perturbation": "bftembed.tasks.perturbation:tables",
+#: Benchmark → module with the verb of that name and with ``tables``, which makes tables of its rows of the results. The
+#: command line, ``bftembed.bench`` and the report have no other list.
+TASKS = {
+    "genes": "bftembed.tasks.genes",
+    "clustering": "bftembed.tasks.cells.clustering",
+    "integration": "bftembed.tasks.cells.integration",
+    "multimodal": "bftembed.tasks.multimodal",
+    "perturbation": "bftembed.tasks.perturbation",
 }
-_OF_GENES = "bftembed.tasks.genes:tables"
-_GENE_PROTOCOLS = ("strict/", "genept/")
+#: Benchmark of rows whose task has another name; gene-level tasks are known by their protocols.
+_BENCHMARK_OF = {"matching": "multimodal"}
+_GENE_PROTOCOLS = ("strict", "genept")
 
 
 def tables_of(frame: pd.DataFrame) -> dict[str, list[Table]]:
-    """Return the tables of results of any mix of tasks: heading → tables, in the order of `TABLES`.
+    """Return the tables of results of any mix of tasks: heading → tables, in the order of `TASKS`.
 
     Parameters
     ----------
     frame
         Results, as from `read_results`.
     """
-    sections: dict[str, list[Table]] = {}
-    order = [*TABLES, *sorted(set(frame["task"]) - set(TABLES))]
-    of_genes = frame["task"].isin(gene_tasks(frame))
-    for task in order:
-        rows = frame[(frame["task"] == task) & ~of_genes]
-        if len(rows):
-            make = _load(TABLES[task]) if task in TABLES else generic_tables
-            sections[task.capitalize()] = make(rows)
-    if of_genes.any():
-        sections["Genes"] = _load(_OF_GENES)(frame[of_genes])
+    of_cells = {*TASKS, *_BENCHMARK_OF}
+    gene_level = ~frame["task"].isin(of_cells) & frame["protocol"].isin(_gene_protocols(frame))
+    benchmark = frame["task"].replace(_BENCHMARK_OF).where(~gene_level, "genes")
+    order = sorted(set(benchmark), key=lambda b: ([*TASKS, b].index(b), b))
+    sections = {}
+    for name in order:
+        make = importlib.import_module(TASKS[name]).tables if name in TASKS else generic_tables
+        sections[name.capitalize()] = make(frame[benchmark == name])
     return sections
 
 
-def gene_tasks(frame: pd.DataFrame) -> set[str]:
-    """Return the tasks of a results table that are gene-level tasks, by their protocols."""
-    known = frame["protocol"].map(lambda p: f"{p}/".startswith(_GENE_PROTOCOLS)) & ~frame["task"].isin(list(TABLES))
-    return set(frame.loc[known.astype(bool), "task"])
-
-
-def _load(name: str) -> Callable[[pd.DataFrame], list[Table]]:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+def _gene_protocols(frame: pd.DataFrame) -> set[str]:
+    return {p for p in frame["protocol"].unique() if p.partition("/")[0] in _GENE_PROTOCOLS}
 
 
 def generic_tables(frame: pd.DataFrame) -> list[Table]:

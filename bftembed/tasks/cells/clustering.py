@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,13 +46,20 @@ INFO = TaskInfo(
     version=1,
 )
 _PARTITION = {"ari": "ARI", "ami": "AMI", "nmi": "NMI"}
+#: Metrics with a value per cell: matrix (n_cells, d), labels (n_cells,) → float64 (n_cells,). Their mean over cells is
+#: the score, its bootstrap over cells the interval. `strict` has all, the other protocols the first.
+PER_CELL: dict[Metric, Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]] = {
+    Metric("silhouette", "Euclidean", "silhouette", limits=None): silhouette_samples,
+    Metric("silhouette_cosine", "cosine", "silhouette", limits=None): functools.partial(
+        silhouette_samples, metric="cosine"
+    ),
+}
 METRICS = (
     *(Metric(m, title, "k-means") for m, title in _PARTITION.items()),
     *(Metric(f"leiden_k_{m}", title, "Leiden (k)") for m, title in _PARTITION.items()),
     # At the resolution of ten whose NMI to the labels is highest: a choice by the labels, which flatters.
     *(Metric(f"leiden_best_{m}", title, "Leiden (best)", concludes=False) for m, title in _PARTITION.items()),
-    Metric("silhouette", "Euclidean", "silhouette", limits=None),
-    Metric("silhouette_cosine", "cosine", "silhouette", limits=None),
+    *PER_CELL,
     Metric("knn_accuracy", "accuracy", "kNN"),
 )
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
@@ -60,7 +67,6 @@ DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 N_NEIGHBORS = 15
 #: Half-samples of the cells, and draws of the seeds, for the intervals of the protocols strict and genept.
 N_HALVES = 200
-_SILHOUETTES: dict[str, Literal["euclidean", "cosine"]] = {"silhouette": "euclidean", "silhouette_cosine": "cosine"}
 
 
 def clustering(
@@ -320,7 +326,7 @@ def _standard(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], perm
         if permuted:
             mean = float(silhouette_samples(matrix, permuted_labels(labels, seed)).mean())
             found.append(Score("silhouette", mean, seed, permuted=True))
-    return [*found, _silhouette("silhouette", silhouette_samples(matrix, labels), seeds[0])]
+    return [*found, _per_cell("silhouette", silhouette_samples(matrix, labels), seeds[0])]
 
 
 def _genept(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permuted: bool) -> list[Score]:
@@ -329,7 +335,7 @@ def _genept(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permut
     scores = partition_scores(labels, clusters)
     found = [Score(m, scores[m], NOTEBOOK_SEED, note=_few(clusters, k)) for m in ("ari", "ami")]
     found = _with_intervals(found, len(labels), {NOTEBOOK_SEED: [_of_weights("", labels, clusters)]})
-    return [*found, _silhouette("silhouette", silhouette_samples(matrix, labels), NOTEBOOK_SEED)]
+    return [*found, _per_cell("silhouette", silhouette_samples(matrix, labels), NOTEBOOK_SEED)]
 
 
 def _strict(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permuted: bool) -> list[Score]:
@@ -355,14 +361,10 @@ def _strict(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permut
                 of_seed[seed].append(of_weights)
         if permuted:
             shuffled = permuted_labels(labels, seed)
-            for name, distance in _SILHOUETTES.items():
-                mean = float(silhouette_samples(matrix, shuffled, metric=distance).mean())
-                found.append(Score(name, mean, seed, permuted=True))
+            for metric, of_cells in PER_CELL.items():
+                found.append(Score(metric.name, float(of_cells(matrix, shuffled).mean()), seed, permuted=True))
     found = _with_intervals(found, len(labels), of_seed)
-    return found + [
-        _silhouette(name, silhouette_samples(matrix, labels, metric=distance), seeds[0])
-        for name, distance in _SILHOUETTES.items()
-    ]
+    return found + [_per_cell(metric.name, of_cells(matrix, labels), seeds[0]) for metric, of_cells in PER_CELL.items()]
 
 
 #: Scores when each cell counts as often as its weight says, int64 (n_cells,).
@@ -425,7 +427,7 @@ def _with_intervals(scores: list[Score], n_cells: int, of_seed: Mapping[int, lis
     return found
 
 
-def _silhouette(name: str, per_cell: NDArray[np.float64], seed: int) -> Score:
+def _per_cell(name: str, per_cell: NDArray[np.float64], seed: int) -> Score:
     low, high = bootstrap_interval(per_cell, seed)
     return Score(name, float(per_cell.mean()), None, low, high)
 
