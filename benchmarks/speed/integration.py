@@ -5,7 +5,7 @@ Usage: python benchmarks/speed/integration.py [--parts benchmarks cold silhouett
 
 ``benchmarks``: profile ``current`` of the same embeddings by both, each in a process of its own that has scored 300
 other cells before, so that imports do not count; JAX compiles anew for the new shapes in both, as it would for a user.
-Values are compared twice: with theirs as it is, and as it is with our neighbours, which are exact.
+Values are compared twice: with theirs as it is, and as it is with our neighbors, which are exact.
 1,200 cells are the PBMC of three batches where ``--data`` (or $BFTEMBED_DATA/cells) has them, else blobs; more cells
 are blobs with batches. ``cold``: the first and the second whole process, imports and compilation included; ours keeps
 what JAX compiles in a folder. ``silhouette``: 100,000 cells × 50, peak memory above the interpreter. ``bras``: a
@@ -76,19 +76,19 @@ def theirs(embeddings: dict[str, Any], labels: Any, batches: Any, exact: bool = 
     made = Benchmarker(
         cells, "batch", "label", list(embeddings), pre_integrated_embedding_obsm_key="X_0", progress_bar=False
     )
-    made.prepare(exact_neighbours if exact else None)
+    made.prepare(exact_neighbors if exact else None)
     made.benchmark()
     table = made.get_results(clean_names=False)
     columns = {shown: name for name, shown in NAMES.items()}
     return {f"{name} {columns.get(c, c)}": float(table.loc[name, c]) for name in embeddings for c in table.columns}
 
 
-def exact_neighbours(X: Any, k: int) -> Any:
+def exact_neighbors(X: Any, k: int) -> Any:
     from scib_metrics.nearest_neighbors import NeighborsResults
 
-    from bftembed.metrics.neighbours import nearest_neighbours
+    from bftembed.metrics.neighbors import nearest_neighbors
 
-    found = nearest_neighbours(X, k)
+    found = nearest_neighbors(X, k)
     return NeighborsResults(indices=found.indices, distances=found.distances)
 
 
@@ -149,7 +149,7 @@ def benchmarks(options: argparse.Namespace) -> dict[str, Any]:
             "wall_ratio": round(runs["ours"]["wall"] / runs["theirs"]["wall"], 3),
             "cpu_ratio": round(runs["ours"]["cpu"] / runs["theirs"]["cpu"], 3),
             "largest_difference": differences(mine, other),
-            "largest_difference_given_our_neighbours": differences(mine, exact),
+            "largest_difference_given_our_neighbors": differences(mine, exact),
         }
         print(n, found[str(n)], flush=True)
     return found

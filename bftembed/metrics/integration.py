@@ -1,4 +1,4 @@
-"""scIB's scores of mixing and of kept structure on shared neighbours. Arrays in, floats out.
+"""scIB's scores of mixing and of kept structure on shared neighbors. Arrays in, floats out.
 
 The values are those of scib-metrics 0.5, which the tests hold them to. LISI, graph connectivity, kBET and PCR are
 computed here by numpy and scipy, because the same sums in JAX are compiled anew for every shape of data: half a minute
@@ -21,41 +21,41 @@ from bftembed.metrics.leiden import RESOLUTIONS, LeidenGraph
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from bftembed.metrics.neighbours import Neighbours
+    from bftembed.metrics.neighbors import Neighbors
 
-_ROWS = 4096  # of neighbours, weighed at a time
+_ROWS = 4096  # of neighbors, weighed at a time
 _BLOCK = 2_000_000  # numbers of a block of differences
 _TOLERANCE, _STEPS = 1e-5, 50  # of the search for a perplexity, as in scib-metrics: nats, and steps
 
 
-def lisi_weights(neighbours: Neighbours) -> NDArray[np.float32]:
-    """Return how much each neighbour counts in LISI: Gaussian-like weights of perplexity k // 3.
+def lisi_weights(neighbors: Neighbors) -> NDArray[np.float32]:
+    """Return how much each neighbor counts in LISI: Gaussian-like weights of perplexity k // 3.
 
     ``w = exp(-beta · distance)``, normalised, the cell itself left out; beta by bisection from 1 until the entropy of
     the weights is within 1e-5 of ``log(k // 3)``, as in scib-metrics. There distances above about 90 underflow; here
-    they are counted from the nearest neighbour, which changes no weight.
+    they are counted from the nearest neighbor, which changes no weight.
 
     Parameters
     ----------
-    neighbours
-        Neighbours of each cell, at least 6; scib-metrics takes 90.
+    neighbors
+        Neighbors of each cell, at least 6; scib-metrics takes 90.
 
     Returns
     -------
     ndarray of float32, shape ``(n_cells, k - 1)``
-        Weights of neighbours 2 to k; rows sum to 1.
+        Weights of neighbors 2 to k; rows sum to 1.
 
     Raises
     ------
     Undefined
-        For fewer than 6 neighbours.
+        For fewer than 6 neighbors.
     """
-    if neighbours.k < 6:
-        raise Undefined(f"LISI needs at least 6 neighbours of each cell (a perplexity of 2), got {neighbours.k}.")
-    target = np.log(neighbours.k // 3)
-    weights = np.empty((len(neighbours.indices), neighbours.k - 1), dtype=np.float32)
+    if neighbors.k < 6:
+        raise Undefined(f"LISI needs at least 6 neighbors of each cell (a perplexity of 2), got {neighbors.k}.")
+    target = np.log(neighbors.k // 3)
+    weights = np.empty((len(neighbors.indices), neighbors.k - 1), dtype=np.float32)
     for start in range(0, len(weights), _ROWS):
-        distances = neighbours.distances[start : start + _ROWS, 1:].astype(np.float64)
+        distances = neighbors.distances[start : start + _ROWS, 1:].astype(np.float64)
         distances -= distances[:, :1]
         rows = np.arange(len(distances))  # those still searched
         beta, low, high = np.ones(len(rows)), np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
@@ -74,19 +74,17 @@ def lisi_weights(neighbours: Neighbours) -> NDArray[np.float32]:
     return weights
 
 
-def lisi(
-    neighbours: Neighbours, groups: ArrayLike, *, weights: NDArray[np.float32] | None = None
-) -> NDArray[np.float64]:
+def lisi(neighbors: Neighbors, groups: ArrayLike, *, weights: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
     """Return the local inverse Simpson index of every cell (Korsunsky et al. 2019): how many groups lie around it.
 
     Parameters
     ----------
-    neighbours
-        Neighbours of each cell, at least 6; scib-metrics takes 90.
+    neighbors
+        Neighbors of each cell, at least 6; scib-metrics takes 90.
     groups
         Label or batch of each cell, shape ``(n_cells,)``, none missing.
     weights
-        ``lisi_weights(neighbours)`` where it is at hand; it does not depend on the groups.
+        ``lisi_weights(neighbors)`` where it is at hand; it does not depend on the groups.
 
     Returns
     -------
@@ -96,49 +94,49 @@ def lisi(
     Raises
     ------
     ValueError
-        For broken groups; `Undefined` for fewer than 6 neighbours.
+        For broken groups; `Undefined` for fewer than 6 neighbors.
     """
-    codes = checked_codes(groups, "groups", n_cells=len(neighbours.indices))
+    codes = checked_codes(groups, "groups", n_cells=len(neighbors.indices))
     n_groups = int(codes.max()) + 1
-    weights = lisi_weights(neighbours) if weights is None else weights
+    weights = lisi_weights(neighbors) if weights is None else weights
     found = np.empty(len(codes))
     for start in range(0, len(codes), _ROWS):
-        of_neighbour = codes[neighbours.indices[start : start + _ROWS, 1:]]
-        at = np.arange(len(of_neighbour))[:, None] * n_groups + of_neighbour
+        of_neighbor = codes[neighbors.indices[start : start + _ROWS, 1:]]
+        at = np.arange(len(of_neighbor))[:, None] * n_groups + of_neighbor
         shares = np.bincount(at.ravel(), weights[start : start + _ROWS].ravel(), minlength=len(at) * n_groups)
         found[start : start + _ROWS] = 1 / (shares.reshape(-1, n_groups) ** 2).sum(axis=1)
     return found
 
 
-def ilisi(neighbours: Neighbours, batches: ArrayLike, *, weights: NDArray[np.float32] | None = None) -> float:
+def ilisi(neighbors: Neighbors, batches: ArrayLike, *, weights: NDArray[np.float32] | None = None) -> float:
     """Return iLISI (Luecken et al. 2022), in [0, 1], 1 where batches mix: ``(median LISI - 1) / (n_batches - 1)``.
 
     Parameters as in `lisi`; `Undefined` for one batch.
     """
     n = need_two(checked_codes(batches, "batches"), "batch", "iLISI")
-    return float((np.median(lisi(neighbours, batches, weights=weights)) - 1) / (n - 1))
+    return float((np.median(lisi(neighbors, batches, weights=weights)) - 1) / (n - 1))
 
 
-def clisi(neighbours: Neighbours, labels: ArrayLike, *, weights: NDArray[np.float32] | None = None) -> float:
+def clisi(neighbors: Neighbors, labels: ArrayLike, *, weights: NDArray[np.float32] | None = None) -> float:
     """Return cLISI (Luecken et al. 2022), in [0, 1], 1 where labels lie apart: ``(n - median LISI) / (n - 1)``.
 
     n is the number of labels. Parameters as in `lisi`; `Undefined` for one label.
     """
     n = need_two(checked_codes(labels), "label", "cLISI")
-    return float((n - np.median(lisi(neighbours, labels, weights=weights))) / (n - 1))
+    return float((n - np.median(lisi(neighbors, labels, weights=weights))) / (n - 1))
 
 
-def graph_connectivity(neighbours: Neighbours, labels: ArrayLike) -> float:
+def graph_connectivity(neighbors: Neighbors, labels: ArrayLike) -> float:
     """Return how far the cells of a label hang together, in (0, 1] (Luecken et al. 2022).
 
-    Per label, the share of its cells in the largest *strongly* connected component of the directed neighbour graph
+    Per label, the share of its cells in the largest *strongly* connected component of the directed neighbor graph
     among them; the mean over labels. A label of one cell scores 1. The original scib takes the undirected graph, and
     so scores higher.
 
     Parameters
     ----------
-    neighbours
-        Neighbours of each cell; scib-metrics takes 15.
+    neighbors
+        Neighbors of each cell; scib-metrics takes 15.
     labels
         Label of each cell, shape ``(n_cells,)``, none missing.
 
@@ -150,9 +148,9 @@ def graph_connectivity(neighbours: Neighbours, labels: ArrayLike) -> float:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    n = len(neighbours.indices)
+    n = len(neighbors.indices)
     codes = checked_codes(labels, n_cells=n)
-    rows, columns = np.repeat(np.arange(n), neighbours.k), neighbours.indices.ravel()
+    rows, columns = np.repeat(np.arange(n), neighbors.k), neighbors.indices.ravel()
     inside = codes[rows] == codes[columns]
     graph = csr_array((np.ones(int(inside.sum())), (rows[inside], columns[inside])), shape=(n, n))
     component = connected_components(graph, connection="strong")[1]
@@ -203,7 +201,7 @@ def _explained(X: ArrayLike, batches: ArrayLike) -> float:
     return between / (between + within)
 
 
-def leiden_nmi_ari(neighbours: Neighbours, labels: ArrayLike, seed: int = 42) -> tuple[float, float]:
+def leiden_nmi_ari(neighbors: Neighbors, labels: ArrayLike, seed: int = 42) -> tuple[float, float]:
     """Return NMI and ARI of the Leiden clustering that fits the labels best, as in scib-metrics.
 
     Ten resolutions .2 to 2, igraph, modularity, on UMAP's connectivities. *The best is chosen by its NMI against the
@@ -211,8 +209,8 @@ def leiden_nmi_ari(neighbours: Neighbours, labels: ArrayLike, seed: int = 42) ->
 
     Parameters
     ----------
-    neighbours
-        Neighbours of each cell; scib-metrics takes 15.
+    neighbors
+        Neighbors of each cell; scib-metrics takes 15.
     labels
         Label of each cell, shape ``(n_cells,)``, none missing.
     seed
@@ -225,9 +223,9 @@ def leiden_nmi_ari(neighbours: Neighbours, labels: ArrayLike, seed: int = 42) ->
     MissingExtraError
         Without the extra ``scib``.
     """
-    codes = checked_codes(labels, n_cells=len(neighbours.indices))
+    codes = checked_codes(labels, n_cells=len(neighbors.indices))
     need_two(codes, "label", "a comparison with clusters")
-    graph = LeidenGraph(neighbours)
+    graph = LeidenGraph(neighbors)
     scores = [_nmi_ari(codes, graph.clusters(resolution, seed)) for resolution in RESOLUTIONS]
     return max(scores, key=lambda pair: pair[0])
 

@@ -8,34 +8,34 @@ import numpy as np
 
 from bftembed.metrics.checks import Undefined, checked_codes, need_two
 from bftembed.metrics.leiden import connectivities
-from bftembed.metrics.neighbours import nearest_neighbours
+from bftembed.metrics.neighbors import nearest_neighbors
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from bftembed.metrics.neighbours import Neighbours
+    from bftembed.metrics.neighbors import Neighbors
 
 _ALPHA = 0.05
 _COMPONENTS = 100
 _FEWEST_CELLS = 10
 
 
-def kbet(neighbours: Neighbours, labels: ArrayLike, batches: ArrayLike) -> float:
+def kbet(neighbors: Neighbors, labels: ArrayLike, batches: ArrayLike) -> float:
     """Return the kBET score of scib-metrics (Büttner et al. 2019), in [0, 1], higher where batches mix.
 
-    Per label: the share of its cells whose neighbourhood holds the batches in the proportions of the label, by a
-    chi-square test at .05; the mean over labels. A neighbourhood is a quarter of the mean batch size, held to 10..70,
-    and is found on a diffusion map (Coifman et al. 2005) of the label's part of the neighbour graph. A label of fewer
+    Per label: the share of its cells whose neighborhood holds the batches in the proportions of the label, by a
+    chi-square test at .05; the mean over labels. A neighborhood is a quarter of the mean batch size, held to 10..70,
+    and is found on a diffusion map (Coifman et al. 2005) of the label's part of the neighbor graph. A label of fewer
     than 10 cells, or with one batch, is left out. A label whose graph falls apart scores 0, unless components of at
-    least three neighbourhoods hold 75 % of its cells.
+    least three neighborhoods hold 75 % of its cells.
 
     As there, the diffusion map has 100 components, *or one fewer than the cells of the smallest label so far, in the
     order of the names*. So the names of the labels may move the score a little where a label has under 101 cells.
 
     Parameters
     ----------
-    neighbours
-        Neighbours of each cell; scib-metrics takes 50.
+    neighbors
+        Neighbors of each cell; scib-metrics takes 50.
     labels, batches
         Label and batch of each cell, shape ``(n_cells,)``, none missing.
 
@@ -44,11 +44,11 @@ def kbet(neighbours: Neighbours, labels: ArrayLike, batches: ArrayLike) -> float
     ValueError
         For broken labels or batches; `Undefined` for one batch, or when no label counts.
     """
-    n = len(neighbours.indices)
+    n = len(neighbors.indices)
     of_label = checked_codes(labels, n_cells=n)
     of_batch = checked_codes(batches, "batches", n_cells=n)
     need_two(of_batch, "batch", "kBET")
-    graph = connectivities(neighbours)
+    graph = connectivities(neighbors)
     scores, components = [], _COMPONENTS
     for label in range(int(of_label.max()) + 1):
         cells = np.flatnonzero(of_label == label)
@@ -68,7 +68,7 @@ def kbet(neighbours: Neighbours, labels: ArrayLike, batches: ArrayLike) -> float
 
 
 def _connected(graph: Any, k: int) -> NDArray[np.int64]:
-    """Return the cells of components that are large enough for neighbourhoods of k: all, many or none."""
+    """Return the cells of components that are large enough for neighborhoods of k: all, many or none."""
     from scipy.sparse.csgraph import connected_components
 
     n, component = connected_components(graph, directed=False)
@@ -85,8 +85,8 @@ def _acceptance(graph: Any, batches: NDArray[np.int64], k: int, components: int)
     codes, sizes = np.unique(batches, return_inverse=True, return_counts=True)[1:]
     if len(sizes) == 1:
         return 0.0
-    # Exact, where scib-metrics takes NN-descent: the same neighbours, without half a minute of numba's compilation.
-    nearest = codes[nearest_neighbours(_diffusion_map(graph, components), min(k + 1, len(codes))).indices]
+    # Exact, where scib-metrics takes NN-descent: the same neighbors, without half a minute of numba's compilation.
+    nearest = codes[nearest_neighbors(_diffusion_map(graph, components), min(k + 1, len(codes))).indices]
     observed = np.stack([(nearest == batch).sum(axis=1) for batch in range(len(sizes))], axis=1)
     expected = sizes / sizes.sum() * nearest.shape[1]
     statistic = ((observed - expected) ** 2 / expected).sum(axis=1)

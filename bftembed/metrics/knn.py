@@ -11,7 +11,7 @@ from bftembed.metrics.checks import Undefined, checked_codes, checked_matrix, ne
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-#: Neighbours that vote, and the share of the cells that is held out.
+#: Neighbors that vote, and the share of the cells that is held out.
 VOTERS, HELD_OUT = 10, 0.2
 
 
@@ -47,7 +47,7 @@ def knn_hits(X: ArrayLike, labels: ArrayLike, seed: int) -> NDArray[np.float64]:
 
     matrix = checked_matrix(X)
     codes = checked_codes(labels, n_cells=len(matrix))
-    need_two(codes, "label", "a vote of neighbours")
+    need_two(codes, "label", "a vote of neighbors")
     draw = np.random.default_rng([seed, 3])
     held = np.zeros(len(codes), dtype=bool)
     for code in range(int(codes.max()) + 1):

@@ -1,4 +1,4 @@
-"""The graph of neighbours, and Leiden's clusters of it."""
+"""The graph of neighbors, and Leiden's clusters of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bftembed.errors import require
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bftembed.metrics.neighbours import Neighbours
+    from bftembed.metrics.neighbors import Neighbors
 
 #: Resolutions that are tried where the best is taken: those of scib and scib-metrics.
 RESOLUTIONS = tuple(step / 5 for step in range(1, 11))
@@ -27,8 +27,8 @@ class LeidenGraph:
 
     Parameters
     ----------
-    neighbours
-        Neighbours of each cell; 15 are usual.
+    neighbors
+        Neighbors of each cell; 15 are usual.
 
     Raises
     ------
@@ -36,9 +36,9 @@ class LeidenGraph:
         Without the extra ``scib``.
     """
 
-    def __init__(self, neighbours: Neighbours) -> None:
+    def __init__(self, neighbors: Neighbors) -> None:
         self._igraph = require("igraph", "scib")
-        self._graph = self._igraph.Graph.Weighted_Adjacency(connectivities(neighbours), mode="directed")
+        self._graph = self._igraph.Graph.Weighted_Adjacency(connectivities(neighbors), mode="directed")
         self._graph.to_undirected(mode="each")
 
     def clusters(self, resolution: float, seed: int) -> NDArray[np.int64]:
@@ -87,16 +87,16 @@ class LeidenGraph:
         return best
 
 
-def connectivities(neighbours: Neighbours) -> Any:
-    """Return the neighbour graph of UMAP (McInnes, Healy and Melville 2018), as ``umap.umap_.fuzzy_simplicial_set``.
+def connectivities(neighbors: Neighbors) -> Any:
+    """Return the neighbor graph of UMAP (McInnes, Healy and Melville 2018), as ``umap.umap_.fuzzy_simplicial_set``.
 
     ``w = exp(-(distance - distance of the nearest) / sigma)``, sigma such that the weights around a cell sum to
     ``log2(k)``; the two weights of a pair become ``w + v - w · v``.
 
     Parameters
     ----------
-    neighbours
-        Neighbours of each cell, at least 2.
+    neighbors
+        Neighbors of each cell, at least 2.
 
     Returns
     -------
@@ -105,8 +105,8 @@ def connectivities(neighbours: Neighbours) -> Any:
     """
     from scipy.sparse import csr_matrix
 
-    n, k = neighbours.indices.shape
-    distances = neighbours.distances
+    n, k = neighbors.indices.shape
+    distances = neighbors.distances
     nearest = np.where(distances > 0, distances, np.inf).min(axis=1)
     nearest = np.where(np.isfinite(nearest), nearest, 0).astype(np.float32)
     # Where nothing else bounds it, a sigma of a thousandth of the mean distance.
@@ -117,7 +117,7 @@ def connectivities(neighbours: Neighbours) -> Any:
         weights = np.where(beyond > 0, np.exp(-beyond / sigma[:, None]), np.float32(1))
     weights[:, 0] = 0
     rows, places = np.nonzero(weights)
-    graph = csr_matrix((weights[rows, places], (rows, neighbours.indices[rows, places])), shape=(n, n))
+    graph = csr_matrix((weights[rows, places], (rows, neighbors.indices[rows, places])), shape=(n, n))
     union = (graph + graph.T - graph.multiply(graph.T)).tocsr()
     union.eliminate_zeros()
     union.sort_indices()

@@ -23,7 +23,7 @@ def umap_coordinates(
     seed
         Seed; equal seeds give equal coordinates on one machine (a single thread is used for that).
     n_neighbors
-        Neighbours per row; fewer where there are fewer rows.
+        Neighbors per row; fewer where there are fewer rows.
     min_dist
         How tightly points may lie together, as in scanpy.
 

@@ -39,7 +39,7 @@ def test_bf16_is_close_to_fp32_for_texts_of_every_length(fp32):
     assert (encoder.spec.dtype, vectors.dtype) == ("bf16", np.float32)
     cosines = (vectors * exact).sum(axis=1)
     assert 0.9997 < cosines.min() < 1
-    # What the vectors are for: the same neighbours.
+    # What the vectors are for: the same neighbors.
     nearest = [np.argsort(-(v @ v.T), axis=1)[:, 1] for v in (vectors, exact)]
     assert (nearest[0] == nearest[1]).mean() > 0.9
 

@@ -12,7 +12,7 @@ from bftembed.errors import MissingExtraError
 from bftembed.metrics import integration as ours
 from bftembed.metrics.bras import bras
 from bftembed.metrics.checks import Undefined
-from bftembed.metrics.neighbours import Neighbours, nearest_neighbours
+from bftembed.metrics.neighbors import Neighbors, nearest_neighbors
 from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label
 
 
@@ -35,7 +35,7 @@ CASES = {
 
 
 def own_scores(X, labels, batches):
-    near = nearest_neighbours(X, 90)
+    near = nearest_neighbors(X, 90)
     weights = ours.lisi_weights(near)
     nmi, ari = ours.leiden_nmi_ari(near.subset(15), labels, seed=42)
     return {
@@ -64,7 +64,7 @@ def scores_of_scib_metrics(name):
     from scib_metrics.nearest_neighbors import NeighborsResults
 
     X, labels, batches = CASES[name]
-    near = nearest_neighbours(X, 90)
+    near = nearest_neighbors(X, 90)
     k90 = NeighborsResults(indices=near.indices.copy(), distances=near.distances.copy())
     k50, k15 = k90.subset_neighbors(50), k90.subset_neighbors(15)
     with warnings.catch_warnings():
@@ -98,7 +98,7 @@ def test_every_score_equals_that_of_scib_metrics(monkeypatch):
     from scib_metrics.utils import _diffusion_nn
 
     def search(X, n_neighbors):
-        near = nearest_neighbours(X, n_neighbors)
+        near = nearest_neighbors(X, n_neighbors)
         return NeighborsResults(indices=near.indices, distances=near.distances)
 
     monkeypatch.setattr(_diffusion_nn.nearest_neighbors, "pynndescent", search)
@@ -123,7 +123,7 @@ def test_kmeans_is_that_of_scib_metrics_and_leaves_the_data_alone():
 def test_lisi_equals_that_of_harmonypy():
     harmonypy = pytest.importorskip("harmonypy")
     for X, labels, batches in CASES.values():
-        near = nearest_neighbours(X, 91)  # 90 others: harmonypy does not count the cell itself, scib-metrics 0.5 does
+        near = nearest_neighbors(X, 91)  # 90 others: harmonypy does not count the cell itself, scib-metrics 0.5 does
         for groups in (labels, batches):
             expected = harmonypy.compute_lisi(X, {"g": groups}, ["g"], perplexity=30)[:, 0]
             np.testing.assert_allclose(ours.lisi(near, groups), expected, atol=1e-5)
@@ -132,12 +132,12 @@ def test_lisi_equals_that_of_harmonypy():
 def graph(indices, distances=None):
     indices = np.array(indices, dtype=np.int32)
     far = np.broadcast_to(np.arange(indices.shape[1]), indices.shape) if distances is None else np.array(distances)
-    return Neighbours(indices, far.astype(np.float32))
+    return Neighbors(indices, far.astype(np.float32))
 
 
-def test_no_score_changes_the_neighbours():
+def test_no_score_changes_the_neighbors():
     X, labels, batches = CASES["uneven"]
-    near = nearest_neighbours(X, 50)
+    near = nearest_neighbors(X, 50)
     indices, distances = near.indices.copy(), near.distances.copy()
     for score in (lambda: ours.kbet(near, labels, batches), lambda: ours.lisi(near, labels)):
         score()
@@ -153,7 +153,7 @@ def test_connectivity_counts_cells_that_reach_each_other_both_ways():
     assert ours.graph_connectivity(near, list("aabbcc")) == 1
     for found in (near, chained):
         assert ours.graph_connectivity(found, list("aaaacc")) == pytest.approx((2 / 4 + 1) / 2)
-    # 1 and 2 are not neighbours, and what lies between has another label
+    # 1 and 2 are not neighbors, and what lies between has another label
     assert ours.graph_connectivity(graph([[0, 1], [1, 2], [2, 0]]), list("aba")) == pytest.approx((1 / 2 + 1) / 2)
 
 
@@ -169,7 +169,7 @@ def test_lisi_of_equal_distances_counts_groups():
 
 
 def test_lisi_weights_have_the_perplexity():
-    weights = ours.lisi_weights(nearest_neighbours(CASES["distances in the hundreds"][0], 30)).astype(float)
+    weights = ours.lisi_weights(nearest_neighbors(CASES["distances in the hundreds"][0], 30)).astype(float)
     entropy = -np.where(weights > 0, weights * np.log(np.maximum(weights, 1e-300)), 0).sum(axis=1)
     np.testing.assert_allclose(np.exp(entropy), 10, rtol=2e-5)
 
@@ -198,7 +198,7 @@ def test_names_and_order_of_cells_do_not_matter():
     other = X[order], np.vectorize(rename.get)(labels)[order], np.vectorize(rename.get)(batches)[order]
 
     def scores(X, labels, batches, pre):
-        near = nearest_neighbours(X, 90)
+        near = nearest_neighbors(X, 90)
         return [
             ours.ilisi(near, batches),
             ours.clisi(near, labels),
@@ -213,12 +213,12 @@ def test_names_and_order_of_cells_do_not_matter():
 
 def test_leiden_and_kbet_repeat_themselves():
     X, labels, batches = CASES["uneven"]
-    near = nearest_neighbours(X, 50)
+    near = nearest_neighbors(X, 50)
     assert ours.leiden_nmi_ari(near.subset(15), labels, 3) == ours.leiden_nmi_ari(near.subset(15), labels, 3)
     assert ours.kbet(near, labels, batches) == ours.kbet(near, labels, batches)
 
 
-NEAR = nearest_neighbours(np.random.default_rng(0).normal(size=(40, 3)), 12)
+NEAR = nearest_neighbors(np.random.default_rng(0).normal(size=(40, 3)), 12)
 ONE, TWO = np.zeros(40), np.arange(40) % 2
 
 
@@ -227,7 +227,7 @@ ONE, TWO = np.zeros(40), np.arange(40) % 2
     [
         (lambda: ours.ilisi(NEAR, ONE), "one batch: iLISI"),
         (lambda: ours.clisi(NEAR, ONE), "one label: cLISI"),
-        (lambda: ours.lisi(NEAR.subset(5), TWO), "at least 6 neighbours"),
+        (lambda: ours.lisi(NEAR.subset(5), TWO), "at least 6 neighbors"),
         (lambda: ours.kbet(NEAR, TWO, ONE), "one batch: kBET"),
         (lambda: ours.kbet(NEAR, TWO, TWO), "No label has two batches and at least 10 cells"),
         (lambda: ours.kbet(NEAR, np.arange(40) // 5, TWO), "at least 10 cells"),

@@ -16,7 +16,7 @@ from bftembed.metrics import integration as ours
 from bftembed.metrics import silhouette
 from bftembed.metrics.checks import TooFew, Unavailable, Undefined
 from bftembed.metrics.leiden import connectivities
-from bftembed.metrics.neighbours import Neighbours, nearest_neighbours
+from bftembed.metrics.neighbors import Neighbors, nearest_neighbors
 from bftembed.tasks.cells._scib import Scib
 
 with warnings.catch_warnings():
@@ -36,7 +36,7 @@ def cells(n=300, shift=2.0, seed=0):
 
 
 def wrapped(X, labels, batches):
-    return Scib(X, labels, batches, lambda k: nearest_neighbours(X, k))
+    return Scib(X, labels, batches, lambda k: nearest_neighbors(X, k))
 
 
 def by_hand(X, labels, batches, before):
@@ -135,12 +135,12 @@ def test_a_program_that_does_not_run_is_unavailable(program):
 def test_our_graph_connectivity_is_that_of_scib_on_its_undirected_graph():
     """On a graph of two neighbors, where labels fall apart."""
     X, labels, batches, _ = blobs(60, d=2)
-    near = nearest_neighbours(X, 3)
+    near = nearest_neighbors(X, 3)
     theirs = Scib(X, labels, batches, lambda _: near).graph_connectivity()
     graph = connectivities(near).tolil()
     width = 1 + max(len(row) for row in graph.rows)
     both = np.array([[i, *row, *[i] * (width - 1 - len(row))] for i, row in enumerate(graph.rows)], dtype=np.int32)
-    undirected = Neighbours(both, np.zeros(both.shape, dtype=np.float32))
+    undirected = Neighbors(both, np.zeros(both.shape, dtype=np.float32))
     assert ours.graph_connectivity(undirected, labels) == pytest.approx(theirs, abs=1e-12)
     assert ours.graph_connectivity(near, labels) < theirs < 0.9
 
@@ -148,7 +148,7 @@ def test_our_graph_connectivity_is_that_of_scib_on_its_undirected_graph():
 def test_our_leiden_scores_are_close_to_those_of_scib():
     """Another implementation of Leiden: the best of ten resolutions differs little where types are separate."""
     X, labels, batches, _ = cells()
-    assert ours.leiden_nmi_ari(nearest_neighbours(X, 15), labels) == pytest.approx(
+    assert ours.leiden_nmi_ari(nearest_neighbors(X, 15), labels) == pytest.approx(
         wrapped(X, labels, batches).best, abs=0.05
     )
 

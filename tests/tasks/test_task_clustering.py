@@ -16,7 +16,7 @@ from bftembed.errors import BftembedError, MissingExtraError, UnknownNameError
 from bftembed.metrics.clustering import kmeans_labels, partition_scores
 from bftembed.metrics.knn import knn_hits
 from bftembed.metrics.leiden import RESOLUTIONS, LeidenGraph
-from bftembed.metrics.neighbours import nearest_neighbours
+from bftembed.metrics.neighbors import nearest_neighbors
 from bftembed.metrics.silhouette import silhouette_samples
 from bftembed.tasks.base import read_results, to_frame
 from bftembed.tasks.cells import clustering as task
@@ -65,7 +65,7 @@ def test_strict_has_a_row_for_every_metric_seed_and_kind():
 def test_strict_equals_the_metrics_on_their_own():
     X = blobs(7.0)
     frame = scored(X, seeds=[5], permuted=False)
-    graph = LeidenGraph(nearest_neighbours(X, 15))
+    graph = LeidenGraph(nearest_neighbors(X, 15))
     best = max((graph.clusters(r, 5) for r in RESOLUTIONS), key=lambda c: partition_scores(TRUTH, c)["nmi"])
     clusters = {"": kmeans_labels(X, 3, 5), "leiden_k_": graph.clusters_of_number(3, 5), "leiden_best_": best}
     expected = {p + m: x for p, found in clusters.items() for m, x in partition_scores(TRUTH, found).items()}
@@ -117,7 +117,7 @@ def test_separate_groups_score_one_and_permuted_labels_about_zero():
 
 
 def test_leiden_finds_the_number_of_clusters_without_the_labels():
-    graph = LeidenGraph(nearest_neighbours(blobs(5.0, n=100), 15))
+    graph = LeidenGraph(nearest_neighbors(blobs(5.0, n=100), 15))
     for k in (3, 5, 8):
         assert len(np.unique(graph.clusters_of_number(k, 0))) == k
     # Three parts that do not touch cannot be two clusters.

@@ -15,7 +15,7 @@ from tests_paths import REPOSITORY
 from bftembed.errors import BftembedError, MissingExtraError, UnknownNameError
 from bftembed.metrics import integration as scib
 from bftembed.metrics.bras import bras
-from bftembed.metrics.neighbours import Neighbours, nearest_neighbours
+from bftembed.metrics.neighbors import Neighbors, nearest_neighbors
 from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label
 from bftembed.report.published import INTEGRATION_METRICS, TABLE_2
 from bftembed.tasks.base import to_frame
@@ -43,7 +43,7 @@ def reasons(rows):
 @pytest.mark.parametrize("profile", ["current", "paper"])
 def test_every_metric_is_the_function_called_directly(profile):
     X, labels, batches, before = blobs()
-    near = nearest_neighbours(X, 90)
+    near = nearest_neighbors(X, 90)
     expected = {
         "isolated_labels": isolated_labels(X, labels, batches),
         **dict(zip((NMI, ARI), scib.kmeans_nmi_ari(X, labels, 0), strict=True)),
@@ -105,7 +105,7 @@ def test_the_values_are_those_of_the_benchmarker_on_real_cells(shared_data, monk
     cells.obsm["X_harmony"] = harmony(cells.obsm["X_pre"], cells.obs["batch"].to_numpy().astype(str))
 
     def ours(X, k):
-        near = nearest_neighbours(X, k)
+        near = nearest_neighbors(X, k)
         return NeighborsResults(indices=near.indices, distances=near.distances)
 
     eigsh = scipy.sparse.linalg.eigsh
@@ -116,7 +116,7 @@ def test_the_values_are_those_of_the_benchmarker_on_real_cells(shared_data, monk
             return eigsh(matrix, **options)
 
     def graph(near):
-        return connectivities(Neighbours(np.asarray(near.indices), np.asarray(near.distances)))
+        return connectivities(Neighbors(np.asarray(near.indices), np.asarray(near.distances)))
 
     embeddings = {key: cells.obsm[key] for key in ("X_pre", "X_harmony")}
     with monkeypatch.context() as patched, warnings.catch_warnings():

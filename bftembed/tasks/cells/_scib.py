@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bftembed.metrics.neighbours import Neighbours
+    from bftembed.metrics.neighbors import Neighbors
 
 #: Neighbors of the graph, the cell itself included, and of LISI, found on shortest paths of it.
 GRAPH_NEIGHBORS, LISI_NEIGHBORS = 15, 90
@@ -77,7 +77,7 @@ class Scib:
         matrix: NDArray[Any],
         labels: NDArray[Any],
         batches: NDArray[Any],
-        neighbors: Callable[[int], Neighbours],
+        neighbors: Callable[[int], Neighbors],
     ) -> None:
         self.matrix, self._neighbors = matrix, neighbors
         self.labels, self.batches = checked_codes(labels), checked_codes(batches)

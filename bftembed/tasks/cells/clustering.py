@@ -18,7 +18,7 @@ from bftembed.metrics.clustering import NOTEBOOK_SEED, kmeans_labels, minibatch_
 from bftembed.metrics.intervals import bootstrap_interval, half_sample_interval
 from bftembed.metrics.knn import knn_hits
 from bftembed.metrics.leiden import RESOLUTIONS, LeidenGraph
-from bftembed.metrics.neighbours import nearest_neighbours
+from bftembed.metrics.neighbors import nearest_neighbors
 from bftembed.metrics.silhouette import silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.report.published import clustering_table
@@ -340,7 +340,7 @@ def _genept(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permut
 
 def _strict(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permuted: bool) -> list[Score]:
     k = len(np.unique(labels))
-    graph = LeidenGraph(nearest_neighbours(matrix, min(N_NEIGHBORS, len(matrix))))
+    graph = LeidenGraph(nearest_neighbors(matrix, min(N_NEIGHBORS, len(matrix))))
     found: list[Score] = []
     of_seed: dict[int, list[_OfWeights]] = {seed: [] for seed in seeds}
     for seed in seeds:

@@ -27,7 +27,7 @@ from bftembed.metrics import integration as scib
 from bftembed.metrics.bras import bras
 from bftembed.metrics.checks import TooFew, Undefined
 from bftembed.metrics.intervals import half_sample_interval, half_samples, t_interval
-from bftembed.metrics.neighbours import EXACT_UP_TO, Neighbours, nearest_neighbours
+from bftembed.metrics.neighbors import EXACT_UP_TO, Neighbors, nearest_neighbors
 from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.report.published import integration_table
@@ -401,15 +401,15 @@ class Cells:
             self, matrix=self.matrix[rows], labels=self.labels[rows], batches=self.batches[rows], before=before
         )
 
-    def neighbors(self, k: int) -> Neighbours:
+    def neighbors(self, k: int) -> Neighbors:
         """Return the `k` nearest neighbors."""
         if len(self.matrix) < k:
             raise TooFew(f"{len(self.matrix)} cells are too few for {k} neighbors of each, itself included")
         return self._neighbors.subset(k)
 
     @functools.cached_property
-    def _neighbors(self) -> Neighbours:
-        return nearest_neighbours(self.matrix, min(LISI_NEIGHBORS, len(self.matrix)))
+    def _neighbors(self) -> Neighbors:
+        return nearest_neighbors(self.matrix, min(LISI_NEIGHBORS, len(self.matrix)))
 
     @functools.cached_property
     def silhouettes(self) -> NDArray[np.float64]:

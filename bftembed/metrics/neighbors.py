@@ -1,4 +1,4 @@
-"""The nearest neighbours of every cell: found once at the largest k, shared by every metric that asks for fewer."""
+"""The nearest neighbors of every cell: found once at the largest k, shared by every metric that asks for fewer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bftembed.metrics.checks import Undefined, checked_matrix
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-#: Cells up to which neighbours are exact. The time of the exact search grows with the square of the number of cells.
+#: Cells up to which neighbors are exact. The time of the exact search grows with the square of the number of cells.
 EXACT_UP_TO = 100_000
 # Candidates beyond k, so that a near-tie at the last place is seen and settled.
 _SPARE = 8
@@ -21,11 +21,11 @@ _BLOCK = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Neighbours:
-    """The k nearest neighbours of each of n cells; the first is the cell itself, at distance 0.
+class Neighbors:
+    """The k nearest neighbors of each of n cells; the first is the cell itself, at distance 0.
 
-    That is the convention of scib-metrics 0.5 (``NeighborsResults``), whose "15 neighbours" are 14 others. In 0.6 a
-    cell is no longer its own neighbour.
+    That is the convention of scib-metrics 0.5 (``NeighborsResults``), whose "15 neighbors" are 14 others. In 0.6 a
+    cell is no longer its own neighbor.
 
     Attributes
     ----------
@@ -39,27 +39,27 @@ class Neighbours:
     distances: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        """Refuse arrays that are no neighbours, such as those of a library that leaves out the cell itself."""
+        """Refuse arrays that are no neighbors, such as those of a library that leaves out the cell itself."""
         if self.indices.ndim != 2 or self.indices.shape != self.distances.shape or not self.indices.size:
             raise ValueError(
                 f"Indices {self.indices.shape} and distances {self.distances.shape} must both be (n_cells, k)."
             )
         if self.indices.min() < 0 or self.indices.max() >= len(self.indices):
-            raise ValueError(f"Neighbours of {len(self.indices)} cells must be rows 0 to {len(self.indices) - 1}.")
+            raise ValueError(f"Neighbors of {len(self.indices)} cells must be rows 0 to {len(self.indices) - 1}.")
         other = self.indices[:, 0] != np.arange(len(self.indices))
         if other.any():
             raise ValueError(
-                f"The first neighbour of {int(other.sum())} cells is not the cell itself (first: row "
-                f"{int(other.argmax())}). Put each cell before its neighbours, at distance 0."
+                f"The first neighbor of {int(other.sum())} cells is not the cell itself (first: row "
+                f"{int(other.argmax())}). Put each cell before its neighbors, at distance 0."
             )
 
     @property
     def k(self) -> int:
-        """Number of neighbours of each cell, itself included."""
+        """Number of neighbors of each cell, itself included."""
         return int(self.indices.shape[1])
 
-    def subset(self, k: int) -> Neighbours:
-        """Return the `k` nearest of the neighbours.
+    def subset(self, k: int) -> Neighbors:
+        """Return the `k` nearest of the neighbors.
 
         Raises
         ------
@@ -67,12 +67,12 @@ class Neighbours:
             When there are fewer than `k`, or k < 1.
         """
         if not 1 <= k <= self.k:
-            raise ValueError(f"{k} neighbours were asked for, of {self.k} that were found.")
-        return Neighbours(self.indices[:, :k], self.distances[:, :k])
+            raise ValueError(f"{k} neighbors were asked for, of {self.k} that were found.")
+        return Neighbors(self.indices[:, :k], self.distances[:, :k])
 
 
-def nearest_neighbours(X: ArrayLike, k: int, *, exact_up_to: int = EXACT_UP_TO) -> Neighbours:
-    """Find the `k` nearest neighbours of every cell, Euclidean, the cell itself first.
+def nearest_neighbors(X: ArrayLike, k: int, *, exact_up_to: int = EXACT_UP_TO) -> Neighbors:
+    """Find the `k` nearest neighbors of every cell, Euclidean, the cell itself first.
 
     Exact up to `exact_up_to` cells: distances by blocks of a float64 matrix product, and where two distances are within
     its rounding error they are computed again as sums of squared differences, so that duplicates and ties come in the
@@ -84,9 +84,9 @@ def nearest_neighbours(X: ArrayLike, k: int, *, exact_up_to: int = EXACT_UP_TO) 
     X
         Embedding, shape ``(n_cells, d)``, finite. All-zero rows are points like others.
     k
-        Neighbours of each cell, itself included, 1 to n_cells.
+        Neighbors of each cell, itself included, 1 to n_cells.
     exact_up_to
-        Number of cells up to which the neighbours are exact.
+        Number of cells up to which the neighbors are exact.
 
     Raises
     ------
@@ -95,12 +95,12 @@ def nearest_neighbours(X: ArrayLike, k: int, *, exact_up_to: int = EXACT_UP_TO) 
     """
     matrix = checked_matrix(X, zero_rows=True)
     if k < 1:
-        raise ValueError(f"k = {k} neighbours: at least 1 is needed, the cell itself.")
+        raise ValueError(f"k = {k} neighbors: at least 1 is needed, the cell itself.")
     if k > len(matrix):
-        raise Undefined(f"{k} neighbours of {len(matrix)} cells: there are fewer cells than neighbours.")
+        raise Undefined(f"{k} neighbors of {len(matrix)} cells: there are fewer cells than neighbors.")
     if len(matrix) > exact_up_to:
-        return approximate_neighbours(matrix, k)
-    return Neighbours(*_exact(matrix, k))
+        return approximate_neighbors(matrix, k)
+    return Neighbors(*_exact(matrix, k))
 
 
 def _exact(matrix: NDArray[Any], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -138,7 +138,7 @@ def _exact(matrix: NDArray[Any], k: int) -> tuple[NDArray[np.int32], NDArray[np.
 def _settle(
     cells: NDArray[np.float64], rows: NDArray[Any], indices: NDArray[Any], distances: NDArray[Any], k: int
 ) -> None:
-    """Find the first `k` neighbours of some rows among all cells, by differences; ties in the order of the rows."""
+    """Find the first `k` neighbors of some rows among all cells, by differences; ties in the order of the rows."""
     from scipy.spatial.distance import cdist
 
     step = max(1, _BLOCK // len(cells))
@@ -154,15 +154,15 @@ def _settle(
             indices[row, :k], distances[row, :k] = chosen[order], values[chosen][order]
 
 
-def approximate_neighbours(matrix: NDArray[Any], k: int) -> Neighbours:
-    """Find neighbours by `descent`, and put the cell itself first, which a duplicate may precede.
+def approximate_neighbors(matrix: NDArray[Any], k: int) -> Neighbors:
+    """Find neighbors by `descent`, and put the cell itself first, which a duplicate may precede.
 
     Parameters
     ----------
     matrix
         Shape ``(n_cells, d)``, finite.
     k
-        Neighbours of each cell, itself included, 1 to n_cells.
+        Neighbors of each cell, itself included, 1 to n_cells.
     """
     indices, distances = descent(matrix, k)
     itself = indices == np.arange(len(matrix))[:, None]
@@ -171,7 +171,7 @@ def approximate_neighbours(matrix: NDArray[Any], k: int) -> Neighbours:
         stop = place[row]
         indices[row, 1 : stop + 1], distances[row, 1 : stop + 1] = indices[row, :stop], distances[row, :stop]
     indices[:, 0], distances[:, 0] = np.arange(len(matrix)), 0
-    return Neighbours(indices, distances)
+    return Neighbors(indices, distances)
 
 
 def descent(matrix: NDArray[Any], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
