@@ -232,6 +232,6 @@ def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         name = ", ".join(f"{k}={first.iloc[0][k]}" for k in KEY)
         raise BftembedError(
             f"{where}: the row ({name}) occurs with different content: value {first.iloc[0]['value']} and "
-            f"{first.iloc[1]['value']}. Give the runs different names (--run), or leave one file out."
+            f"{first.iloc[1]['value']}. Give the runs different names (run=), or leave one file out."
         )
     return table

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bftembed.config.demo import DemoConfig
-from bftembed.config.tune import TuneConfig
+from bftembed.config.tune import DataConfig, TuneConfig
 from bftembed.config.yaml_keys import yaml_keys
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import write_text
@@ -25,14 +25,19 @@ _MAX_BYTES = 1_000_000
 RECIPES: dict[str, type[Strict]] = {"demo": DemoConfig, "tune": TuneConfig}
 
 
-def load_config(path: str | os.PathLike[str]) -> Any:
-    """Read and check a YAML file.
+def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = None) -> Any:
+    """Check a YAML file: every key and value, with defaults filled in.
 
     Parameters
     ----------
     path
-        The file. Its key ``recipe`` says which model it is checked against. With ``extends: other.yaml`` (a path
+        A YAML file. Its key ``recipe`` says which model it is checked against. With ``extends: other.yaml`` (a path
         relative to the file) it needs only the keys that differ from that file.
+
+    Other Parameters
+    ----------------
+    expected
+        The model of the only recipe that is accepted.
 
     Returns
     -------
@@ -50,7 +55,29 @@ def load_config(path: str | os.PathLike[str]) -> Any:
     recipe = values.get("recipe", "demo")
     if not isinstance(recipe, str) or recipe not in RECIPES:
         raise unknown_name("recipe", str(recipe)[:80], RECIPES, where=str(path))
+    if expected is not None and RECIPES[recipe] is not expected:
+        wanted = next(name for name, model in RECIPES.items() if model is expected)
+        raise BftembedError(f"{path} is of recipe {recipe!r}; expected 'recipe: {wanted}'.")
     return check_config(RECIPES[recipe], values, where=str(path))
+
+
+def show_config(file: str | os.PathLike[str]) -> Any:
+    """Print a config with every default written out.
+
+    Parameters
+    ----------
+    file
+        A YAML file, or the name of a recipe (demo, tune).
+
+    Returns
+    -------
+    DemoConfig or TuneConfig
+        The config.
+    """
+    name = str(file)
+    if name not in RECIPES or Path(file).exists():
+        return load_config(file)
+    return TuneConfig(data=DataConfig(train="train.jsonl")) if name == "tune" else RECIPES[name]()
 
 
 def _read(file: Path, through: tuple[Path, ...]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bftembed.cells.writing import check_whole_file
-from bftembed.config import DemoConfig, save_config
+from bftembed.config import DemoConfig, check_config, load_config, save_config
 from bftembed.datasets import data_path
 from bftembed.demo import floors, record, tuning
 from bftembed.demo.run import Run, slug
@@ -31,18 +31,33 @@ from bftembed.results import to_frame, write_results
 from bftembed.runrecord import EmbeddingNote
 
 if TYPE_CHECKING:
+    import os
+
     import pandas as pd
 
     from bftembed.demo.run import Bar
 
 
-def run_demo(config: DemoConfig | None = None, *, bar: Bar | None = None) -> Path:
-    """Run the main job and write everything to ``config.out``.
+def run_demo(
+    config: DemoConfig | str | os.PathLike[str] | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    genes: int | None = None,
+    bar: Bar | None = None,
+) -> Path:
+    """Run the main job on packaged models and cells: profiles, embeddings, clustering, report.
 
     Parameters
     ----------
     config
-        What to run; default the packaged models and cells.
+        A YAML file; see bftembed config show demo. By default the packaged models and cells.
+    out
+        Folder for everything that is written, instead of that of the config.
+    genes
+        Number of genes, those of the highest mean expression, instead of that of the config.
+
+    Other Parameters
+    ----------------
     bar
         Called with the name of a step that takes long; gives the progress callable for it.
 
@@ -57,14 +72,18 @@ def run_demo(config: DemoConfig | None = None, *, bar: Bar | None = None) -> Pat
     BftembedError
         When a step fails; what earlier steps wrote stays, and the next run goes on from it.
     """
-    config = config or DemoConfig()
+    base = DemoConfig() if config is None else config
+    base = base if isinstance(base, DemoConfig) else load_config(base, DemoConfig)
+    given = {"out": None if out is None else str(out), "genes": genes}
+    given = {name: value for name, value in given.items() if value is not None}
+    chosen: DemoConfig = check_config(DemoConfig, {**base.model_dump(), **given}, where="the demo")
     show = bar or (lambda name: nullcontext(silent))
-    run = start(config)
-    save_config(config, run.out / "config.yaml")
+    run = start(chosen)
+    save_config(chosen, run.out / "config.yaml")
     write_text(run.out / "genes.txt", "\n".join(run.genes) + "\n")
-    if tuning.tuned_sets(config):
+    if tuning.tuned_sets(chosen):
         _tune(run, show)
-    for profile_set in config.profiles:
+    for profile_set in chosen.profiles:
         _profiles(run, profile_set.name, show)
     _share_genes(run)
     _embed_cells(run)
@@ -203,7 +222,7 @@ def _embed_cells(run: Run) -> None:
     first = next(iter(run.embeddings))
     call = (
         f"bftembed cells embed {config.cells} --genes {run.vectors(first)} "
-        f"--out {run.out}/cells.h5ad{' --raw' if config.use_raw else ''} --empty-cells nan"
+        f"--out {run.out}/cells.h5ad{' --use-raw' if config.use_raw else ''} --empty-cells nan"
     )
     with run.step("cell embeddings", call, f"{len(rows)} kinds of gene vectors, floors included"):
         for row in rows:
@@ -236,7 +255,7 @@ def _score(run: Run, show: Bar) -> pd.DataFrame:
     names = {key: name for name, keys in run.keys.items() for key in keys}
     call = (
         f"bftembed bench clustering {run.out}/cells.h5ad --keys {','.join(names)} --label {config.label} "
-        f"--protocol standard --seeds {config.seeds} --out {run.out}/results.parquet"
+        f"--protocol standard --out {run.out}/results.parquet"
     )
     with run.step("clustering", call, f"{config.seeds} seeds"), show("clustering") as progress:
         results = clustering.run(
