@@ -77,7 +77,7 @@ def profiles(folder: Path, cells: Path, tuned: Path) -> None:
     expressed.write_text("\n".join(genes_of_citeseq(cells)))
     for name, spec in (("base", SMOLLM2), ("tuned", f"transformers:{tuned}")):
         for listed, out in ((names, name), (expressed, f"{name}-citeseq")):
-            call("profiles", "generate", listed, "--generator", spec, "--max-new-tokens", 40, "--out", folder / out)
+            call("profiles", "generate", listed, "--generator", f"{spec},max_new_tokens=40", "--out", folder / out)
     call("profiles", "generate", coding, "--generator", "facts", "--out", folder / "facts")
 
 

@@ -73,7 +73,7 @@ def profiles(folder: Path, n: int) -> None:
     call("tune", folder / "tune.yaml")
     writers = {"base": SMOLLM2, "tuned": f"transformers:{folder / 'tuned' / 'model'}"}
     for name, spec in writers.items():
-        call("profiles", "generate", names, "--generator", spec, "--max-new-tokens", 40, "--out", folder / name)
+        call("profiles", "generate", names, "--generator", f"{spec},max_new_tokens=40", "--out", folder / name)
     call("profiles", "generate", coding, "--generator", "facts", "--out", folder / "facts")
     for name in (*writers, "facts"):
         for encoder, spec in (("MiniLM", f"{MINILM},dtype=bf16"), ("TF-IDF", "tfidf:dim=256")):
@@ -101,13 +101,11 @@ def bench(folder: Path, name: str, sets: list[str], encoders: list[str], tasks: 
             source = "dataset:refseq-summaries" if of == "refseq" else folder / of
             texts += ["--texts", f"{of}-{encoder}={source}"]
     out = folder / f"{name}.parquet"
-    figure, report = folder / f"{name}.png", folder / f"{name}.html"
+    figure = folder / f"{name}.png"
     call(
         "bench",
         "genes",
         *embeddings,
-        "--jobs",
-        2,
         "--tasks",
         tasks,
         *texts,
@@ -115,14 +113,13 @@ def bench(folder: Path, name: str, sets: list[str], encoders: list[str], tasks: 
         out,
         "--figure",
         figure,
-        "--report",
-        report,
         *more,
     )
+    call("report", out, "--out", folder / f"{name}.html")
 
 
 def text(folder: Path) -> None:
-    sets, both = ["refseq", "facts"], ("--protocol", "strict,genept")
+    sets, both = ["refseq", "facts"], ("--protocols", "strict,genept")
     bench(folder, "genes-dosage", sets, ["MiniLM", "TF-IDF"], "dosage", *both)
     bench(folder, "genes-text", sets, ["MiniLM"], "tf-vs-other,gene-type,kegg", "--no-own")
     bench(folder, "genes-pairs", sets, ["MiniLM"], "ggi,ppi", *both, "--no-own")

@@ -49,10 +49,10 @@ for resolution in bftembed.GeneIndex.default().resolve([*genes[:3], "CD20", "ENS
 
 # %%
 report = bftembed.generate_profiles(
-    genes, generator="builtin:smollm2-135m-instruct", max_new_tokens=64, out=runs / "profiles"
+    genes, generator="builtin:smollm2-135m-instruct,max_new_tokens=64", out=runs / "profiles"
 )
 again = bftembed.generate_profiles(
-    genes, generator="builtin:smollm2-135m-instruct", max_new_tokens=64, out=runs / "profiles"
+    genes, generator="builtin:smollm2-135m-instruct,max_new_tokens=64", out=runs / "profiles"
 )
 assert again.written == 0
 report

@@ -26,9 +26,7 @@ def as_bytes(memory: int | str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?B?)\s*", str(memory), re.IGNORECASE)
     unit = found[2].upper() if found else ""
     if found is None or unit not in _UNITS or float(found[1]) * _UNITS[unit] < 1:
-        raise BftembedError(
-            f"memory (--memory) is {memory!r}; give bytes, or a number with KB, MB or GB, for example 600MB."
-        )
+        raise BftembedError(f"memory is {memory!r}; give bytes, or a number with KB, MB or GB, for example 600MB.")
     return int(float(found[1]) * _UNITS[unit])
 
 
@@ -64,7 +62,7 @@ def block_rows_within(memory: int, n_targets: int, dim: int, values_per_cell: fl
     if rows < FEWEST_ROWS:
         smallest = -(-int(fixed + FEWEST_ROWS * per_row + 1) // 10**6)
         raise BftembedError(
-            f"memory (--memory) is {memory / 10**6:g} MB, too little for a gene matrix of {n_targets} × {dim} and "
+            f"memory is {memory / 10**6:g} MB, too little for a gene matrix of {n_targets} × {dim} and "
             f"{FEWEST_ROWS} cells at a time. Give {smallest}MB or more, or gene embeddings of fewer dimensions."
         )
     return min(rows, MOST_ROWS)

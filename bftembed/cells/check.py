@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def check_cells(
-    path: str | os.PathLike[str],
-    embeddings: GeneEmbeddings | str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str],
+    genes: GeneEmbeddings | str | os.PathLike[str] | None = None,
     *,
     layer: str | None = None,
     use_raw: bool = False,
@@ -42,39 +42,57 @@ def check_cells(
     overwrite: bool = False,
     sample_cells: int = 2048,
 ) -> CellCheck:
-    """Say what `embed_cells` would do with a h5ad file, and all that it would refuse, without reading all values.
+    """Check in seconds whether `cells embed` would work on a file, and what it would do.
 
-    What it cannot see: values outside the sample, and vectors that overflow or cancel out.
+    Values outside the sample are not seen, nor vectors that overflow or cancel out.
 
     Parameters
     ----------
-    path
-        The file. It is only read, and nothing is written.
-    embeddings
-        Gene embeddings or their `.safetensors` file; without, genes are looked up in HGNC alone.
-    layer, use_raw, gene_column, normalize, key, overwrite
-        As for `embed_cells`.
+    data
+        Cells × genes: a h5ad file or builtin:NAME. It is only read.
+    genes
+        Gene embeddings (.safetensors). By default genes are looked up in HGNC.
+    layer
+        Layer with the expression. By default .X.
+    use_raw
+        Take expression and genes from .raw.
+    gene_column
+        Column of .var with the gene names. By default the index.
+
+    Other Parameters
+    ----------------
+    normalize
+        Normalization, as in `bftembed.cells.embed.embed_cells`.
+    key
+        Key of .obsm for the vectors.
+    overwrite
+        Whether ``.obsm[key]`` would be replaced.
     sample_cells
-        About how many evenly spread cells to read. Of a CSC matrix all cells are read, of at most 8 million values in
-        evenly spread genes.
+        Number of evenly spaced cells to read. Of a CSC matrix all cells are read, of at most 8 million values in evenly
+        spaced genes.
+
+    Returns
+    -------
+    CellCheck
+        What is wrong with the files is in `CellCheck.problems`.
 
     Raises
     ------
     BftembedError
-        For options that do not exist. What is wrong with the files is in `CellCheck.problems`.
+        For options that do not exist.
     """
     check_key(key)
     if normalize not in NORMALIZE:
         raise unknown_name("normalize", str(normalize), NORMALIZE)
     if sample_cells < 1:
         raise BftembedError(f"sample_cells is {sample_cells}; give 1 or more.")
-    file = Path(path)
+    file = Path(data)
     problems: list[str] = []
     loaded, matched_to = None, "HGNC"
-    if embeddings is not None:
+    if genes is not None:
         try:
-            loaded = GeneEmbeddings.of(embeddings)
-            matched_to = "embeddings" if loaded is embeddings else str(embeddings)
+            loaded = GeneEmbeddings.of(genes)
+            matched_to = "embeddings" if loaded is genes else str(genes)
         except BftembedError as err:
             problems.append(str(err))
     n_bytes = file.stat().st_size if file.is_file() else 0
@@ -91,8 +109,8 @@ def check_cells(
             found = replace(found, matrix=_matrix(expression))
             rows = np.full(expression.n_genes, -1)
             if named:
-                genes, rows = _match(expression, loaded, matched_to, problems)
-                found = replace(found, genes=genes)
+                matched, rows = _match(expression, loaded, matched_to, problems)
+                found = replace(found, genes=matched)
             looked = sample(expression.matrix, rows.astype(np.int32), sample_cells)
             found = _with_values(found, expression, looked, bool((rows >= 0).any()), normalize, problems)
     except BftembedError as err:

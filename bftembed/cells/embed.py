@@ -33,18 +33,17 @@ if TYPE_CHECKING:
 
 def embed_cells(
     data: AnnData | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    embeddings: GeneEmbeddings | str | os.PathLike[str],
+    genes: GeneEmbeddings | str | os.PathLike[str],
     *,
-    key: str = "X_bft",
     out: str | os.PathLike[str] | None = None,
     sidecar: str | os.PathLike[str] | None = None,
-    shard: str | None = None,
+    key: str = "X_bft",
     layer: str | None = None,
     use_raw: bool = False,
+    gene_column: str | None = None,
     modality: str | None = None,
     obsm: str | None = None,
     obsm_names: str | None = None,
-    gene_column: str | None = None,
     kind: Literal["gene", "protein"] = "gene",
     normalize: Normalize = "auto",
     weights: Weights = "expression",
@@ -54,6 +53,7 @@ def embed_cells(
     l2: bool = True,
     empty_cells: Literal["error", "nan", "drop"] = "error",
     overwrite: bool = False,
+    shard: str | None = None,
     precision: Literal["fast", "exact"] = "fast",
     kernel: str | None = None,
     block_rows: int | None = None,
@@ -62,92 +62,89 @@ def embed_cells(
 ) -> CellEmbeddingReport | AnnData:
     """Embed cells as the expression-weighted mean of gene embeddings (GenePT-w).
 
-    For a cell with normalised expression w (n_genes,) and gene embeddings G (n_genes, d; zero rows for genes without
-    one): ``vector = w @ G / n_genes``, then divided by its length. Two columns of one gene both add.
+    The vector of a cell is ``w @ G / n_genes``, scaled to length 1, with its normalized expression w (n_genes,) and the
+    gene embeddings G (n_genes, d), which are zero for genes without one. Columns of the same gene are summed.
 
     Parameters
     ----------
     data
-        A h5ad file or a zarr store, which is streamed in blocks and never modified, or an AnnData, whose
-        ``.obsm[key]``, ``.obs["KEY_coverage"]`` and ``.uns["bftembed"][key]`` are set (its ``.X`` is never changed, and
-        read from its file where it is backed). Several files need a `sidecar`: the cells of
-        one after the other, genes matched for each, values of one kind.
-    embeddings
-        Gene embeddings, or the `.safetensors` file with them. A gene name of the data finds its embedding by its own
-        text, or by the approved symbol that `GeneIndex` resolves it to.
-    key
-        Key of ``.obsm``.
+        Cells × genes: one or more h5ad files or zarr stores, a MuData file, or builtin:NAME. Files are read in blocks
+        and never modified.
+
+        Also an AnnData, whose ``.X`` is never changed, and is read from its file where it is backed.
+    genes
+        Gene embeddings (.safetensors). Genes are matched by name, or by the approved symbol of the name.
     out
-        For a h5ad file: the copy to write, with the embedding in it; replaced only when the new one is whole.
+        Copy of the h5ad file to write, with the vectors in .obsm.
     sidecar
-        For files, in place of `out`: a file of the embedding alone, in memory that does not grow with the number of
-        cells beyond 50 bytes each. ``.h5ad`` and ``.zarr`` are an AnnData without X; ``.parquet`` has the columns
-        ``cell``, ``KEY_coverage`` and KEY. Of several files a column ``file`` tells where a cell is from.
-    shard
-        ``"i/n"``: only the i-th of n runs of cells of a file, from 1; needs a `sidecar`. Shards are joined by
-        `bftembed.cells.merge.merge_shards`; pin the `kernel`, so that machines choose alike.
-    layer, use_raw
-        Take ``.layers[layer]`` or ``.raw`` (with its own genes) instead of ``.X``.
-    modality
-        Of a MuData file: which one, such as ``"rna"``.
-    obsm, obsm_names
-        Take ``.obsm[obsm]`` as the expression, such as the protein counts of CITE-seq. Its names are the columns of a
-        DataFrame, or those in ``uns["OBSM_names"]``, or where `obsm_names` says (``"uns/KEY"``).
+        File of the vectors alone, instead of a copy: .h5ad, .zarr or .parquet. Several inputs need one.
+    key
+        Key of .obsm for the vectors.
+    layer
+        Layer with the expression. By default .X.
+    use_raw
+        Take expression and genes from .raw.
     gene_column
-        Column of ``.var`` with the gene names; the index by default.
+        Column of .var with the gene names. By default the index.
+    modality
+        Modality of a MuData file, such as rna.
+    obsm
+        Key of .obsm with the expression, such as the protein counts of CITE-seq.
+    obsm_names
+        Place of the names of `obsm`, uns/KEY. By default uns/OBSM_names, or the columns of a DataFrame.
     kind
-        ``"protein"`` resolves names as `ProteinIndex` does (antibodies, UniProt accessions), for protein embeddings.
-        Where ``.var["feature_types"]`` states several types (CITE-seq, multiome), genes alone are embedded, or the
-        antibodies alone with ``"protein"``; other features count in no total.
+        What the columns are. Names of proteins are resolved as antibodies and UniProt accessions. Where
+        ``.var["feature_types"]`` states several types (CITE-seq, multiome), genes alone are embedded, or antibodies
+        alone for proteins; other features count in no total.
     normalize
-        ``"log1p-cp10k"``: log1p(10,000 · value / total of the cell over all its genes). ``"clr"``: centred log ratio
-        within the cell, for protein counts. ``"none"``: values as they are. ``"auto"``: the first for whole numbers,
-        the last for what is logged already, an error for neither.
-        The decision and its reason are in the report. A second logarithm is refused.
+        log1p-cp10k is log1p of counts per 10,000, clr the centered log ratio within the cell, none takes the values as
+        they are. auto chooses log1p-cp10k for counts and none for logged values, and reports why.
     weights
-        What a gene counts in a cell. ``"expression"``: its normalised value. ``"rank"``: 1 for the highest value of the
-        cell, falling in equal steps to 1 / n. ``"idf"``: value times ``log((1 + n_cells) / (1 + n_cells with the gene))
-        + 1``; a file is then read twice.
+        Weight of a gene in a cell: its expression, its rank (1 for the highest value, falling linearly to 1 / n), or
+        expression times inverse document frequency over the cells.
     top_k
-        Take only so many genes with an embedding of each cell, those of the largest weight.
+        Number of genes per cell, those of the largest weight. By default all.
     gene_matrix
-        What is summed: the embeddings as they are (``"raw"``), less their mean over the genes of the data
-        (``"center"``), or their first K principal components over these genes, scaled to variance 1 (``"whiten:K"``).
-    denominator
-        ``"all-genes"``: the number of all genes of the matrix, as in the GenePT notebook; ``"matched-expression"``: the
-        cell's sum of weights. Without effect after `l2`.
+        Transformation of the gene embeddings: raw, center (subtract the mean over the genes of the data), or whiten:K
+        (K principal components of unit variance).
     l2
-        Scale each vector to Euclidean length 1.
+        Scale each vector to unit length.
     empty_cells
-        Cells that express no gene with an embedding have no vector: ``"error"``, ``"nan"`` (a row of NaN) or
-        ``"drop"`` (left out of the output; without a `sidecar` a file is then read into memory as a whole).
-    overwrite
-        Replace ``.obsm[key]`` when it is there.
+        Cells that express no gene with an embedding: raise an error, write a row of NaN, or drop the cell.
+    shard
+        I/N, the I-th of N parts of the cells of one file, written to a `sidecar`. bftembed cells merge joins the parts.
+
+    Other Parameters
+    ----------------
     precision
-        ``"fast"``: 1 - cosine to a float64 product at most 1e-5, which allows bfloat16; ``"exact"``: at most 1e-6.
+        Bound on 1 - cosine to a float64 product: 1e-5 for fast, which allows bfloat16, and 1e-6 for exact.
+    denominator
+        Divide by the number of all genes of the matrix, as the GenePT notebook does, or by the cell's sum of weights.
+        Without effect with `l2`.
+    overwrite
+        Replace ``.obsm[key]`` when it exists.
     kernel
-        How blocks are multiplied: ``"dense-bf16"``, ``"dense-float32"``, ``"torch-csr"``, ``"axpy"`` or ``"scipy"``.
-        By default the fastest on the first block; a name pins it, so that other machines and shards round alike.
+        Implementation of the product: ``"dense-bf16"``, ``"dense-float32"``, ``"torch-csr"``, ``"axpy"`` or
+        ``"scipy"``. By default the fastest on the first block; for a `shard` by size and processor.
     block_rows
-        Cells per block, 2048 by default; for a file, memory is the gene matrix and a few blocks, whatever its size.
+        Number of cells per block, 2048 by default.
     memory
-        Bytes, or text like ``"600MB"``, for the gene matrix and the blocks: chooses `block_rows` where that is not
-        given. The interpreter and its libraries come on top.
+        Budget for gene matrix and blocks, in bytes or as ``"600MB"``. Sets `block_rows`.
     progress
-        Told the cells that are done.
+        Called with the number of cells done.
 
     Returns
     -------
     CellEmbeddingReport or AnnData
-        For a file the report. For an AnnData the same object, or with ``empty_cells="drop"`` and empty cells a copy
-        without them; the report is then what ``.uns["bftembed"][key]`` holds. Vectors are float32 (n_cells, d).
+        For files the report. An AnnData gets ``.obsm[key]`` (float32, (n_cells, d)), ``.obs["KEY_coverage"]`` and
+        ``.uns["bftembed"][key]``, and is returned; with ``empty_cells="drop"`` a copy without empty cells.
 
     Raises
     ------
     BftembedError
-        For a file that is missing, damaged or hostile, a matrix, layer or column that is not there, no gene in
-        common, NaN, infinite or negative values, logged or unclear values as said, empty cells, a key that is taken,
-        an output that is the input or cannot be written. Nothing is changed or written then.
+        For a file that is missing or damaged, a matrix, layer or column that does not exist, no gene in common, NaN,
+        infinite or negative values, values that are neither counts nor logged, empty cells, a key that is taken, and an
+        output that is an input or cannot be written. Nothing is changed or written then.
 
     References
     ----------
@@ -169,7 +166,7 @@ def embed_cells(
         memory=None if memory is None else as_bytes(memory),
     )
     part = None if shard is None else Shard.parse(shard)
-    task = Task(GeneEmbeddings.of(embeddings), key, recipe, progress)
+    task = Task(GeneEmbeddings.of(genes), key, recipe, progress)
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
     choice |= {"modality": modality, "obsm": obsm, "obsm_names": obsm_names, "kind": kind}
     sources = _paths(data)
@@ -180,13 +177,13 @@ def embed_cells(
     if sidecar is not None:
         if out is not None:
             raise BftembedError("Give either out (--out) or a sidecar (--sidecar), not both.")
-        return embed_to_sidecar(sources, sidecar, task, choice, shard=part, inputs=[embeddings])
+        return embed_to_sidecar(sources, sidecar, task, choice, shard=part, inputs=[genes])
     if part is not None or len(sources) > 1:
         what = "A shard (--shard)" if part is not None else "More than one file"
         raise BftembedError(f"{what} needs sidecar=PATH (--sidecar), a .h5ad, .zarr or .parquet for the vectors alone.")
     source = sources[0]
     target = check_destination(source, out)
-    refuse_input_as_output(target, embeddings)
+    refuse_input_as_output(target, genes)
     if source.is_dir() or modality is not None:
         what = "is a folder" if source.is_dir() else "is MuData"
         raise BftembedError(

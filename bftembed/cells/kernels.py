@@ -300,6 +300,13 @@ def choose(
     return Choice(KERNELS[fastest](matrix, block_rows), f"per cell of the first {n_rows}: {', '.join(told + dropped)}")
 
 
+def steady(work: float, precision: str = "fast") -> str:
+    """Return the kernel by the number of multiplications and the processor, never by a clock: the same every time."""
+    if work < _SMALL:
+        return SciPy.name
+    return DenseBf16.name if _can_run(DenseBf16.name, precision) else DenseFloat32.name
+
+
 def _lengths(indptr: np.ndarray, rows: int) -> tuple[int, int, int]:
     n = min(rows, len(indptr) - 1)
     return n + 1, int(indptr[n]), int(indptr[n])

@@ -66,27 +66,30 @@ def merge_shards(
     *,
     progress: Progress = silent,
 ) -> MergeReport:
-    """Join the h5ad sidecars of all shards of a file, in the order of its cells.
+    """Join the parts of a file that cells embed --shard made, in the order of its cells.
 
-    With the kernels ``"axpy"`` and ``"scipy"`` the vectors are, byte for byte, those of the run without shards. The
+    With the kernels ``"axpy"`` and ``"scipy"`` the vectors are those of the run without shards, byte for byte. The
     dense ones may round a cell in the last place by where its block begins, as they do for another `block_rows`.
 
     Parameters
     ----------
     parts
-        Sidecars made by ``embed_cells(..., shard="i/n", sidecar=PART)``, in any order.
+        Sidecars (.h5ad) of all shards, in any order.
     out
-        Sidecar to write: ``.h5ad``, ``.zarr`` or ``.parquet``; replaced only when the new one is whole.
+        Sidecar to write: .h5ad, .zarr or .parquet.
+
+    Other Parameters
+    ----------------
     key
-        Key of ``.obsm``; needed where a part has several.
+        Key of ``.obsm``, where a part has several.
     progress
-        Told the cells that are done.
+        Called with the number of cells done.
 
     Raises
     ------
     BftembedError
-        Naming the files: for one that is no shard, shards that are missing or there twice, and shards of different
-        runs, options, embeddings, kernels or decisions on the values.
+        For a file that is not a shard, shards that are missing or given twice, and shards of different runs, options,
+        embeddings, kernels or normalizations.
     """
     if not parts:
         raise BftembedError("There are no shards to merge. Give the sidecars of all of them.")
@@ -131,7 +134,7 @@ def _part(path: Path, key: str | None) -> tuple[str, _Part]:
             raise unknown_name("key", key, keys, where=str(path))
         if key is None and len(keys) != 1:
             listed = ", ".join(keys) or "none"
-            raise BftembedError(f"{path} has not one cell embedding ({listed}). Say which with key (--key).")
+            raise BftembedError(f"{path} has not one cell embedding ({listed}). Say which with key.")
         name = key or keys[0]
         with damage_named(str(path)):
             told = read_elem(entries[name])
@@ -198,8 +201,7 @@ def _refuse_other_run(first: _Part, part: _Part) -> None:
     if one["kernel"] != other["kernel"]:
         raise BftembedError(
             f"{both} were made with different kernels, {one['kernel']!r} and {other['kernel']!r}, which round "
-            f"differently. Make all shards again with a pinned one: kernel={one['kernel']!r} (--kernel "
-            f"{one['kernel']})."
+            "differently. Make all shards again with precision='exact'."
         )
 
 

@@ -49,7 +49,7 @@ class Expression:
     logged
         Whether ``uns["log1p"]`` says that this matrix is logged already. It speaks of X alone.
     others
-        How to select the other matrices of the data set, for messages: ``"use_raw=True (--raw)"``, …
+        How to select the other matrices of the data set, for messages: ``"use_raw=True (--use-raw)"``, …
     n_other_features
         Columns of the stored matrix that are left out of `matrix` and `genes`, because ``.var`` says that they are of
         another type (antibodies, peaks …); see `bftembed.cells.feature_types.columns_of_kind`.
@@ -339,7 +339,7 @@ def _check_side(layer: str | None, use_raw: bool, gene_column: str | None, obsm:
             raise BftembedError("obsm_names (--obsm-names) names the columns of .obsm: give obsm (--obsm) too.")
         return
     if layer is not None or use_raw:
-        raise BftembedError("Give one of layer, use_raw (--raw) and obsm, not several.")
+        raise BftembedError("Give one of layer, use_raw (--use-raw) and obsm, not several.")
     if gene_column is not None:
         raise BftembedError(
             "gene_column (--gene-column) is of .var, which does not speak of .obsm. Give obsm_names='uns/KEY' "
@@ -357,7 +357,7 @@ def _has_values(root: Any, name: str) -> bool:
 
 def _chosen(layer: str | None, use_raw: bool, layers: list[str], *, has_raw: bool, has_x: bool, where: str) -> str:
     if layer is not None and use_raw:
-        raise BftembedError("Give either a layer or use_raw (--raw), not both.")
+        raise BftembedError("Give either a layer or use_raw (--use-raw), not both.")
     if layer is not None:
         if layer not in layers:
             raise unknown_name("layer", layer, layers, where=where)
@@ -373,9 +373,9 @@ def _chosen(layer: str | None, use_raw: bool, layers: list[str], *, has_raw: boo
 def _others(name: str, layers: list[str], has_raw: bool, has_x: bool) -> tuple[str, ...]:
     ways = [f"layer={one!r} (--layer {one})" for one in layers if name != f"layers/{one}"]
     if has_raw and name != "raw/X":
-        ways.insert(0, "use_raw=True (--raw)")
+        ways.insert(0, "use_raw=True (--use-raw)")
     if has_x and name != "X":
-        ways.append("X (neither --layer nor --raw)")
+        ways.append("X (neither --layer nor --use-raw)")
     return tuple(ways)
 
 

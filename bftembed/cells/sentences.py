@@ -64,11 +64,11 @@ def cell_sentences(
     first
         Only the first so many cells; nothing of the others is read. All by default.
     layer, use_raw, gene_column
-        See `bftembed.cells.embed.embed_cells`.
+        As in `bftembed.cells.embed.embed_cells`.
     top_genes
-        Only so many genes of the highest expression; None for all.
+        Maximum number of genes in a sentence. None or 0 takes all.
     prefix, separator
-        What stands before the genes, and between two.
+        Text before the genes, and between two genes.
 
     Returns
     -------
@@ -100,9 +100,10 @@ def cell_sentences(
 def embed_cells_as_sentences(
     data: AnnData | str | os.PathLike[str],
     *,
-    encoder: Encoder | str,
-    key: str = "X_sentence",
+    encoder: Encoder | str | None = None,
     out: str | os.PathLike[str] | None = None,
+    show: int | None = None,
+    key: str = "X_sentence",
     layer: str | None = None,
     use_raw: bool = False,
     gene_column: str | None = None,
@@ -114,67 +115,84 @@ def embed_cells_as_sentences(
     overwrite: bool = False,
     cache: str | os.PathLike[str] | Literal[False] | None = None,
     progress: Progress = silent,
-) -> SentenceEmbeddingReport | AnnData:
-    """Embed cells as the sentences of their genes (GenePT-s).
-
-    All values are looked at before anything is encoded, so that what must be refused costs nothing.
+) -> SentenceEmbeddingReport | AnnData | list[str]:
+    """Embed cells as sentences of their genes by decreasing expression (GenePT-s).
 
     Parameters
     ----------
     data
-        A h5ad file, which is streamed in blocks and never modified, or an AnnData in memory, whose ``.obsm[key]`` and
-        ``.uns["bftembed"][key]`` are set.
+        Cells × genes: a h5ad file or builtin:NAME, read in blocks and never modified.
     encoder
-        A spec (``"builtin:all-minilm-l6-v2"``, see `bftembed.encoders.base.encoder_from_spec`) or an encoder with fixed
-        weights. Its vectors stay as they are. What it does with a sentence beyond its limit is its option ``long``.
-    key
-        Key of ``.obsm``. ``.obs[key_coverage]`` says what share of the cell's expression the sentence names.
+        Encoder with fixed weights, such as builtin:all-minilm-l6-v2. Its option long says what happens to sentences
+        beyond its limit.
     out
-        For a file: the copy to write, with the embedding in it; replaced only when the new one is whole.
-    layer, use_raw, gene_column
-        See `bftembed.cells.embed.embed_cells`.
-    normalize
-        See `bftembed.cells.embed.embed_cells`. It decides which values are refused, and is recorded; the order of the
-        genes in a cell is the same either way.
+        Copy of the h5ad file to write, with the vectors in .obsm.
+    show
+        Return this number of sentences, those of the first cells, and encode nothing.
+    layer
+        Layer with the expression. By default .X.
+    use_raw
+        Take expression and genes from .raw.
+    gene_column
+        Column of .var with the gene names. By default the index.
     top_genes
-        Only so many genes of the highest expression; None for all.
-    prefix
-        What stands before the genes.
-    batch_cells
-        Cells per block.
+        Maximum number of genes in a sentence. 0 takes all.
     empty_cells
-        Cells that express no gene with a name have no sentence: ``"error"``, ``"nan"`` (a row of NaN) or ``"drop"``
-        (left out of the output).
+        Cells that express no gene with a name: raise an error, write a row of NaN, or drop the cell.
+
+    Other Parameters
+    ----------------
+    key
+        Key of .obsm for the vectors.
+    normalize
+        As in `bftembed.cells.embed.embed_cells`. It decides which values are accepted; the order of genes is the same.
+    prefix
+        Text before the genes.
+    batch_cells
+        Number of cells per block.
     overwrite
-        Replace ``.obsm[key]`` when it is there.
+        Replace ``.obsm[key]`` when it exists.
     cache
-        File that keeps the vector of every sentence, so that a killed run resumes and another one reuses them. For a
-        file ``OUT.sentences.sqlite`` by default, for an AnnData none; False for none in any case.
+        File that keeps the vector of every sentence, so that a killed run resumes. For a file
+        ``OUT.sentences.sqlite`` by default, for an AnnData none; False for none in any case.
     progress
-        Told the cells that are done.
+        Called with the number of cells done.
 
     Returns
     -------
-    SentenceEmbeddingReport or AnnData
-        For a file the report. For an AnnData the same object, or with ``empty_cells="drop"`` and empty cells a copy
-        without them; the report is then what ``.uns["bftembed"][key]`` holds. Vectors are float32 (n_cells, d).
+    SentenceEmbeddingReport, AnnData or list of str
+        For a file the report. An AnnData gets ``.obsm[key]`` (float32, (n_cells, d)), ``.obs["KEY_coverage"]`` (share
+        of the cell's expression that the sentence names) and ``.uns["bftembed"][key]``, and is returned; with
+        ``empty_cells="drop"`` a copy without empty cells. With `show` the sentences.
 
     Raises
     ------
     BftembedError
         As `bftembed.cells.embed.embed_cells`; also for an encoder that is fitted on its texts (TF-IDF), one that
-        fails, and a cache that cannot be used. Nothing is changed or written then, but the cache.
+        fails, and a cache that cannot be used. All values are checked before anything is encoded.
 
     References
     ----------
     Chen and Zou, GenePT (2024): the sentence embedding "GenePT-s".
     """
+    if show is not None:
+        return cell_sentences(
+            data,
+            first=show,
+            layer=layer,
+            use_raw=use_raw,
+            gene_column=gene_column,
+            top_genes=top_genes,
+            prefix=prefix,
+        )
+    if encoder is None:
+        raise BftembedError("Give an encoder and an output, or show=N (--show N) for the first N sentences.")
     check_key(key)
     for what, value, known in (("normalize", normalize, NORMALIZE), ("empty_cells", empty_cells, EMPTY_CELLS)):
         if value not in known:
             raise unknown_name(what, str(value), known)
     if batch_cells < 1:
-        raise BftembedError(f"batch_cells (--batch-cells) is {batch_cells}; give 1 or more.")
+        raise BftembedError(f"batch_cells is {batch_cells}; give 1 or more.")
     wording = Wording(_checked_top(top_genes), prefix, SEPARATOR)
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
     if isinstance(data, str | os.PathLike):
@@ -208,17 +226,17 @@ def _cache(cache: str | os.PathLike[str] | Literal[False] | None, *files: Path) 
         return None
     path = Path(cache)
     if path.is_dir():
-        raise BftembedError(f"The cache {path} is a folder: give the path of a file (--cache).")
+        raise BftembedError(f"The cache {path} is a folder: give the path of a file.")
     refuse_input_as_output(path, *files)
     if any(path.absolute() == file.absolute() for file in files):
-        raise BftembedError(f"The cache {path} is the output itself. Choose another file (--cache).")
+        raise BftembedError(f"The cache {path} is the output itself. Choose another file.")
     return path
 
 
 def _checked_top(top_genes: int | None) -> int | None:
-    if top_genes is not None and top_genes < 1:
-        raise BftembedError(f"top_genes (--top-genes) is {top_genes}; give 1 or more, or None (0) for all genes.")
-    return top_genes
+    if top_genes is not None and top_genes < 0:
+        raise BftembedError(f"top_genes (--top-genes) is {top_genes}; give 1 or more, or 0 for all genes.")
+    return top_genes or None
 
 
 def _checked_anndata(data: Any) -> AnnData:

@@ -58,7 +58,7 @@ def embed_with_ray(
         When Ray is not installed, and as `embed_cells` does.
     """
     if shard_count < 1:
-        raise BftembedError(f"shard_count (--shard-count) is {shard_count}; give 1 or more.")
+        raise BftembedError(f"shard_count is {shard_count}; give 1 or more.")
     require("ray", "ray")
     paths = [p for p in (data, embeddings) if isinstance(p, str | os.PathLike)]
     target = check_sidecar(sidecar, *paths).absolute()
@@ -117,5 +117,5 @@ def _result(ray: Any, task: Any) -> str:
     except ray.exceptions.RayError as err:
         raise BftembedError(
             f"A shard failed {RETRIES + 1} times: {str(err).splitlines()[0]} Is there memory enough for as many shards "
-            f"at a time? Give more shards, or a memory budget (--memory)."
+            f"at a time? Give more shards, or a memory budget (memory=)."
         ) from err

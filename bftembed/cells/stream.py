@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.cells.kernels import steady
 from bftembed.cells.names import Table
 from bftembed.cells.reading import expression_in
 from bftembed.cells.report import together
@@ -140,6 +141,9 @@ class _Stream:
             self._refuse_other_genes(ready, source)
             cells = shard.cells(expression.n_cells, expression.where) if shard else range(expression.n_cells)
             kernel = self._runs[0][1].report.kernel if self._runs else None
+            if shard is not None:  # shards of one run must round alike
+                stored = getattr(expression.matrix, "n_values", expression.n_cells * expression.n_genes)
+                kernel = steady(stored * ready.dim, self._task.asked.precision)
             done = self._task.run(ready, self._destination.sink((len(cells), ready.dim)), cells=cells, kernel=kernel)
             self._refuse_other_values(done, source)
             self._runs.append((source, done))

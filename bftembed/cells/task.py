@@ -79,7 +79,7 @@ class Asked(Aggregation):
             if value not in known:
                 raise unknown_name(what, str(value), known)
         if self.block_rows is not None and self.block_rows < 1:
-            raise BftembedError(f"block_rows (--block-rows) is {self.block_rows}; give 1 or more.")
+            raise BftembedError(f"block_rows is {self.block_rows}; give 1 or more.")
         if self.top_k is not None and self.top_k < 1:
             raise BftembedError(f"top_k (--top-k) is {self.top_k}; give 1 or more.")
 

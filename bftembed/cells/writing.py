@@ -76,9 +76,7 @@ def check_free(cells: h5py.File | AnnData, key: str, overwrite: bool, where: str
     column = coverage_column(key)
     for place, name in (("obsm", key), ("obs", column)):
         if not overwrite and _has(cells, place, name):
-            raise BftembedError(
-                f"{where} has .{place}[{name!r}] already. Give another key (--key), or overwrite=True (--overwrite)."
-            )
+            raise BftembedError(f"{where} has .{place}[{name!r}] already. Give another key (--key), or overwrite=True.")
 
 
 def _has(cells: Any, place: str, name: str) -> bool:

@@ -1,52 +1,118 @@
-"""The command line: parse, call, print. One module per command group; the library is imported inside commands."""
+"""The command line: every command is a public verb, loaded when it is called."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
 
-import typer
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
-from bftembed.cli import bench, cells, config, data, demo, export, genes, profiles, report, tune
+from bftembed import __version__
+from bftembed.cli._verbs import ERROR, INTERRUPTED, say
+from bftembed.cli import pipeline
+from bftembed.errors import BftembedError
 
-app = typer.Typer(
+USAGE = 2
+
+#: Groups of commands; each is ``app`` in ``bftembed/cli/GROUP.py``, imported when one of its commands is called.
+GROUPS = {
+    "profiles": "Write, export and read profiles.",
+    "genes": "Resolve gene names, embed profiles, draw a map.",
+    "cells": "Embed cells: expression times gene embeddings.",
+    "bench": "Score embeddings, each with its baselines.",
+    "tune": "Tune a language model, make data for it, and look at its uncertainty.",
+    "export": "Inputs for other models (STATE), and their check.",
+    "data": "Public files of labels, pairs and texts by name.",
+    "config": "Copy, show and check config files.",
+}
+
+#: Options of version 0.1 that are gone, by command ("" for every one), and what replaces them. For one version.
+RENAMED = {
+    ("", "--raw"): "--use-raw",
+    ("bench genes", "--list-tasks"): "bftembed bench tasks",
+    ("bench genes", "--protocol"): "--protocols",
+    ("bench genes", "--report"): "bftembed report RESULTS --out FILE.html",
+    ("bench genes", "--use-cache"): "the default",
+    ("bench multimodal", "--joined-key"): "--joined-keys",
+    ("bench perturbation", "--de-top"): "bftembed.bench.perturbation(top=…) in Python",
+    ("demo", "--config"): "bftembed run CONFIG",
+    ("demo", "--genes"): "--n-genes",
+    ("cells embed", "--shard-count"): "bftembed.cells.spread.embed_with_ray in Python",
+    ("cells embed", "--workers"): "bftembed.cells.spread.embed_with_ray in Python",
+    ("cells umap", "--neighbors"): "bftembed.maps.map_cells(n_neighbors=…) in Python",
+    ("export state", "--holdout-cell-type"): "--holdout-cell-types",
+    ("export state", "--val-cell-type"): "--val-cell-types",
+    ("genes umap", "--neighbors"): "bftembed.maps.map_genes(n_neighbors=…) in Python",
+    ("profiles generate", "--max-new-tokens"): "an option of the generator: --generator SPEC,max_new_tokens=N",
+    ("profiles generate", "--shard-count"): "bftembed.profiles.spread.generate_with_ray in Python",
+    ("profiles generate", "--workers"): "bftembed.profiles.spread.generate_with_ray in Python",
+    ("profiles report", "--figure"): "--out FILE.png",
+    ("profiles show", "--diff"): "a comparison of the texts that bftembed profiles show prints",
+    ("tune diagnose", "--responses"): "--max-responses",
+}
+
+app = App(
     name="bftembed",
     help="Gene and protein profiles by language models, as embeddings for single-cell biology, measured honestly.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    version=f"bftembed {__version__}",
+    version_flags=["--version"],
+    help_format="plaintext",
+    help_epilogue="With --json a command prints one JSON object on standard output. "
+    "Exit codes: 0 done, 1 error, 2 usage, 3 done with failed items.",
+    group_parameters="Options",
+    default_parameter=Parameter(negative_iterable=(), show_env_var=False),
+    suppress_keyboard_interrupt=False,
 )
-app.command("demo")(demo.demo)
-app.add_typer(tune.app, name="tune")
-app.add_typer(profiles.app, name="profiles")
-app.add_typer(genes.app, name="genes")
-app.add_typer(cells.app, name="cells")
-app.add_typer(bench.app, name="bench")
-app.add_typer(export.app, name="export")
-app.command("report")(report.report)
-app.add_typer(data.app, name="data")
-app.add_typer(config.app, name="config")
-
-
-def _version(value: bool) -> None:
-    if value:
-        from bftembed import __version__
-
-        typer.echo(f"bftembed {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    pass
+app.command(pipeline.run, name="run", sort_key=0)
+app.command(pipeline.demo, name="demo", sort_key=0)
+for _number, (_name, _help) in enumerate(GROUPS.items(), 1):
+    app.command(f"bftembed.cli.{_name}:app", name=_name, help=_help, sort_key=_number)
+app.command(pipeline.report, name="report", sort_key=len(GROUPS) + 1)
 
 
 def main() -> None:
-    """Run the command line: exit codes 0 done, 1 error, 2 usage, 3 done with failed items."""
-    from bftembed.cli.common import run
+    """Run the command line: exit codes 0 done, 1 error, 2 usage, 3 done with failed items, 130 interrupted."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(run(sys.argv[1:]))
 
-    run(app)
+
+def run(words: list[str]) -> int:
+    """Run a command and return its exit code; an error is one line on standard error."""
+    own = [word for i, word in enumerate(words) if word != "--json" or "--" in words[:i]]
+    as_json = len(own) < len(words)
+    try:
+        command, bound, ignored = app.parse_args(own, exit_on_error=False, print_error=False)
+        code = command(*bound.args, **bound.kwargs, **({"as_json": as_json} if "as_json" in ignored else {}))
+        sys.stdout.flush()
+        return code or 0
+    except CycloptsError as err:
+        say(f"error: {_renamed(err, own) or err}")
+        return USAGE
+    except BftembedError as err:
+        say(f"error: {err}")
+        return ERROR
+    except KeyboardInterrupt:
+        say("interrupted. What was finished is kept; run the same command to go on.")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ERROR
+
+
+def _renamed(err: CycloptsError, words: list[str]) -> str | None:
+    """Return what to say of an option that is gone, or that the Python function alone has."""
+    command = " ".join(err.command_chain or ())
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        new = RENAMED.get((command, option)) or RENAMED.get(("", option))
+        if new is not None:
+            return f"{option} is now {new}."
+    verb = getattr(err.target, "verb", None)
+    if not isinstance(err, UnknownOptionError) or verb is None:
+        return None
+    from bftembed.cli._source import read_verb
+
+    option = (err.token.keyword or err.token.value).partition("=")[0]
+    name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
+    if any(o.name == name for o in read_verb(verb).options):
+        return f"{option} is for Python alone: {verb.replace(':', '.')}({name}=…)."
+    return None

@@ -1,163 +1,18 @@
-"""`bftembed cells …`: cell embeddings of h5ad files."""
+"""`bftembed cells …`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
-import typer
-
-from bftembed.cli.cells_check import check
-from bftembed.cli.cells_merge import merge, merged_lines
-from bftembed.cli.cells_sentences import sentences
-from bftembed.cli.cells_umap import umap
-from bftembed.cli.common import JsonOption, finish, progress_bar
-
-if TYPE_CHECKING:
-    from bftembed.cells.report import CellEmbeddingReport
-
-app = typer.Typer(
-    help="Cell embeddings: expression times gene embeddings.", no_args_is_help=True, rich_markup_mode=None
-)
+from bftembed.cli._verbs import ERROR, Shown, command, group
+from bftembed.errors import examples
 
 
-app.command("merge")(merge)
-
-
-@app.callback()
-def _group() -> None:
-    pass
-
-
-app.command("check")(check)
-app.command("sentences")(sentences)
-app.command("umap")(umap)
-
-
-@app.command("embed")
-def embed(
-    data: Annotated[
-        list[str], typer.Argument(metavar="IN.h5ad…", help="Cells × genes (or builtin:NAME); streamed, never modified.")
-    ],
-    genes: Annotated[Path, typer.Option("--genes", help="Gene embeddings (.safetensors).")],
-    out: Annotated[Path | None, typer.Option("--out", help="Copy of IN.h5ad to write, with .obsm[KEY] in it.")] = None,
-    sidecar: Annotated[
-        Path | None, typer.Option("--sidecar", help="Instead: a .h5ad, .zarr or .parquet of the vectors alone.")
-    ] = None,
-    shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts.")] = None,
-    workers: Annotated[
-        Literal["ray"] | None, typer.Option("--workers", help="Embed --shard-count shards at a time, and join them.")
-    ] = None,
-    shard_count: Annotated[int | None, typer.Option("--shard-count", min=1, help="Shards for --workers.")] = None,
-    key: Annotated[str, typer.Option("--key", help="Key of .obsm.")] = "X_bft",
-    layer: Annotated[str | None, typer.Option("--layer", help="Use .layers[LAYER] instead of X.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Use .raw instead of X.")] = False,
-    modality: Annotated[str | None, typer.Option("--modality", help="Which one of a MuData file.")] = None,
-    obsm: Annotated[str | None, typer.Option("--obsm", help="Use .obsm[OBSM], such as protein counts.")] = None,
-    obsm_names: Annotated[
-        str | None, typer.Option("--obsm-names", metavar="uns/KEY", help="Where its names are; default uns/OBSM_names.")
-    ] = None,
-    kind: Annotated[
-        Literal["gene", "protein"], typer.Option("--kind", help="protein: names of antibodies, UniProt accessions.")
-    ] = "gene",
-    gene_column: Annotated[
-        str | None, typer.Option("--gene-column", help="Column of .var with gene names; default: its index.")
-    ] = None,
-    normalize: Annotated[
-        Literal["auto", "log1p-cp10k", "clr", "none"], typer.Option("--normalize", help="auto decides and says why.")
-    ] = "auto",
-    weights: Annotated[
-        Literal["expression", "rank", "idf"], typer.Option("--weights", help="What a gene counts in a cell.")
-    ] = "expression",
-    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Only the top K genes of each cell.")] = None,
-    gene_matrix: Annotated[
-        str, typer.Option("--gene-matrix", help="raw, center or whiten:K: the gene embeddings before the sum.")
-    ] = "raw",
-    denominator: Annotated[
-        Literal["all-genes", "matched-expression"], typer.Option("--denominator", help="Matters with --no-l2 only.")
-    ] = "all-genes",
-    no_l2: Annotated[bool, typer.Option("--no-l2", help="Do not scale vectors to length 1.")] = False,
-    empty_cells: Annotated[
-        Literal["error", "nan", "drop"], typer.Option("--empty-cells", help="What to do with cells without a gene.")
-    ] = "error",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace .obsm[KEY] when IN.h5ad has it.")] = False,
-    precision: Annotated[
-        Literal["fast", "exact"], typer.Option("--precision", help="exact: float32 throughout.")
-    ] = "fast",
-    kernel: Annotated[str | None, typer.Option("--kernel", help="Pin the kernel; default: the fastest here.")] = None,
-    block_rows: Annotated[
-        int | None, typer.Option("--block-rows", min=1, help="Cells read at a time; default 2048.")
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="Budget for gene matrix and blocks, for example 600MB.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Embed cells as the expression-weighted mean of gene embeddings (GenePT-w)."""
-    from bftembed.cells.embed import embed_cells
-    from bftembed.cells.report import CellEmbeddingReport
-    from bftembed.datasets import data_path
-
-    if (out is None) == (sidecar is None):
-        raise typer.BadParameter("Give either --out or --sidecar.", param_hint="'--out' / '--sidecar'")
-    if (workers is None) != (shard_count is None):
-        raise typer.BadParameter("--workers and --shard-count go together.", param_hint="'--workers'")
-    if workers is not None and (sidecar is None or shard is not None or len(data) > 1):
-        raise typer.BadParameter("It takes one file, --sidecar, and no --shard.", param_hint="'--workers'")
-    paths = [data_path(one) for one in data]
-    options: dict[str, Any] = {
-        "key": key,
-        "layer": layer,
-        "use_raw": raw,
-        "modality": modality,
-        "obsm": obsm,
-        "obsm_names": obsm_names,
-        "kind": kind,
-        "gene_column": gene_column,
-        "normalize": normalize,
-        "weights": weights,
-        "top_k": top_k,
-        "gene_matrix": gene_matrix,
-        "denominator": denominator,
-        "l2": not no_l2,
-        "empty_cells": empty_cells,
-        "precision": precision,
-        "kernel": kernel,
-        "block_rows": block_rows,
-        "memory": memory,
-    }
-    if workers is not None and sidecar is not None and shard_count is not None:
-        from bftembed.cells.spread import embed_with_ray
-
-        with progress_bar("shards", quiet=as_json) as progress:
-            joined = embed_with_ray(paths[0], genes, sidecar, shard_count=shard_count, **options, progress=progress)
-        finish(joined.as_dict(), merged_lines(joined), as_json=as_json)
-        return
-    places: dict[str, Any] = {"out": out, "sidecar": sidecar, "shard": shard, "overwrite": overwrite}
-    with progress_bar("cells", quiet=as_json) as progress:
-        report = embed_cells(paths[0] if len(paths) == 1 else paths, genes, **places, **options, progress=progress)
-    assert isinstance(report, CellEmbeddingReport)  # a path was given, not an AnnData
-    finish(report.as_dict(), _lines(report), as_json=as_json)
-
-
-def _lines(report: CellEmbeddingReport) -> list[str]:
-    from bftembed.errors import examples
-
-    aside = [
-        f"{n} {what}"
-        for n, what in (
-            (report.n_no_embedding, "known but without an embedding"),
-            (report.n_unresolved, "unknown"),
-            (report.n_ambiguous, "ambiguous"),
-        )
-        if n
-    ]
+def _embedded(report: Any, _: Any) -> Shown:
     lines = [
         f"cells      {report.n_cells} × {report.dim} dimensions, from {report.matrix}",
         f"values     {report.normalize} ({report.reason})",
-        f"genes      {report.n_matched} of {report.n_genes} have an embedding"
-        + (f", {report.n_mapped} of them under another name" if report.n_mapped else "")
-        + (f"; {', '.join(aside)}" if aside else ""),
+        f"genes      {_counts(report, 'have an embedding')}",
         f"coverage   {report.coverage:.1%} of all expression lies in genes with an embedding",
     ]
     if report.n_other_features:
@@ -165,14 +20,114 @@ def _lines(report: CellEmbeddingReport) -> list[str]:
     if report.files:
         parts = [f"{one.file} {one.n_cells} cells, {one.n_matched} genes, {one.coverage:.1%}" for one in report.files]
         lines.append(f"files      {'; '.join(parts)} (genes above: those of the lowest coverage)")
-    if report.n_duplicates:
-        lines.append(f"duplicates {report.n_duplicates} columns share their gene with another column: summed")
-    if report.n_empty:
-        done = "left out" if report.empty_policy == "drop" else "NaN"
-        names = examples(report.empty_cells)
-        lines.append(f"empty      {report.n_empty} cells express no gene with an embedding, {done}: {names}")
-    scaled = "length 1" if report.l2 else f"divided by {report.denominator}"
+    lines += _empty(report, "gene with an embedding")
     how = [report.weights] + ([f"top {report.top_k} genes"] if report.top_k else [])
     lines.append(f"weights    {', '.join(how)}; gene matrix {report.gene_matrix}; kernel {report.kernel}")
-    lines.append(f"written    {report.out}: .obsm[{report.key!r}] ({scaled})")
-    return lines
+    scaled = "length 1" if report.l2 else f"divided by {report.denominator}"
+    return Shown([*lines, f"written    {report.out}: .obsm[{report.key!r}] ({scaled})"])
+
+
+def _sentences(report: Any, _: Any) -> Shown:
+    if isinstance(report, list):
+        return Shown(report, {"sentences": report})
+    cut = f"; {report.n_cut} cells express more than {report.top_genes}" if report.n_cut else ""
+    lines = [
+        f"cells      {report.n_cells} × {report.dim} dimensions, from {report.matrix}",
+        f"values     {report.normalize} ({report.reason})",
+        f"genes      {_counts(report, 'by their approved symbol')}",
+        f"sentences  {report.mean_symbols:.1f} symbols on average, {report.coverage:.1%} of all expression{cut}",
+        f"encoder    {report.encoder}: {_limit(report)}",
+        f"cache      {report.cache or 'none'}: {report.n_encoded} sentences encoded, {report.n_reused} found",
+        *([f"features   {report.n_other_features} of another type left out"] if report.n_other_features else []),
+        *_empty(report, "gene"),
+        f"written    {report.out}: .obsm[{report.key!r}]",
+    ]
+    return Shown(lines)
+
+
+def _counts(report: Any, what: str) -> str:
+    counts = (
+        ("n_mapped", "under another name"),
+        ("n_no_embedding", "known but without an embedding"),
+        ("n_unresolved", "unknown"),
+        ("n_ambiguous", "ambiguous"),
+        ("n_unnamed", "without a name"),
+        ("n_duplicates", "sharing their gene with another column"),
+    )
+    aside = [f"{n} {word}" for field, word in counts if (n := getattr(report, field, 0))]
+    share = getattr(report, "share", None)
+    of = f" of {report.n_genes} {what}" if share is None else f" {what} ({share:.1%} of all)"
+    return "; ".join([f"{report.n_used + report.n_mapped}{of}", *aside])
+
+
+def _empty(report: Any, what: str) -> list[str]:
+    done = "left out" if report.empty_policy == "drop" else "NaN"
+    told = f"empty      {report.n_empty} cells express no {what}, {done}: {examples(report.empty_cells)}"
+    return [told] if report.n_empty else []
+
+
+def _limit(report: Any) -> str:
+    limit = report.encoding["max_tokens"]
+    if limit is None or not report.share_over_limit:
+        return "no limit of length" if limit is None else f"every sentence is within its {limit} tokens"
+    return (
+        f"{report.share_over_limit:.1%} of the sentences exceed its {limit} tokens (long={report.long}); about "
+        f"{report.mean_symbols_within_limit:.1f} of {report.mean_symbols:.1f} symbols are within"
+    )
+
+
+def _merged(report: Any, _: Any) -> Shown:
+    lines = [
+        f"shards     {report.n_shards} joined",
+        f"cells      {report.n_cells} × {report.dim} dimensions",
+        f"written    {report.out}: .obsm[{report.key!r}]",
+    ]
+    return Shown(lines)
+
+
+def _checked(found: Any, _: Any) -> Shown:
+    lines = [f"file       {found.path} ({found.n_bytes:,} bytes)"]
+    if found.matrix is not None:
+        m = found.matrix
+        density = "" if m.density is None else f", {m.density:.1%} filled"
+        kind = " and ".join(filter(None, (m.dtype, m.index_dtype)))
+        chunks = f"in chunks of {' × '.join(f'{n:,}' for n in m.chunk)}" if m.chunk else "in one piece"
+        lines += [
+            f"matrix     {m.name}: {m.n_cells:,} cells × {m.n_genes:,} genes, {m.form} of {kind}",
+            *([f"features   {m.n_other_features} of another type by .var left out"] if m.n_other_features else []),
+            f"stored     {m.n_values:,} values{density}; {m.compression or 'not compressed'}, {chunks}",
+            f"others     {'; '.join(m.others) or 'no other matrix'}",
+        ]
+    lines.append(f"obsm       {', '.join(found.obsm) or 'nothing'}")
+    if found.genes is not None:
+        what = "known to HGNC" if found.genes.matched_to == "HGNC" else "with an embedding"
+        lines.append(f"genes      {_counts(found.genes, what)}")
+    if found.values is not None:
+        v, estimate = found.values, "" if found.values.whole else ", an estimate"
+        lines.append(f"sample     {v.sampled}")
+        if v.coverage is not None:
+            lines.append(f"coverage   {v.coverage:.1%} of the expression lies in these genes{estimate}")
+        if v.normalize:
+            lines.append(f"values     {v.normalize} ({v.reason})")
+        empty = "unknown" if v.n_empty is None else f"{v.n_empty:,} cells express none of these genes{estimate}"
+        lines.append(f"empty      {empty}")
+    lines += [f"note       {note}" for note in found.notes]
+    lines.append("result     cells embed would " + ("work" if found.ok else "refuse this"))
+    return Shown(lines, code=0 if found.ok else ERROR, errors=[f"error: {problem}" for problem in found.problems])
+
+
+def _mapped(report: Any, _: Any) -> Shown:
+    of = f" of {report.of:,}" if report.cells < report.of else ""
+    lines = [f"drawn: {report.cells:,} cells{of}, {len(report.keys)} × {len(report.categories)} pictures"]
+    lines += [f"{key}: {n} cells without a usable vector left out" for key, n in report.left_out.items() if n]
+    return Shown([*lines, *(str(file) for file in (report.out, report.points) if file)])
+
+
+app = group(
+    "cells",
+    embed=command("bftembed.cells.embed:embed_cells", _embedded, bar="cells"),
+    check=command("bftembed.cells.check:check_cells", _checked),
+    merge=command("bftembed.cells.merge:merge_shards", _merged, bar="cells"),
+    sentences=command("bftembed.cells.sentences:embed_cells_as_sentences", _sentences, bar="cells"),
+    umap=command("bftembed.maps:map_cells", _mapped, bar="maps"),
+)

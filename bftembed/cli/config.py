@@ -1,37 +1,53 @@
-"""`bftembed config …`: look at and check YAML files."""
+"""`bftembed config …`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from bftembed.cli._verbs import Shown, command, group
 
-from bftembed.cli.common import JsonOption, finish
-
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show and check config files.")
-
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file.")]
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
 
 
-@app.command("show")
-def show(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Print a config with every default written out; FILE may be the name of a recipe (demo, tune)."""
-    from bftembed.config import RECIPES, TuneConfig, dump_config, load_config
-    from bftembed.config.tune import DataConfig
+def init(name: str | None = None, *, out: str | os.PathLike[str] | None = None) -> Path | dict[str, Path]:
+    """Copy a commented config that comes with the package; without a name, list them.
 
-    config: Any
-    if str(file) == "tune" and not file.exists():
-        config = TuneConfig(data=DataConfig(train="train.jsonl"))
-    else:
-        config = RECIPES[str(file)]() if str(file) in RECIPES and not file.exists() else load_config(file)
-    finish(config.model_dump(), [dump_config(config).rstrip()], as_json=as_json)
+    Parameters
+    ----------
+    name
+        Name of the config: my_data for one's own h5ad, demo, profiles, bench_clustering, …
+    out
+        File to write. By default NAME.yaml.
+    """
+    from bftembed.config import init_config, templates
+
+    return templates() if name is None else init_config(name, out=out)
 
 
-@app.command("check")
-def check(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Say whether a config is right, or what is wrong with which key."""
-    from bftembed.config import load_config
+def _init(made: Any, _: Any) -> Shown:
+    if isinstance(made, dict):
+        about = {name: file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, file in made.items()}
+        width = max(map(len, about))
+        return Shown([f"{name:<{width}}  {line}" for name, line in about.items()], {"configs": list(about)})
+    return Shown([str(made), f"next: bftembed run {made} --dry-run"], {"out": str(made)})
 
-    config = load_config(file)
-    finish({"file": str(file), "recipe": config.recipe, "ok": True}, [f"{file}: right"], as_json=as_json)
+
+def _show(config: Any, _: Any) -> Shown:
+    from bftembed.config import dump_config
+
+    return Shown([dump_config(config).rstrip()], config if isinstance(config, dict) else config.model_dump())
+
+
+def _check(config: Any, given: dict[str, Any]) -> Shown:
+    recipe = config["recipe"] if isinstance(config, dict) else config.recipe
+    return Shown([f"{given['path']}: valid"], {"file": given["path"], "recipe": recipe, "ok": True})
+
+
+app = group(
+    "config",
+    init=command("bftembed.cli.config:init", _init),
+    show=command("bftembed.config.loading:load_config", _show),
+    check=command("bftembed.config.loading:load_config", _check),
+)

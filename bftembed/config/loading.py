@@ -26,14 +26,19 @@ _MAX_BYTES = 1_000_000
 RECIPES: dict[str, type[Strict]] = {"run": RunConfig, "tune": TuneConfig}
 
 
-def load_config(path: str | os.PathLike[str]) -> Any:
-    """Read and check a YAML file.
+def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = None) -> Any:
+    """Check a YAML file: every key and value, with defaults filled in.
 
     Parameters
     ----------
     path
-        The file. Its key ``recipe`` is ``run``, ``tune`` or the name of a command in `VERBS`. With ``extends:
+        A YAML file. Its key ``recipe`` is ``run``, ``tune`` or the name of a command in `VERBS`. With ``extends:
         other.yaml`` (a path relative to the file) it needs only the keys that differ from that file.
+
+    Other Parameters
+    ----------------
+    expected
+        The model of the only recipe that is accepted.
 
     Returns
     -------
@@ -51,6 +56,9 @@ def load_config(path: str | os.PathLike[str]) -> Any:
     recipe = values.get("recipe")
     if not isinstance(recipe, str) or recipe not in (*RECIPES, *VERBS):
         raise unknown_name("recipe", str(recipe)[:80], [*RECIPES, *VERBS], where=str(path))
+    if expected is not None and RECIPES.get(recipe) is not expected:
+        wanted = next(name for name, model in RECIPES.items() if model is expected)
+        raise BftembedError(f"{path} is of recipe {recipe!r}; expected 'recipe: {wanted}'.")
     if recipe in VERBS:
         check_options(load_verb(recipe), {k: v for k, v in values.items() if k != "recipe"}, where=str(path))
         return values
@@ -132,9 +140,10 @@ def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]
     return [prefix + name for name in model.model_fields]
 
 
-def dump_config(config: BaseModel) -> str:
+def dump_config(config: BaseModel | dict[str, Any]) -> str:
     """Return a config as YAML with every default written out."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, width=100)
+    values = config if isinstance(config, dict) else config.model_dump()
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 def save_config(config: BaseModel, path: str | os.PathLike[str]) -> None:

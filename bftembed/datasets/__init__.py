@@ -6,11 +6,15 @@ from bftembed.datasets.cells import CELLS, PackagedCells, data_path
 from bftembed.datasets.fetch import (
     DataMismatchError,
     DataNotFoundError,
+    FileStatus,
     content_sha256,
     fetch_file,
+    fetch_files,
     find_file,
     find_files,
+    list_files,
     load,
+    locate_file,
 )
 from bftembed.datasets.registry import FILES, DataFile
 
@@ -20,11 +24,15 @@ __all__ = [
     "DataFile",
     "DataMismatchError",
     "DataNotFoundError",
+    "FileStatus",
     "PackagedCells",
     "content_sha256",
     "data_path",
     "fetch_file",
+    "fetch_files",
     "find_file",
     "find_files",
+    "list_files",
     "load",
+    "locate_file",
 ]

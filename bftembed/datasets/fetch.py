@@ -22,7 +22,7 @@ from bftembed.models import cache_folder
 from bftembed.progress import silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from bftembed.progress import Progress
 
@@ -63,6 +63,87 @@ class _Tree:
             for name in sorted(names):
                 files.setdefault(name, []).append(Path(folder, name))
         return files
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """A known file and where it lies, or why not."""
+
+    entry: DataFile
+    found: Path | BftembedError
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies."""
+        return self.found if isinstance(self.found, Path) else None
+
+    @property
+    def status(self) -> str:
+        """``"here"``, ``"not here"`` or ``"failed"``."""
+        if self.path is not None:
+            return "here"
+        return "not here" if isinstance(self.found, DataNotFoundError) else "failed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return name, status, path, checksum, error, and what the file is, as JSON values."""
+        about = {name: getattr(self.entry, name) for name in ("url", "licence", "citation", "description")}
+        return {
+            "name": self.entry.name,
+            "status": self.status,
+            "path": None if self.path is None else str(self.path),
+            "sha256": None if self.path is None else content_sha256(self.path),
+            "error": None if self.path is not None else str(self.found),
+            **about,
+        }
+
+
+def list_files() -> list[FileStatus]:
+    """List the known files: name, place on this machine, license and content. Nothing is downloaded."""
+    return [FileStatus(FILES[name], found) for name, found in find_files().items()]
+
+
+def fetch_files(names: Sequence[str], *, progress: Progress = silent) -> list[FileStatus]:
+    """Download known files that are not on this machine, and check their content.
+
+    The command exits with 3 when some of several files fail.
+
+    Parameters
+    ----------
+    names
+        Names that bftembed data list shows.
+
+    Other Parameters
+    ----------------
+    progress
+        As for `fetch_file`.
+
+    Raises
+    ------
+    BftembedError
+        For an unknown name, before any download; and for a single file as `fetch_file`. Of several files a failure is
+        in the status.
+    """
+    entries = [_entry(name) for name in dict.fromkeys(names)]
+    files = []
+    for entry in entries:
+        try:
+            files.append(FileStatus(entry, fetch_file(entry.name, progress)))
+        except BftembedError as err:
+            if len(entries) == 1:
+                raise
+            files.append(FileStatus(entry, err))
+    return files
+
+
+def locate_file(name: str) -> FileStatus:
+    """Print the place of a known file on this machine; an error when it is not here.
+
+    Parameters
+    ----------
+    name
+        A name that bftembed data list shows.
+    """
+    return FileStatus(_entry(name), find_file(name))
 
 
 def find_file(name: str) -> Path:

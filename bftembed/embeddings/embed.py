@@ -31,32 +31,36 @@ def embed_genes(
     cache: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> GeneEmbeddings:
-    """Encode profiles into one vector per gene.
+    """Encode profiles into one vector per gene. Profiles with a quality flag are left out and counted.
 
     Parameters
     ----------
     profiles
-        Folder of a profile store, Parquet file exported from one, mapping of id to text, list of `Profile`, or what
-        `bftembed.generate_profiles` returned (the profiles of that run's list alone).
+        Folder of a profile store, or the Parquet file of profiles export.
+
+        Also a mapping of gene to text, a list of `Profile`, or what `bftembed.generate_profiles` returned (the profiles
+        of that run's list alone).
     encoder
-        Spec (see `bftembed.encoders.base.encoder_from_spec`) or encoder.
+        Encoder, with its options: builtin:NAME, st:FOLDER_OR_HUB_NAME,option=value, bert:…, openai:MODEL, tfidf.
+
+        Also an encoder object, see `bftembed.encoders.base`.
     allow_marks
-        Screening marks (``"truncated"``, ``"looping"`` …) of profiles that are embedded in spite of them. A profile
-        with any other mark is left out and counted; failed and empty ones always are. One string is split at its
-        commas.
-    prompt, generator
-        Take only profiles of this prompt (``"bft-gene"`` or ``"bft-gene@1"``) or generator (its spec, the
-        beginning of one, ``"facts"`` or ``"transformers"``, or its id: at least 6 digits of `Profile.generator_id`).
-    keys
-        Take only profiles with these keys (`Profile.key`).
+        Quality flags that do not exclude a profile, separated by commas: truncated,looping.
+    prompt
+        Prompt of the profiles (bft-gene or bft-gene@1), where there are several.
+    generator
+        Generator of the profiles (its spec, the beginning of one, or its id), where there are several.
     out
-        Save the result there.
+        Gene embeddings to write (.safetensors).
     cache
-        SQLite file of vectors (`bftembed.encoders.cache.VectorCache`), made when missing: a text that is in it is not
-        encoded again, so that a killed run goes on. When None, an encoder that costs money (``openai:…``) keeps its
-        vectors in ``vectors.sqlite`` beside `profiles` where these are a folder or file; others keep none.
+        SQLite file of vectors, so that a killed run resumes. For openai: by default DIR/vectors.sqlite.
+
+    Other Parameters
+    ----------------
+    keys
+        Keys (`Profile.key`) of the profiles.
     progress
-        Told the texts done and in all.
+        Called with the number of texts done.
 
     Returns
     -------

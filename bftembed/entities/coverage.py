@@ -6,10 +6,10 @@ import csv
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bftembed.errors import BftembedError
-from bftembed.io import atomic_path
+from bftembed.io import atomic_path, refuse_input_as_output
 
 if TYPE_CHECKING:
     import os
@@ -66,6 +66,91 @@ class Coverage:
         """Return one line: ``"765 names: 690 used, 10 mapped, 5 ambiguous, 60 missing"``."""
         counts = f"{self.used} used, {self.mapped} mapped, {self.ambiguous} ambiguous, {self.missing} missing"
         return f"{self.total} name{'' if self.total == 1 else 's'}: {counts}"
+
+
+@dataclass(frozen=True)
+class ResolvedNames:
+    """A list of names and what each resolves to.
+
+    Attributes
+    ----------
+    source, column
+        Where the names come from.
+    read, blank, duplicates
+        Names read, blank ones, and those given several times with the number of repeats.
+    hgnc
+        Version of the HGNC table.
+    counts
+        Names by status.
+    rows
+        One row per name, see `rows`.
+    out
+        The table that was written.
+    """
+
+    source: str
+    column: str | None
+    read: int
+    blank: int
+    duplicates: dict[str, int]
+    hgnc: str
+    counts: Coverage
+    rows: list[dict[str, str]]
+    out: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON values."""
+        return {**self.__dict__, "counts": self.counts.to_dict(), "out": None if self.out is None else str(self.out)}
+
+
+def resolve_names(
+    genes: str | os.PathLike[str] | Sequence[str],
+    *,
+    column: str | None = None,
+    kind: Literal["gene", "protein"] = "gene",
+    out: str | os.PathLike[str] | None = None,
+) -> ResolvedNames:
+    """Resolve a list of names to HGNC symbols. The command exits with 3 when names are ambiguous or missing.
+
+    Parameters
+    ----------
+    genes
+        Names, or a file of them: text, CSV or TSV, a h5ad file (its var names), or builtin:NAME.
+    column
+        Column of the table, or of .var, with the names.
+    kind
+        What the names are.
+    out
+        Table of all names to write: .tsv, .csv or .parquet.
+
+    Raises
+    ------
+    BftembedError
+        For a list that cannot be read, and an output that is the list itself or cannot be written.
+    """
+    from bftembed.entities.genes import GeneIndex
+    from bftembed.entities.hgnc import hgnc_version
+    from bftembed.entities.lists import read_names
+    from bftembed.entities.proteins import ProteinIndex
+
+    listed = read_names(genes, column=column)
+    index = GeneIndex.default() if kind == "gene" else ProteinIndex.default()
+    resolutions = index.resolve(listed.names)
+    table, target = rows(resolutions), None if out is None else Path(out)
+    if target is not None:
+        refuse_input_as_output(target, listed.source)
+        write_rows(table, target)
+    return ResolvedNames(
+        source=listed.source,
+        column=listed.column,
+        read=listed.n_read,
+        blank=listed.blank,
+        duplicates=listed.duplicates,
+        hgnc=hgnc_version(),
+        counts=coverage(resolutions),
+        rows=table,
+        out=target,
+    )
 
 
 def coverage(resolutions: Sequence[Resolution] | Sequence[ProteinResolution]) -> Coverage:

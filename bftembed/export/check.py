@@ -35,18 +35,28 @@ def check_state(
     control: str | None = None,
     output_space: str | None = None,
 ) -> list[Finding]:
-    """Look for everything in a folder that STATE fails on, or goes wrong with silently.
+    """Find everything in a folder that STATE fails on, or goes wrong with silently.
 
-    Every value of X, of X_hvg and of the embeddings is read, in blocks. A ``.pt`` file is loaded by torch with
-    ``weights_only=True``, as cell-load does it; nothing in it is run.
+    Every value is read, in blocks; a .pt file is loaded by torch with weights_only=True. The command exits with 3 when
+    there is a FAIL.
 
     Parameters
     ----------
     folder
-        With ``*.toml``, ``*.h5ad`` (also in subfolders), ``*.pt`` and ``*.sh``; ``runs`` is passed over.
-    pert_col, cell_type_key, batch_col, control, output_space
-        As STATE will be told. By default those of ``manifest.json``, else of the scripts, else ``gene``,
-        ``cell_type``, ``gem_group``, ``non-targeting``, ``gene``.
+        Folder made by bftembed export state or by hand, with .toml, .h5ad, .pt and .sh files.
+    pert_col
+        Column of .obs with the perturbed gene. By default as in manifest.json or the scripts, or gene.
+    cell_type_key
+        Column of .obs with the cell type. By default likewise, or cell_type.
+    batch_col
+        Column of .obs with the batch. By default likewise, or gem_group.
+    control
+        Label of control cells. By default likewise, or non-targeting.
+
+    Other Parameters
+    ----------------
+    output_space
+        ``"gene"`` or ``"all"``. By default likewise, or ``"gene"``.
 
     Returns
     -------

@@ -87,7 +87,7 @@ def split_genes(
             f"{len(genes)} perturbed gene{'' if len(genes) == 1 else 's'} ({examples(genes)}): to train, validate and "
             "test on unseen genes takes three at least. One perturbation is nothing to learn from."
         )
-    for name, value in (("holdout_share (--holdout-share)", share), ("val_share (--val-share)", val_share)):
+    for name, value in (("holdout_share", share), ("val_share", val_share)):
         if not 0 < value < 1:
             raise BftembedError(f"{name} is {value}; give a share above 0 and below 1.")
     draw = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def split_genes(
     if n_val >= len(rest):
         raise BftembedError(
             f"{len(test)} of {len(genes)} genes are held out for test and {n_val} for validation: no gene is left to "
-            "train on. Hold out fewer (--holdout-genes, --holdout-share, --val-share)."
+            "train on. Hold out fewer (holdout_genes, holdout_share, val_share)."
         )
     val = {str(g) for g in draw.choice(rest, n_val, replace=False)}
     labels = {
@@ -168,8 +168,8 @@ def zeroshot_celltype(
     both = sorted(set(test) & set(val))
     if both:
         raise BftembedError(
-            f"The cell type {examples(both)} is to be held out twice, for test (--holdout-cell-type) and for "
-            "validation (--val-cell-type). Choose another one for validation."
+            f"The cell type {examples(both)} is to be held out twice, for test (--holdout-cell-types) and for "
+            "validation (--val-cell-types). Choose another one for validation."
         )
     asked = bool(test)
     if len(cell_types) < 2:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bftembed.cells.kernels import steady
 from bftembed.cells.reading import expression_in
 from bftembed.cells.task import Asked, Task
 from bftembed.embeddings import GeneEmbeddings
@@ -28,7 +28,6 @@ from bftembed.export.state_cells import (
 )
 from bftembed.export.variable_genes import check_same_genes, choose_genes, sampled_cells
 from bftembed.io import atomic_folder, canonical_json
-from bftembed.machine import cpu_has_bf16
 from bftembed.progress import silent
 
 if TYPE_CHECKING:
@@ -41,13 +40,11 @@ OUTPUT_SPACES = ("gene", "all")
 MANIFEST, CELLS = "manifest.json", "cells"
 #: STATE's bottleneck to all genes has ``dimensions // 8`` units.
 FEWEST_DIMENSIONS = 8
-#: Below so many multiplications SciPy is fast enough, see `bftembed.cells.kernels`.
-_SMALL = 2 * 10**9
 
 
 def export_state(
     data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    embeddings: GeneEmbeddings | str | os.PathLike[str],
+    genes: GeneEmbeddings | str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     pert_col: str = "gene",
@@ -56,7 +53,7 @@ def export_state(
     control: str = "non-targeting",
     separator: str = "+",
     hvg: int = 2000,
-    every_gene: bool = False,
+    all_genes: bool = False,
     holdout_cell_types: Sequence[str] = (),
     val_cell_types: Sequence[str] = (),
     holdout_genes: Sequence[str] | None = None,
@@ -65,64 +62,76 @@ def export_state(
     seed: int = 0,
     allow_missing: bool = False,
     gene_matrix: str = "raw",
-    normalize: str = "auto",
+    normalize: Literal["auto", "log1p-cp10k", "none"] = "auto",
     layer: str | None = None,
     use_raw: bool = False,
     gene_column: str | None = None,
-    output_space: str = "gene",
+    output_space: Literal["gene", "all"] = "gene",
     dataset: str = "bft",
     progress: Progress = silent,
 ) -> StateExport:
-    """Write a perturbation screen and gene embeddings as STATE takes them, whole or not at all.
+    """Write h5ad files, perturbation features, splits and scripts that STATE takes unmodified.
 
-    The folder holds ``cells/*.h5ad`` (one per input), ``pert_features.pt`` and ``.safetensors``,
-    ``zeroshot_celltype.toml`` and ``unseen_gene.toml``, ``train.sh``, ``predict.sh``, ``manifest.json``, ``README.md``.
-    Both readings of "embeddings as input to STATE" are there: cell embeddings (``.obsm["X_bft"]``, the
-    expression-weighted mean of gene vectors, of length 1) and perturbation features (the gene vectors themselves).
+    The folder holds cells/*.h5ad (one per input, with cell embeddings in .obsm["X_bft"]), pert_features.pt (the gene
+    embeddings of the perturbed genes), zeroshot_celltype.toml, unseen_gene.toml, train.sh, predict.sh, manifest.json
+    and README.md. It is written as a whole or not at all.
 
     Parameters
     ----------
     data
-        h5ad files: X in CSR, CSC or dense, counts or logged; streamed in blocks. Each file is judged by its own
-        values, and what is written is always log1p of counts per 10,000 (totals over all its genes).
-    embeddings
-        Gene embeddings or their `.safetensors` file.
+        Perturbed cells and controls: h5ad files with counts or logged values, or builtin:NAME. Values are written as
+        log1p of counts per 10,000.
+    genes
+        Gene embeddings (.safetensors).
     out
-        The folder; it must not be there, or be empty.
-    pert_col, cell_type_key, batch_col
-        Columns of ``.obs``.
+        Folder to create.
+    pert_col
+        Column of .obs with the perturbed gene.
+    cell_type_key
+        Column of .obs with the cell type.
+    batch_col
+        Column of .obs with the batch.
     control
-        Label of unperturbed cells; each file needs some of each of its cell types.
+        Label of control cells in `pert_col`. Each cell type of each file needs some.
     separator
-        Between the genes of a combination; its vector is their sum.
+        Separator of the genes of a combination. Its vector is their sum.
     hvg
-        Highly variable genes: scanpy's flavour "seurat", over controls and perturbed cells of every split (one choice
-        serves both questions), in the order of the data; of large data from a seeded sample of 10,000 cells.
-    every_gene
-        X holds all genes. By default it holds the highly variable and the perturbed ones, since X is dense.
-    holdout_cell_types, val_cell_types
-        Test and validation cell types of ``zeroshot_celltype``; drawn where not given. Without a third cell type,
-        validation is made of genes held out in the rest.
+        Number of highly variable genes for X_hvg (flavor seurat of scanpy).
+    holdout_cell_types
+        Test cell types, separated by commas. By default one is drawn.
+    val_cell_types
+        Validation cell types, separated by commas. By default one is drawn.
     holdout_genes
-        Test genes of ``unseen_gene``, in any spelling; by default `holdout_share` of them is drawn.
-    holdout_share, val_share
-        Shares of the perturbed genes.
-    seed
-        Of every draw.
+        Test genes in any spelling, separated by commas. By default a share of 0.2 is drawn.
     allow_missing
-        Give perturbations without a vector zeros, and list them in the manifest, in place of an error.
-    gene_matrix
-        ``"raw"``, ``"center"`` or ``"whiten:K"``, for the cell embeddings alone; see `bftembed.cells.embed`.
-    normalize
-        ``"auto"``, or ``"log1p-cp10k"`` or ``"none"`` where the values do not tell.
-    layer, use_raw, gene_column
-        Which matrix, and which column of ``.var`` names its genes.
+        Give perturbations without a vector zeros, and list them. By default they are an error.
+    layer
+        Layer with the expression. By default .X.
+    use_raw
+        Take expression and genes from .raw.
+    gene_column
+        Column of .var with the gene names. By default the index.
     output_space
-        What the scripts ask of STATE: ``"gene"`` (X_hvg) or ``"all"`` (X).
+        What STATE predicts: the highly variable genes (gene) or all of X (all).
+
+    Other Parameters
+    ----------------
+    seed
+        Seed of all draws.
+    all_genes
+        Write all genes to X, which is dense. By default the highly variable and the perturbed ones.
+    holdout_share
+        Share of the perturbed genes for test.
+    val_share
+        Share of the perturbed genes for validation.
+    gene_matrix
+        Transformation of the gene embeddings for the cell embeddings, as in `bftembed.cells.embed.embed_cells`.
+    normalize
+        ``"log1p-cp10k"`` or ``"none"`` where the values do not tell.
     dataset
         Name in the TOML files, without a dot.
     progress
-        Told the cells that are done, of twice as many: vectors, then expression.
+        Called with the cells done, of twice as many: vectors, then expression.
 
     Returns
     -------
@@ -139,14 +148,14 @@ def export_state(
     target = _checked_out(out)
     _check_names(output_space, dataset)
     require("torch", "local")
-    genes = GeneEmbeddings.of(embeddings)
+    vectors = GeneEmbeddings.of(genes)
     asked = Asked(normalize=_checked_normalize(normalize), gene_matrix=gene_matrix, empty_policy="nan")
     columns = Columns(pert_col, cell_type_key, batch_col, control)
     if len({pert_col, cell_type_key, batch_col}) < 3:
         raise BftembedError(f"pert_col, cell_type_key and batch_col must be three columns, not {columns}.")
     files = [read_labels(path, columns) for path in _paths(data)]
     targets = resolve_labels(
-        (x for one in files for x in one.perturbation), genes, control=control, separator=separator
+        (x for one in files for x in one.perturbation), vectors, control=control, separator=separator
     )
     missing = refuse_missing(targets, allow=allow_missing)
     labels, how = splits.split_genes(
@@ -162,20 +171,20 @@ def export_state(
         missing,
         [splits.counted(one, files, control) for one in asked_for],
         scripts.set_length(_median_cells(files, control)),
-        bool(genes.provenance.get("simulated")) or any(one.simulated for one in files),
+        bool(vectors.provenance.get("simulated")) or any(one.simulated for one in files),
     )
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
     with atomic_folder(target) as folder:
         cells = folder / CELLS
         cells.mkdir()
         names = _file_names(files)
-        embedded = _embed(plan, [cells / name for name in names], genes, asked, choice, seed, progress)
+        embedded = _embed(plan, [cells / name for name in names], vectors, asked, choice, seed, progress)
         _check_dimensions(embedded, output_space)
         reordered = check_same_genes([one.path for one in files], embedded)
         perturbed = {gene for one in targets.values() for gene in one.genes}
-        genes_of_x, chosen = choose_genes(embedded, hvg, perturbed, every_gene=every_gene)
+        genes_of_x, chosen = choose_genes(embedded, hvg, perturbed, every_gene=all_genes)
         done, total = sum(one.n_cells for one in files), 2 * sum(one.n_cells for one in files)
-        about = about_export(genes, plan, chosen, output_space)
+        about = about_export(vectors, plan, chosen, output_space)
         for name, labels_of, one in zip(names, files, embedded, strict=True):
             write_expression(
                 labels_of.path,
@@ -190,7 +199,7 @@ def export_state(
             told = {EMBED_KEY: one.provenance, "state_export": {**about, "source": labels_of.path.name}}
             write_tables(cells / name, labels_of, columns, genes_of_x, told, simulated=plan.simulated)
             done += labels_of.n_cells
-        write_features(folder, vectors_of(targets, genes), canonical_json(about))
+        write_features(folder, vectors_of(targets, vectors), canonical_json(about))
         recipe = scripts.Recipe(
             str(target), columns, output_space, plan.set_length, [q.name for q in plan.questions], EMBED_KEY, HVG_KEY
         )
@@ -260,7 +269,7 @@ def _check_names(output_space: str, dataset: str) -> None:
         raise unknown_name("output space", output_space, OUTPUT_SPACES)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", dataset):
         raise BftembedError(
-            f"dataset (--dataset) is {dataset!r}: cell-load cuts names at the first dot, so letters, digits, '-' and "
+            f"dataset is {dataset!r}: cell-load cuts names at the first dot, so letters, digits, '-' and "
             "'_' alone will do."
         )
 
@@ -300,7 +309,7 @@ def _embed(
     for labels, out, rows in zip(plan.files, outs, sampled, strict=True):
         told = _shifted(progress, before, 2 * sum(n_cells))
         task = Task(genes, EMBED_KEY, asked, told)
-        one = write_vectors(labels.path, out, task, choice, kernel=_kernel(work), sampled=rows, key=EMBED_KEY)
+        one = write_vectors(labels.path, out, task, choice, kernel=steady(work), sampled=rows, key=EMBED_KEY)
         embedded.append(one)
         before += labels.n_cells
     return embedded
@@ -308,13 +317,6 @@ def _embed(
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _, note: progress(before + done, total, note)
-
-
-def _kernel(work: float) -> str:
-    """Return the kernel by the size of the task and the processor, never by a clock: the same bytes every time."""
-    if work < _SMALL:
-        return "scipy"
-    return "dense-bf16" if cpu_has_bf16() and find_spec("torch") else "dense-float32"
 
 
 def _check_dimensions(embedded: Sequence[Embedded], output_space: str) -> None:

@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bftembed.errors import BftembedError
-from bftembed.profiles.generators import generator_from_spec, generator_spec
-from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.shards import Shard
 from bftembed.profiles.store import STORE_FILE, ProfileStore
-from bftembed.profiles.wanted import Wanted, asked_of, check_kind
+from bftembed.profiles.wanted import asked_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    from bftembed.profiles.prompts import Prompt
+    from bftembed.profiles.wanted import Wanted
+    from bftembed.registry import Spec
 
 #: US dollars per million tokens of prompt and answer: OpenAI's list prices of mid-2025. `price` overrides them.
 PRICES = {
@@ -60,42 +60,21 @@ class Estimate:
         return asdict(self)
 
 
-def estimate_profiles(
-    genes: str | os.PathLike[str] | Sequence[str],
-    *,
-    generator: str,
+def estimate(
+    wanted: Wanted,
+    spec: Spec,
+    fingerprint: dict[str, Any],
+    template: Prompt,
     out: str | os.PathLike[str],
-    prompt: str | None = None,
-    kind: str = "gene",
-    column: str | None = None,
-    context: Mapping[str, str] | None = None,
-    max_new_tokens: int | None = None,
-    unknown: str = "skip",
-    shard: str | None = None,
-    limit: int | None = None,
-    price: tuple[float, float] | None = None,
+    context: Mapping[str, str],
+    price: tuple[float, float] | None,
 ) -> Estimate:
-    """Count what `bftembed.profiles.runner.generate_profiles` would write; nothing is generated or written.
-
-    The parameters are those of that function, and `price` (US dollars per million tokens of prompt and answer; default
-    that of `PRICES`, half of it for the Batch API).
-
-    Raises
-    ------
-    BftembedError
-        As the run would for its list, spec and options.
-    """
-    check_kind(kind)
-    template = get_prompt(prompt, kind)
-    spec = generator_spec(generator, max_new_tokens=max_new_tokens)
-    wanted = Wanted.of(genes, kind=kind, column=column, unknown=unknown, shard=Shard.parse(shard), limit=limit)
-    engine = generator_from_spec(spec)
-    fingerprint = engine.fingerprint()
+    """Count what `bftembed.profiles.runner.generate_profiles` would write; nothing is generated or written."""
     entities = stored = characters = messages = 0
     store = ProfileStore.open(out) if (Path(out) / STORE_FILE).exists() else None
     try:
         for _, subjects in wanted.parts():
-            asked = asked_of(subjects, template, fingerprint, context or {})
+            asked = asked_of(subjects, template, fingerprint, context)
             known = store.outcomes(list(asked)) if store else {}
             entities += len(asked)
             stored += len(known)
@@ -124,22 +103,3 @@ def _price(engine: str, model: str) -> tuple[float, float] | None:
         return None
     asked, answered = PRICES[model]
     return (asked / 2, answered / 2) if engine == "openai-batch" else (asked, answered)
-
-
-def parse_price(text: str | None) -> tuple[float, float] | None:
-    """Read ``"IN,OUT"``: US dollars per million tokens.
-
-    Raises
-    ------
-    BftembedError
-        For anything but two numbers that are not negative.
-    """
-    if text is None:
-        return None
-    try:
-        asked, answered = (float(part) for part in text.split(","))
-    except ValueError:
-        asked = answered = -1.0
-    if asked < 0 or answered < 0:
-        raise BftembedError(f"price (--price) is {text!r}; give US dollars per million tokens as IN,OUT: 2.5,10")
-    return asked, answered

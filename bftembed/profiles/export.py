@@ -22,14 +22,14 @@ _LATER = ("generator_id",)
 
 
 def export_profiles(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write every profile of a store to a Parquet file, and ``<name>.card.md`` beside it.
+    """Write every profile of a store to a Parquet file, with a card.
 
     Parameters
     ----------
     folder
-        Folder of the store.
+        Folder of the profile store.
     out
-        The Parquet file; replaced when it is there.
+        Parquet file to write; the card is written to NAME.card.md.
 
     Returns
     -------

@@ -37,9 +37,16 @@ class MergeReport:
 
 
 def merge_stores(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> MergeReport:
-    """Copy every profile of some stores into the store at `out`, which is made when missing.
+    """Copy the profiles of several stores into one.
 
     A profile that failed in one store gives way to one that did not. Nothing is removed: merging again adds nothing.
+
+    Parameters
+    ----------
+    parts
+        Folders of the profile stores of the shards.
+    out
+        Folder of the profile store to create or add to.
 
     Raises
     ------

@@ -7,12 +7,15 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bftembed.errors import BftembedError
+from bftembed.profiles.context import read_context
+from bftembed.profiles.estimate import Estimate, estimate
 from bftembed.profiles.generators import generator_from_spec, generator_spec
 from bftembed.profiles.keys import Keys
 from bftembed.profiles.prompts import get_prompt
@@ -25,7 +28,7 @@ from bftembed.progress import Progress, silent
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import FrameType
 
     from bftembed.profiles.prompts import Prompt
@@ -65,6 +68,8 @@ class GenerationReport:
         Generated tokens and wall time of this run.
     keys
         Keys of the profiles of this run's entities, stored now or earlier.
+    estimate
+        Tokens and cost of a dry run.
     """
 
     out: str
@@ -82,6 +87,7 @@ class GenerationReport:
     tokens: int = 0
     seconds: float = 0.0
     keys: Sequence[str] = ()
+    estimate: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values, without the keys."""
@@ -94,52 +100,57 @@ def generate_profiles(
     generator: str = "builtin:smollm2-135m-instruct",
     out: str | os.PathLike[str],
     prompt: str | None = None,
-    kind: str = "gene",
+    kind: Literal["gene", "protein", "cell-type", "drug"] = "gene",
     column: str | None = None,
-    context: Mapping[str, str] | None = None,
-    max_new_tokens: int | None = None,
-    unknown: str = "skip",
+    context: Mapping[str, str] | str | os.PathLike[str] | None = None,
+    unknown: Literal["skip", "keep", "error"] = "skip",
     retry_failed: bool = False,
     shard: str | None = None,
     limit: int | None = None,
+    dry_run: bool = False,
+    price: tuple[float, float] | None = None,
     progress: Progress = silent,
 ) -> GenerationReport:
-    """Write a profile for every gene, protein, cell type or drug of a list into the store at `out`.
+    """Write a profile for every gene, protein, cell type or drug of a list. A stopped run goes on where it stopped.
 
-    A profile that the store holds already is never written again; a run that was killed goes on where it
-    stopped, at most the batch in flight is repeated. SIGINT and SIGTERM keep what came out before them. Beside the
-    list of names, memory does not grow with its length.
+    The command exits with 3 when profiles are missing. SIGINT and SIGTERM keep what was written before.
 
     Parameters
     ----------
     genes
-        Names, or a file of them: text, CSV/TSV, or a h5ad's var names (see `bftembed.entities.lists`).
+        Names, or a file of them: text, CSV or TSV, a h5ad file (its var names), or builtin:NAME.
     generator
-        Spec, for example ``facts``, ``builtin:smollm2-135m-instruct`` or ``transformers:/models/x,dtype=bf16``.
+        Generator, with its options: facts, builtin:NAME,max_new_tokens=64, transformers:…, vllm:…, llamacpp:…,
+        openai:…, openai-batch:….
     out
-        Folder of the store; made when missing.
+        Folder of the profile store.
     prompt
-        Name of the prompt; default ``bft-`` and the kind.
+        Name of the prompt. By default bft- and the kind.
     kind
-        ``"gene"``, ``"protein"``, ``"cell-type"`` or ``"drug"``.
+        What the names are.
     column
-        Column of a table or of a h5ad's var that holds the names.
+        Column of the table, or of .var, with the names.
     context
-        Name → free text that the prompt passes on (a tissue, a drug's indication); for prompts with a place for it.
-    max_new_tokens
-        Overrides the generator's option of that name.
+        Table of name and text that the prompt passes on, such as a tissue or an indication (TSV or CSV, no header).
+
+        Also a mapping of name to text.
     unknown
-        What to do with names that cannot be resolved (ambiguous ones too): ``"skip"`` them and say so,
-        ``"keep"`` them under the name as given, or ``"error"``.
+        Names that cannot be resolved: skip and report them, keep them as they are, or raise an error.
     retry_failed
-        Try failed items again; without it they stay failed.
+        Try failed profiles again.
     shard
-        ``"i/n"``: only the i-th of n parts of the entities (1 to n), by a hash of their names, so that a longer list
-        moves none of them. Each shard has a store of its own; `bftembed.profiles.merge.merge_stores` joins them.
+        I/N, the I-th of N parts of the list. bftembed profiles merge joins their stores.
     limit
-        Only so many entities, the first of the list (of the shard).
+        Maximum number of profiles, the first of the list.
+    dry_run
+        Count profiles, tokens and cost, and write nothing.
+
+    Other Parameters
+    ----------------
+    price
+        US dollars per million tokens of prompt and answer, for `dry_run`. By default list prices of OpenAI.
     progress
-        Called after every batch.
+        Called with the number of profiles done.
 
     Returns
     -------
@@ -154,13 +165,18 @@ def generate_profiles(
     part = Shard.parse(shard)
     check_kind(kind)
     template = get_prompt(prompt, kind)
-    spec = generator_spec(generator, max_new_tokens=max_new_tokens)
+    spec = generator_spec(generator)
     wanted = Wanted.of(genes, kind=kind, column=column, unknown=unknown, shard=part, limit=limit)
     engine = generator_from_spec(spec)
     fingerprint = engine.fingerprint()
+    texts = context if isinstance(context, Mapping) else read_context(context) if context is not None else {}
+    if dry_run:
+        return _dry_report(
+            wanted, spec, template, out, estimate(wanted, spec, fingerprint, template, out, texts, price)
+        )
     with ProfileStore.writing(out) as store, _stopped_by_signals():
         run = _Run(store, engine, store.add_generator(str(spec), fingerprint), str(spec), template, fingerprint)
-        run.generate(wanted, context or {}, retry_failed=retry_failed, progress=progress)
+        run.generate(wanted, texts, retry_failed=retry_failed, progress=progress)
     return GenerationReport(
         out=str(Path(out)),
         generator=str(spec),
@@ -177,6 +193,25 @@ def generate_profiles(
         tokens=run.tokens,
         seconds=run.seconds,
         keys=run.keys,
+    )
+
+
+def _dry_report(
+    wanted: Wanted, spec: object, template: Prompt, out: str | os.PathLike[str], found: Estimate
+) -> GenerationReport:
+    return GenerationReport(
+        out=str(Path(out)),
+        generator=str(spec),
+        prompt=template.id,
+        listed=wanted.n_names,
+        duplicates=wanted.duplicates,
+        resolution=dict(wanted.statuses),
+        skipped=tuple(wanted.skipped),
+        entities=found.entities,
+        written=0,
+        already_stored=found.already_stored,
+        failed=(),
+        estimate=found,
     )
 
 

@@ -181,6 +181,28 @@ def of_generator(wanted: str | None, profiles: list[Profile], where: str) -> lis
     return [p for p in profiles if p.generator_id == begun[0]]
 
 
+def chosen(
+    profiles: Sequence[Profile],
+    *,
+    prompts: Sequence[str] = (),
+    generators: Sequence[str] = (),
+    where: str = "the store",
+) -> list[Profile]:
+    """Return the profiles of some prompts and generators, in the order in which these are named; by default all.
+
+    Raises
+    ------
+    UnknownNameError
+        For a prompt or generator that wrote none of them.
+    """
+    found = list(profiles)
+    if prompts:
+        found = [p for name in prompts for p in of_prompt(name, found, where)]
+    if generators:
+        found = [p for name in generators for p in of_generator(name, found, where)]
+    return list({p.key: p for p in found}.values())
+
+
 def _is_or_begins(value: str, wanted: str) -> bool:
     return value == wanted or (value.startswith(wanted) and value[len(wanted)] in "@:,")
 

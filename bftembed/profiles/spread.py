@@ -61,7 +61,7 @@ def generate_with_ray(
         When Ray is not installed or a shard fails; what the shards wrote stays.
     """
     if shard_count < 1:
-        raise BftembedError(f"shard_count (--shard-count) is {shard_count}; give 1 or more.")
+        raise BftembedError(f"shard_count is {shard_count}; give 1 or more.")
     require("ray", "ray")
     names = read_names(genes, column=column).names
     target = Path(out).absolute()

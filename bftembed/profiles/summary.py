@@ -164,6 +164,15 @@ def by_origin(profiles: Sequence[Profile]) -> dict[Origin, list[Profile]]:
     return dict(sorted(found.items(), key=lambda o: (o[0].kind, o[0].prompt, o[0].generator, o[0].generator_id)))
 
 
+def origin_labels(origins: Sequence[Origin]) -> dict[Origin, str]:
+    """Name origins by prompt and generator, and by the generator's id where several have the same spec."""
+    specs = Counter((o.kind, o.prompt, o.generator) for o in origins)
+    return {
+        o: f"{o.prompt} by {o.generator}" + (f" ({o.generator_id})" if specs[o.kind, o.prompt, o.generator] > 1 else "")
+        for o in origins
+    }
+
+
 def own_names(kind: str, entity: str) -> tuple[str, ...]:
     """Return what a text may call an entity: the id, and where a register knows it, symbols, aliases, full name."""
     return subject_of(ListedEntity(kind, entity, entity, "used")).names if kind in KINDS else (entity,)

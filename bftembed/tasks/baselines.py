@@ -223,7 +223,7 @@ def scvi(
     if bad:
         raise BftembedError(
             f"scVI models counts, and {bad} values are fractions, negative or not finite: logged or scaled values. "
-            "Give the raw counts (layer=…, --layer, or --raw)."
+            "Give the raw counts (layer=…, --layer, or --use-raw)."
         )
     if len(set(batches.tolist())) < 2:
         raise BftembedError("scVI corrects batches, and there is one only.")

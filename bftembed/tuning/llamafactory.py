@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from bftembed.config import TuneConfig, load_config
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output, write_json, write_text
 from bftembed.models import resolve_model
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
-    from bftembed.config import TuneConfig
     from bftembed.tuning.data import Conversation
 
 HOOK = '''\
@@ -96,15 +96,22 @@ class LlamaFactoryExport:
     differences: tuple[str, ...]
 
 
-def export_llamafactory(config: TuneConfig, out: str | os.PathLike[str], *, hook: bool = True) -> LlamaFactoryExport:
-    """Write a tuning config and its conversations for LLaMA-Factory 0.9.5.
+def export_llamafactory(
+    config: TuneConfig | str | os.PathLike[str], out: str | os.PathLike[str], *, hook: bool = True
+) -> LlamaFactoryExport:
+    """Write data, settings and the objective as a hook for LLaMA-Factory 0.9.5.
 
     Parameters
     ----------
     config
-        The recipe ``tune``. ``config.out`` is not used: LLaMA-Factory writes to ``trained`` within the folder.
+        A YAML file of the recipe tune; see bftembed config show tune.
+
+        Also a `bftembed.config.TuneConfig`. ``config.out`` is not used: LLaMA-Factory writes to ``trained``.
     out
-        Folder, made when missing. Files of the same names are replaced.
+        Folder to write. Files of the same names are replaced.
+
+    Other Parameters
+    ----------------
     hook
         Whether ``bft_hook.py`` is written, which trains with ``config.objective``. Without it LLaMA-Factory trains
         with its own loss, the mean cross-entropy of the tokens.
@@ -121,25 +128,26 @@ def export_llamafactory(config: TuneConfig, out: str | os.PathLike[str], *, hook
         For unreadable data, conversations that LLaMA-Factory would skip (it takes user and assistant in turn), a model
         that is not there, or a ``lora.alpha`` that is not whole.
     """
+    chosen: TuneConfig = config if isinstance(config, TuneConfig) else load_config(config, TuneConfig)
     folder = Path(out)
-    data = {"train": read_conversations(config.data.train)}
-    if config.data.eval is not None:
-        data["eval"] = read_conversations(config.data.eval)
+    data = {"train": read_conversations(chosen.data.train)}
+    if chosen.data.eval is not None:
+        data["eval"] = read_conversations(chosen.data.eval)
     rows = {name: _messages(conversations) for name, conversations in data.items()}
-    settings = _settings(config)
-    differences = tuple(_differences(config, hook))
+    settings = _settings(chosen)
+    differences = tuple(_differences(chosen, hook))
     command = f"{'python bft_hook.py' if hook else 'llamafactory-cli train'} train.yaml"
 
     texts = {
         "train.yaml": _yaml(settings),
-        "README.txt": _readme(config, len(rows["train"]), command, differences, hook),
+        "README.txt": _readme(chosen, len(rows["train"]), command, differences, hook),
     }
     if hook:
-        texts["bft_hook.py"] = hook_code(config)
+        texts["bft_hook.py"] = hook_code(chosen)
     values = {f"{name}.json": value for name, value in rows.items()} | {"dataset_info.json": _dataset_info(rows)}
     files = tuple(folder / name for name in [*values, *texts])
     for file in files:
-        refuse_input_as_output(file, config.data.train, config.data.eval)
+        refuse_input_as_output(file, chosen.data.train, chosen.data.eval)
     for name, value in values.items():
         write_json(folder / name, value)
     for name, text in texts.items():

@@ -6,15 +6,16 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.tuning.data import Conversation, Turn
+from bftembed.io import refuse_input_as_output
+from bftembed.tuning.data import Conversation, Turn, write_conversations
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Collection
 
 #: More than any set of answers has; a small gzip file that unpacks to more is a bomb.
@@ -73,25 +74,32 @@ def pubmedqa(path: str | os.PathLike[str]) -> list[Conversation]:
 
 
 def gene_texts(
-    path: str | os.PathLike[str],
+    table: str | os.PathLike[str],
     *,
+    out: str | os.PathLike[str] | None = None,
     entity: str = "symbol",
     text: str = "summary",
     prompt: str = "Tell me about the gene {name}.",
-    leave_out: Collection[str] = frozenset(),
+    leave_out: Collection[str] | str | os.PathLike[str] = (),
 ) -> list[Conversation]:
-    """Turn a table of texts about genes into pairs: a prompt that names the gene, answered by its text.
+    """Make instruction pairs from a table of texts about genes, such as NCBI summaries.
 
     Parameters
     ----------
-    path
-        ``.tsv`` (no quoting) or ``.csv``, also as ``.gz``, with a header.
-    entity, text
-        Columns with the name and the text. Rows that lack either are skipped.
+    table
+        Table with a header: .tsv (without quoting) or .csv, also .gz.
+    out
+        Conversations to write (.jsonl).
+    entity
+        Column with the gene symbols. Rows without one are skipped.
+    text
+        Column with the texts. Rows without one are skipped.
     prompt
-        What is asked; ``{name}`` is replaced.
+        The question; {name} is replaced by the gene.
     leave_out
-        Names to leave out, exactly spelt: the genes of a test set.
+        File of genes to leave out, one per line: those of a test set.
+
+        Also the genes themselves.
 
     Returns
     -------
@@ -104,7 +112,12 @@ def gene_texts(
         For a file that is missing, damaged, not UTF-8 or no table, a column that is not there or there twice, a prompt
         without ``{name}``, and a table that leaves no row.
     """
-    file = Path(path)
+    if out is not None:
+        refuse_input_as_output(out, table, leave_out)
+    left_out = (
+        frozenset(_text(Path(leave_out)).split()) if isinstance(leave_out, str | os.PathLike) else frozenset(leave_out)
+    )
+    file = Path(table)
     if "{name}" not in prompt:
         raise BftembedError(f"The prompt {prompt!r} does not name the gene. Put {{name}} where its name belongs.")
     comma = file.name.lower().removesuffix(".gz").endswith(".csv")
@@ -123,13 +136,15 @@ def gene_texts(
             if len(row) != len(header):
                 raise BftembedError(f"{file}, line {here}: {len(row)} cells, but the header has {len(header)}.")
             name, body = row[name_at].strip(), row[text_at].strip()
-            if name and body and name not in leave_out:
+            if name and body and name not in left_out:
                 turns = (Turn("user", prompt.replace("{name}", name)), Turn("assistant", body))
                 conversations.append(Conversation(f"{file.name}:{here}", turns))
     except csv.Error as err:
         raise BftembedError(f"{file}, line {reader.line_num}: {err}. Is a quotation mark left open?") from err
     if not conversations:
-        raise BftembedError(f"{file} leaves no row with a {entity!r} and a {text!r} ({len(leave_out)} left out).")
+        raise BftembedError(f"{file} leaves no row with a {entity!r} and a {text!r} ({len(left_out)} left out).")
+    if out is not None:
+        write_conversations(conversations, out)
     return conversations
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bftembed.config import TuneConfig, save_config
+from bftembed.config import TuneConfig, load_config, save_config
 from bftembed.errors import BftembedError, require
 from bftembed.io import exclusive_lock, sha256_file, write_json
 from bftembed.machine import cpu_has_bf16
@@ -59,18 +59,23 @@ class TuneReport:
     warnings: tuple[str, ...] = ()
 
 
-def tune(config: TuneConfig, *, progress: Progress = silent) -> TuneReport:
-    """Tune a language model and export it; a run that was stopped goes on from its last checkpoint.
+def tune(config: TuneConfig | str | os.PathLike[str], *, progress: Progress = silent) -> TuneReport:
+    """Tune a language model and export it. A stopped run goes on from its last checkpoint.
 
-    Run under ``torchrun`` or ``accelerate launch`` it is one of several ranks; rank 0 alone writes.
+    Run under torchrun or accelerate launch it is one of several ranks; rank 0 alone writes.
 
     Parameters
     ----------
     config
-        What to run. In ``config.out``: ``config.yaml``, ``checkpoints/``, ``log.json`` (measures per step) and
-        ``model/`` (the tuned model with its card and `RECORD`).
+        A YAML file of the recipe tune; see bftembed config show tune.
+
+        Also a `bftembed.config.TuneConfig`. In ``config.out``: ``config.yaml``, ``checkpoints/``, ``log.json``
+        (measures per step) and ``model/`` (the tuned model with its card and `RECORD`).
+
+    Other Parameters
+    ----------------
     progress
-        Told the optimiser steps.
+        Called with the number of steps done.
 
     Returns
     -------
@@ -84,19 +89,20 @@ def tune(config: TuneConfig, *, progress: Progress = silent) -> TuneReport:
     KeyboardInterrupt
         After SIGINT or SIGTERM, once the step is done and its checkpoint written.
     """
+    chosen: TuneConfig = config if isinstance(config, TuneConfig) else load_config(config, TuneConfig)
     require("torch", "local")
     require("trl", "train")
-    out = Path(config.out)
+    out = Path(chosen.out)
     main = int(os.environ.get("RANK", "0")) == 0
     with exclusive_lock(out / ".lock", holder=str(out)) if main else nullcontext():
-        identity = _identity(config)
+        identity = _identity(chosen)
         done = _finished(out, identity)
         if done is not None:
             return done
         if main:
-            save_config(config, out / "config.yaml")
+            save_config(chosen, out / "config.yaml")
             write_json(out / RECORD, identity)
-        return _run(config, identity, out, progress)
+        return _run(chosen, identity, out, progress)
 
 
 def _run(config: TuneConfig, identity: dict[str, Any], out: Path, progress: Progress) -> TuneReport:

@@ -333,7 +333,7 @@ def test_bad_values_are_counted_and_the_first_is_named(make_cells, embeddings, t
     for data, options in ((cells, {}), (tmp_path / "cells.h5ad", {"out": tmp_path / "out.h5ad"})):
         with pytest.raises(BftembedError) as caught:
             embed_cells(data, embeddings, layer="bad", block_rows=5, normalize="none", **options)
-        for part in ("2 values", word, "'cell4' (row 4)", "'CD8A' (column 5)", "--raw", "layers/bad"):
+        for part in ("2 values", word, "'cell4' (row 4)", "'CD8A' (column 5)", "--use-raw", "layers/bad"):
             assert part in str(caught.value)
     assert not (tmp_path / "out.h5ad").exists()
 

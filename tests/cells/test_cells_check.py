@@ -114,7 +114,7 @@ def test_all_problems_are_told_at_once(run, cells, tmp_path):
     assert code == 1
     expected = (
         "no.safetensors",
-        "--overwrite",
+        "overwrite=True",
         ".uns['bftembed'] is a value",
         "only numbers",
         "1 values are NaN",
@@ -125,9 +125,9 @@ def test_all_problems_are_told_at_once(run, cells, tmp_path):
         assert part in line
     assert "cells embed would refuse" in said
     assert "30 cells × 6 genes, dense of float32" in said
-    code, said, errors = run(tmp_path / "cells.h5ad", "--json", "--key", "X_new")
+    code, said, errors = run(tmp_path / "cells.h5ad", "--json")
     found = json.loads(said)
-    assert (code, errors, found["ok"], len(found["problems"])) == (1, "", False, 4)
+    assert (code, len(errors.splitlines()), found["ok"], len(found["problems"])) == (1, 5, False, 5)
     assert found["values"]["n_negative"] == found["values"]["n_not_finite"] == 1
 
 
@@ -151,9 +151,10 @@ def test_every_option_reaches_the_library(run, cells, tmp_path):
     def found(*options):
         return json.loads(run(tmp_path / "cells.h5ad", "--json", *options)[1])
 
-    assert found("--raw")["matrix"]["name"] == "raw/X"
+    assert found("--use-raw")["matrix"]["name"] == "raw/X"
     assert found("--layer", "logged")["values"]["normalize"] == "none"
-    assert "a second logarithm" in found("--layer", "logged", "--normalize", "log1p-cp10k")["problems"][0]
+    twice = check_cells(tmp_path / "cells.h5ad", layer="logged", normalize="log1p-cp10k")
+    assert "a second logarithm" in twice.problems[0]
     assert "use_raw=True" in found("--layer", "negative")["problems"][0]
     assert found("--gene-column", "symbol")["genes"]["n_used"] == 1
     assert "Did you mean 'symbol'" in found("--gene-column", "symbl")["problems"][0]

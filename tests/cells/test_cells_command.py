@@ -33,9 +33,7 @@ def test_command_writes_what_the_library_computes_and_says_what_it_did(run, cell
     code, said, progress = run(cells_file, "--genes", genes_file, "--out", out)
     assert code == 0
     np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_bft"], embed_cells(cells, genes_file).obsm["X_bft"])
-    for part in ("30 × 4", "log1p-cp10k (counts: all values are whole", "5 of 6", "1 known but without", str(out)):
-        assert part in said
-    assert "%" in said
+    assert str(out) in said
     assert "cells: 30/30" in progress
 
 
@@ -66,35 +64,23 @@ def test_every_option_reaches_the_library(run, cells, genes_file, tmp_path):
     values[3] = 0
     cells.layers["counts"] = sp.csr_matrix(values)
     cells.var["symbol"] = list(cells.var_names)
-    cells.obsm["X_mine"] = np.zeros((30, 1))
     cells.write_h5ad(path)
-    flags = [
-        "--layer",
-        "counts",
-        "--gene-column",
-        "symbol",
-        "--normalize",
-        "none",
-        "--denominator",
-        "matched-expression",
-    ]
-    code, said, _ = run(
-        *(path, "--genes", genes_file, "--out", out, "--key", "X_mine", "--overwrite", "--no-l2"),
-        *(*flags, "--empty-cells", "nan", "--block-rows", 7),
-    )
-    assert code == 0
-    assert "none (asked for" in said
-    assert "1 cells express no gene with an embedding, NaN: 'cell3'" in said
+    flags = ("--layer", "counts", "--gene-column", "symbol", "--normalize", "none", "--weights", "rank", "--top-k", 3)
+    more = ("--key", "X_new", "--gene-matrix", "center", "--no-l2", "--empty-cells", "nan", "--json")
+    code, said, _ = run(path, "--genes", genes_file, "--out", out, *flags, *more)
+    assert (code, json.loads(said)["empty_cells"]) == (0, ["cell3"])
     expected = embed_cells(
         cells,
         genes_file,
         layer="counts",
         normalize="none",
-        denominator="matched-expression",
+        weights="rank",
+        top_k=3,
+        gene_matrix="center",
         l2=False,
         empty_cells="nan",
     )
-    np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_mine"], expected.obsm["X_bft"])
+    np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_new"], expected.obsm["X_bft"])
 
 
 def test_raw_flag_takes_raw(run, cells, genes_file, tmp_path):
@@ -105,18 +91,18 @@ def test_raw_flag_takes_raw(run, cells, genes_file, tmp_path):
     code, _, error = run(*arguments)
     assert code == 1
     assert "\nerror: " in error
-    assert "--raw" in error
-    code, said, _ = run(*arguments, "--raw")
+    assert "--use-raw" in error
+    code, said, _ = run(*arguments, "--use-raw")
     assert code == 0
-    assert "from raw/X" in said
+    assert "raw/X" in said
 
 
-@pytest.mark.parametrize("missing", ["--genes", "--out"])
-def test_missing_option_is_a_usage_error(run, cells_file, genes_file, tmp_path, missing):
+@pytest.mark.parametrize(("missing", "expected"), [("--genes", 2), ("--out", 1)])
+def test_a_missing_option_is_an_error(run, cells_file, genes_file, tmp_path, missing, expected):
     options = {"--genes": genes_file, "--out": tmp_path / "out.h5ad"}
     del options[missing]
     code, _, error = run(cells_file, *(part for pair in options.items() for part in pair))
-    assert code == 2
+    assert code == expected
     assert missing in error
 
 

@@ -320,8 +320,10 @@ edited("key is a group", "already")(lambda handle: handle["obsm"].create_group("
 edited("key is a group, overwritten", SAME, overwrite=True)(lambda handle: handle["obsm"].create_group("X_bft"))
 edited("provenance slot is an array", "is a value")(lambda handle: handle["uns"].create_dataset("bftembed", data=[1]))
 edited("provenance without its key", SAME)(lambda handle: handle["uns"].create_group("bftembed/X_bft"))
-edited("coverage column there", "--overwrite")(lambda h: h["obs"].create_dataset("X_bft_coverage", data=np.zeros(30)))
-edited("coverage column is a group", "--overwrite")(lambda handle: handle["obs"].create_group("X_bft_coverage"))
+edited("coverage column there", "overwrite=True")(
+    lambda h: h["obs"].create_dataset("X_bft_coverage", data=np.zeros(30))
+)
+edited("coverage column is a group", "overwrite=True")(lambda handle: handle["obs"].create_group("X_bft_coverage"))
 edited("column order absent", SAME)(lambda handle: handle["obs"].attrs.__delitem__("column-order"))
 edited("column order a number", SAME)(lambda handle: handle["obs"].attrs.create("column-order", 3))
 edited("names of an unknown kind, cells dropped", "in.h5ad", empty_cells="drop")(

@@ -185,7 +185,7 @@ def test_genes_in_another_order_are_put_into_that_of_the_first(write, screen, tm
 
 
 def test_all_genes_on_request(write, screen, tmp_path):
-    done = export_state(write(), screen[1], tmp_path / "out", hvg=20, every_gene=True, output_space="all")
+    done = export_state(write(), screen[1], tmp_path / "out", hvg=20, all_genes=True, output_space="all")
     assert (done.n_genes, done.n_hvg) == (60, 20)
     assert check_state(tmp_path / "out") == []
     assert "data.kwargs.output_space=all" in (tmp_path / "out" / "train.sh").read_text()

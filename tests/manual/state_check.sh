@@ -40,7 +40,7 @@ fail() { echo "FAILED: $1" >&2; tail -n 30 "$2" >&2; exit 1; }
 
 "$python" "$repository/tests/manual/state_screen.py" "$place"
 "$bftembed" export state screen/*.h5ad --genes genes.safetensors --out export --hvg 150 \
-  --holdout-cell-type jurkat --val-cell-type rpe1 --holdout-share 0.25 >logs/export.log 2>&1 \
+  --holdout-cell-types jurkat --val-cell-types rpe1 >logs/export.log 2>&1 \
   || fail "bftembed export state" logs/export.log
 "$bftembed" export check export || { echo "FAILED: bftembed export check" >&2; exit 1; }
 

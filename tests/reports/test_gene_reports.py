@@ -363,13 +363,10 @@ def test_other_results_are_refused_and_an_older_page_is_kept(tmp_path):
 
 
 def test_the_report_command_picks_the_page_by_the_table(tmp_path):
-    from typer.testing import CliRunner
-
-    from bftembed.cli import app
+    from bftembed.cli import run
 
     write_results(to_frame(ROWS), tmp_path / "r.parquet")
-    done = CliRunner().invoke(app, ["report", str(tmp_path / "r.parquet"), "--out", str(tmp_path / "r.html")])
-    assert done.exit_code == 0, done.output
+    assert run(["report", str(tmp_path / "r.parquet"), "--out", str(tmp_path / "r.html")]) == 0
     assert "Beside published numbers" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""`bftembed tune` as a user types it."""
+"""`bftembed tune …` as a user types it; tuning itself is in tests/tuning, the diagnostic in tests/tasks."""
 
 from __future__ import annotations
 
@@ -18,38 +18,29 @@ def test_pairs_are_made_of_a_table_without_the_genes_left_out(run, table, tmp_pa
     out, leave = tmp_path / "pairs.jsonl", tmp_path / "leave.txt"
     leave.write_text("EGFR\n")
     code, printed, _ = run("tune", "pairs", table, "--out", out, "--leave-out", leave, "--json")
-    assert code == 0
-    assert json.loads(printed) == {"pairs": 1, "out": str(out)}
+    assert (code, json.loads(printed)) == (0, {"pairs": 1, "out": str(out)})
     (row,) = [json.loads(line) for line in out.read_text().splitlines()]
     assert [m["content"] for m in row["messages"]] == ["Tell me about the gene TP53.", "A tumour suppressor."]
+    assert run("tune", "pairs", table, "--out", table)[0] == 1
 
 
-def test_tune_takes_a_config_without_the_word_run(run, tmp_path):
+def test_tune_takes_a_config_with_and_without_the_word_run(run, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text(f"recipe: tune\nout: {tmp_path}/run\ndata: {{train: {tmp_path}/nothing.jsonl}}\n")
     for words in (("tune",), ("tune", "run")):
         code, _, told = run(*words, config)
         assert code == 1
-        assert "No such data file" in told
+        assert "nothing.jsonl" in told
     config.write_text("recipe: demo\n")
     code, _, told = run("tune", config)
     assert code == 1
-    assert "expected 'recipe: tune'" in told
-    code, _, told = run("tune", "nothing.yaml")
-    assert code == 1
-    assert "No such config file" in told
-
-
-def test_the_recipe_tune_is_shown_with_its_defaults(run):
-    code, printed, _ = run("config", "show", "tune")
-    assert code == 0
-    assert "sample_coefficient: one_minus_min" in printed
+    assert "recipe: tune" in told
 
 
 def test_a_folder_for_llamafactory_is_written(run, table, tmp_path):
     pairs, config = tmp_path / "pairs.jsonl", tmp_path / "c.yaml"
-    run("tune", "pairs", table, "--out", pairs)
+    assert run("tune", "pairs", table, "--out", pairs)[0] == 0
     config.write_text(f"recipe: tune\ndata: {{train: {pairs}}}\n")
-    code, printed, _ = run("tune", "llamafactory", config, "--out", tmp_path / "lf", "--json")
-    assert code == 0
+    code, printed, told = run("tune", "llamafactory", config, "--out", tmp_path / "lf", "--json")
+    assert code == 0, told
     assert {"train.json", "dataset_info.json", "train.yaml", "bft_hook.py"} <= set(json.loads(printed)["files"])

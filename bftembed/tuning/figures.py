@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.reports.drawing import GRID, INK, new_figure, save_png, style
-from bftembed.reports.figures import COLOURS, OTHER
+from bftembed.report.figure import COLORS, GRID, INK, OTHER, new_figure, save_figure, style
 
 if TYPE_CHECKING:
     import os
@@ -16,14 +15,14 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-#: Group → colour, shape and words; the shapes tell them apart without colour.
+#: Group → color, shape and words; the shapes tell them apart without color.
 GROUPS = {
     "": (OTHER, "o", "neither"),
-    "A": (COLOURS[0], "s", "A sparse-low"),
-    "B": (COLOURS[1], "^", "B dense-low"),
+    "A": (COLORS[0], "s", "A sparse-low"),
+    "B": (COLORS[1], "^", "B dense-low"),
 }
-#: Tag → colour.
-TAG_COLOURS = {"entity": COLOURS[3], "connective": COLOURS[2], "other": "#5a5a5a"}
+#: Tag → color.
+TAG_COLORS = {"entity": COLORS[3], "connective": COLORS[2], "other": "#5a5a5a"}
 _TOKENS_PER_ROW, _MOST_TOKENS = 44, 220
 
 
@@ -65,7 +64,7 @@ def draw_windows(
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     style(left)
     busiest = _busiest(low_fraction, longest_run)
-    for name, (colour, shape, words) in GROUPS.items():
+    for name, (color, shape, words) in GROUPS.items():
         chosen = group == name
         if not chosen.any():
             continue
@@ -77,7 +76,7 @@ def draw_windows(
             at[:, 0],
             at[:, 1],
             s=size,
-            c=colour,
+            c=color,
             marker=shape,
             linewidths=0,
             alpha=0.8,
@@ -102,7 +101,7 @@ def draw_windows(
     for handle in legend.legend_handles:
         handle.set_sizes([42])
     _draw_ratios(right, ratios)
-    save_png(figure, path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def _busiest(low_fraction: np.ndarray, longest_run: np.ndarray) -> int:
@@ -120,17 +119,17 @@ def _draw_ratios(axes: Any, ratios: Sequence[Ratio]) -> None:
     axes.set_xlim(1 / edge, edge)
     axes.axvline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     for y, row in enumerate(ratios):
-        colour = TAG_COLOURS.get(row.tag, OTHER)
+        color = TAG_COLORS.get(row.tag, OTHER)
         if not row.ratio:
             axes.text(1, y - 0.14, "no ratio" if row.ratio is None else "0", color=INK, ha="center", fontstyle="italic")
         if row.low is not None or row.high is not None:
             ends = [row.low or 1 / edge, edge if row.high is None else row.high or 1 / edge]
-            axes.plot(ends, [y, y], color=colour, linewidth=2.6, solid_capstyle="butt")
+            axes.plot(ends, [y, y], color=color, linewidth=2.6, solid_capstyle="butt")
             for open_end, at, shape in ((not row.low, 1 / edge, "<"), (row.high is None, edge, ">")):
                 if open_end:
-                    axes.plot([at], [y], marker=shape, markersize=8, color=colour, clip_on=False)
+                    axes.plot([at], [y], marker=shape, markersize=8, color=color, clip_on=False)
         if row.ratio:
-            axes.plot([row.ratio], [y], marker="o", markersize=8, color=colour)
+            axes.plot([row.ratio], [y], marker="o", markersize=8, color=color)
             axes.text(row.ratio, y - 0.16, f"{row.ratio:.2f}", color=INK, ha="center", va="bottom", fontsize=9)
         axes.text(1 / edge * 1.03, y + 0.3, row.note, color=INK, ha="left", va="center", fontsize=8)
     axes.set(yticks=range(len(ratios)), yticklabels=[r.tag for r in ratios])
@@ -155,7 +154,7 @@ def draw_response(
     tau: float,
     title: str = "",
 ) -> None:
-    """Draw figure 1b: one response, its tokens along the text, the low-confidence ones filled with their tag's colour.
+    """Draw figure 1b: one response, its tokens along the text, the low-confidence ones filled with their tag's color.
 
     Parameters
     ----------
@@ -184,29 +183,29 @@ def draw_response(
         part = slice(r * width, min((r + 1) * width, n))
         at = np.arange(part.stop - part.start)
         style(axes)
-        colours = [TAG_COLOURS.get(tag, OTHER) for tag in tags[part]]
+        colors = [TAG_COLORS.get(tag, OTHER) for tag in tags[part]]
         axes.bar(
             at,
             np.maximum(confidence[part], 0.012),
             width=0.74,
-            color=[c if is_low else "none" for c, is_low in zip(colours, low[part], strict=True)],
-            edgecolor=colours,
+            color=[c if is_low else "none" for c, is_low in zip(colors, low[part], strict=True)],
+            edgecolor=colors,
             linewidth=1.1,
         )
         # The bars of low tokens are low by definition; a ground behind them shows where they stand close.
-        grounds = [*zip(at[low[part]], np.asarray(colours)[low[part]], strict=True)]
+        grounds = [*zip(at[low[part]], np.asarray(colors)[low[part]], strict=True)]
         axes.bar([x for x, _ in grounds], 1, width=1, color=[c for _, c in grounds], alpha=0.16, linewidth=0, zorder=0)
         axes.axhline(tau, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         for group, inside, y in (("A", in_sparse[part], 1.14), ("B", in_dense[part], 1.06)):
             for first, last in _runs(inside):
                 axes.plot([first - 0.5, last - 0.5], [y, y], color=GROUPS[group][0], linewidth=4, solid_capstyle="butt")
         axes.set_xticks(at, [_shown(t) for t in tokens[part]], rotation=62, ha="right", rotation_mode="anchor")
-        for label, colour, is_low in zip(axes.get_xticklabels(), colours, low[part], strict=True):
-            label.set(color=colour, size=8, weight="bold" if is_low else "normal")
+        for label, color, is_low in zip(axes.get_xticklabels(), colors, low[part], strict=True):
+            label.set(color=color, size=8, weight="bold" if is_low else "normal")
         axes.tick_params(axis="x", length=0, pad=1)
         axes.set(xlim=(-0.8, width - 0.2), ylim=(0, 1.2), yticks=(0, 0.5, 1), ylabel="confidence")
     _response_legend(figure, tags[:n])
-    save_png(figure, path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def _response_legend(figure: Figure, tags: Sequence[str]) -> None:
@@ -214,7 +213,7 @@ def _response_legend(figure: Figure, tags: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Any] = [
-        Patch(facecolor=colour, edgecolor=colour, label=tag) for tag, colour in TAG_COLOURS.items() if tag in set(tags)
+        Patch(facecolor=color, edgecolor=color, label=tag) for tag, color in TAG_COLORS.items() if tag in set(tags)
     ]
     handles += [
         Patch(facecolor="#e4e4e4", edgecolor="none", label="shaded, bold: low confidence"),

@@ -1,36 +1,146 @@
-"""The profiles of a store as one figure and one HTML page: plain values in, one file out."""
+"""Summary of a profile store, as text, figure, JSON or HTML page."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bftembed.errors import BftembedError
-from bftembed.io import write_text
-from bftembed.reports.drawing import GRID, INK, new_figure, save_png, style
-from bftembed.reports.figures import COLOURS, OTHER
+from bftembed.io import refuse_input_as_output, write_json, write_text
+from bftembed.profiles.duplicates import THRESHOLD
+from bftembed.profiles.store import STORE_FILE, ProfileStore
+from bftembed.profiles.summary import StoreSummary, origin_labels, summarise
+from bftembed.report.figure import COLORS, GRID, INK, OTHER, new_figure, save_figure, style
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from bftembed.profiles.summary import Lengths, OriginSummary
 
-#: Mark → colour; the bars also carry the word.
-MARK_COLOURS = {
-    "ok": COLOURS[2],
-    "truncated": COLOURS[0],
-    "looping": COLOURS[1],
-    "refusal": COLOURS[3],
-    "off-topic": COLOURS[5],
-    "reasoning": COLOURS[6],
-    "unknown-finish": COLOURS[7],
+#: Mark → color; the bars also carry the word.
+MARK_COLORS = {
+    "ok": COLORS[2],
+    "truncated": COLORS[0],
+    "looping": COLORS[1],
+    "refusal": COLORS[3],
+    "off-topic": COLORS[5],
+    "reasoning": COLORS[6],
+    "unknown-finish": COLORS[7],
     "empty": OTHER,
     "failed": "#5a5a5a",
 }
 MOST_ROWS = 12
+
+#: A heading, and names and values below it.
+Block = tuple[str, list[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """Summary of a store, in words per origin, and the file that was written."""
+
+    summary: StoreSummary
+    about: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    out: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return {**self.summary.to_dict(), "out": None if self.out is None else str(self.out)}
+
+
+def report_profiles(
+    folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, threshold: float = THRESHOLD
+) -> ProfileReport:
+    """Summarize a store per prompt and generator: coverage, lengths, quality flags, own names, near-duplicates.
+
+    Parameters
+    ----------
+    folder
+        Folder of the profile store.
+    out
+        Report to write: .html, .json, or .png for the figure of lengths and flags.
+
+    Other Parameters
+    ----------------
+    threshold
+        Jaccard similarity from which texts are near-duplicates, in ]0, 1].
+
+    Raises
+    ------
+    BftembedError
+        For a folder without a store or profiles, another suffix, and a file that cannot be written.
+    """
+    if not 0 < threshold <= 1:
+        raise BftembedError(f"threshold is {threshold:g}; give a similarity above 0, up to 1.")
+    store_folder, target = Path(folder), None if out is None else Path(out)
+    if target is not None:
+        if target.suffix.lower() not in (".html", ".json", ".png"):
+            raise BftembedError(f"out (--out) is {target}; give a file that ends in .html, .json or .png.")
+        refuse_input_as_output(target, store_folder / STORE_FILE)
+    with ProfileStore.open(store_folder) as store:
+        entities, profiles = store.entities(), store.profiles()
+    if not profiles:
+        raise BftembedError(f"There are no profiles in {folder}. Run bftembed profiles generate again.")
+    found = summarise(entities, profiles, threshold=threshold)
+    labels = origin_labels([o.origin for o in found.origins])
+    about = [f"names ({kind}): {_counts(counts)}" for kind, counts in found.names.items()]
+    blocks = [(f"{o.origin.kind}: {labels[o.origin]}", _rows(o)) for o in found.origins]
+    rows = [Drawn(b[0], o.words_each, o.marks, o.profiles) for b, o in zip(blocks, found.origins, strict=True)]
+    title = f"Profiles of {store_folder.resolve().name}"
+    if target is not None and target.suffix.lower() == ".html":
+        write_page(target, rows, blocks, title=title, about=about)
+    elif target is not None and target.suffix.lower() == ".png":
+        draw_profiles(target, rows, title=title)
+    elif target is not None:
+        write_json(target, {"store": store_folder.resolve().name, **found.to_dict()})
+    return ProfileReport(found, tuple(about), tuple(blocks), target)
+
+
+def _rows(o: OriginSummary) -> list[tuple[str, str]]:
+    near = o.near_duplicates
+    coverage = "unknown: the store lists no names of this kind"
+    if o.coverage is not None:
+        coverage = (
+            f"{o.coverage:.1%} of {o.resolvable:,} resolvable names without a mark, {o.text_coverage:.1%} with a text"
+        )
+    own = f"{o.naming_itself / o.with_text:.1%} of the texts name their own entity" if o.with_text else "no text"
+    rows = [
+        ("profiles", f"{o.profiles:,} of {o.entities:,} entities; {o.with_text:,} with text, {o.unmarked:,} unmarked"),
+        ("coverage", coverage),
+        ("characters", _lengths(o.characters)),
+        ("words", _lengths(o.words)),
+        ("finish reasons", _counts(o.finish_reasons)),
+        ("marks", _counts(o.marks)),
+        ("own name", own),
+        (
+            "near-duplicates",
+            f"{near.with_duplicate:,} of {near.compared:,} ({near.share:.1%}) are nearly another entity's "
+            f"(similarity {near.threshold:g} or more, own names removed): {near.pairs:,} pairs, "
+            f"{len(near.groups):,} groups",
+        ),
+    ]
+    if near.groups:
+        sizes = ", ".join(f"{n:,}" for n in near.groups[:8]) + (", …" if len(near.groups) > 8 else "")
+        some = ", ".join(near.largest[0]) + (", …" if near.groups[0] > len(near.largest[0]) else "")
+        rows += [("  groups of", sizes), ("  the largest", some)]
+        rows.append(("  closest", ", ".join(f"{p.first} ~ {p.second} ({p.similarity:.2f})" for p in near.closest[:4])))
+    return rows
+
+
+def _lengths(x: Lengths | None) -> str:
+    if x is None:
+        return "no text"
+    return f"median {x.median:,.0f}; 5 % {x.low:,.0f}, 95 % {x.high:,.0f}; {x.shortest:,} to {x.longest:,}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {name or '(none)'}" for name, n in counts.items())
 
 
 @dataclass(frozen=True)
@@ -84,7 +194,7 @@ def draw_profiles(path: str | os.PathLike[str], rows: Sequence[Drawn], *, title:
         last = i == len(shown) - 1
         _draw_lengths(left, row, edges, last=last)
         _draw_marks(right, row, last=last)
-    save_png(figure, path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _edges(rows: Sequence[Drawn]) -> np.ndarray:
@@ -103,7 +213,7 @@ def _draw_lengths(axes: Any, row: Drawn, edges: np.ndarray, *, last: bool) -> No
     axes.set_xlim(edges[0], edges[-1])
     if len(row.words):
         beyond = int((np.asarray(row.words) > edges[-1]).sum())
-        axes.hist(np.clip(row.words, edges[0], edges[-1]), bins=edges, color=COLOURS[0], linewidth=0)
+        axes.hist(np.clip(row.words, edges[0], edges[-1]), bins=edges, color=COLORS[0], linewidth=0)
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.margins(y=0.25)
         middle = float(np.median(row.words))
@@ -121,11 +231,11 @@ def _draw_lengths(axes: Any, row: Drawn, edges: np.ndarray, *, last: bool) -> No
 
 def _draw_marks(axes: Any, row: Drawn, *, last: bool) -> None:
     style(axes)
-    marks = [m for m in MARK_COLOURS if row.marks.get(m)] + sorted(set(row.marks) - set(MARK_COLOURS))
+    marks = [m for m in MARK_COLORS if row.marks.get(m)] + sorted(set(row.marks) - set(MARK_COLORS))
     for y, mark in enumerate(marks):
         count = row.marks[mark]
         share = count / row.profiles if row.profiles else 0
-        axes.barh(y, share, color=MARK_COLOURS.get(mark, OTHER), height=0.62)
+        axes.barh(y, share, color=MARK_COLORS.get(mark, OTHER), height=0.62)
         axes.text(share + 0.015, y, f"{count:,}", va="center", fontsize=8.5, color=INK)
     axes.set(yticks=range(len(marks)), yticklabels=marks, xlim=(0, 1.12), xticks=(0, 0.25, 0.5, 0.75, 1))
     axes.set_xticklabels(["0", "25 %", "50 %", "75 %", "100 %"])
@@ -184,11 +294,10 @@ def write_page(
     """
     import base64
     import tempfile
-    from pathlib import Path
 
     from jinja2 import Environment, StrictUndefined
 
-    from bftembed import __version__
+    from bftembed._version import __version__
 
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "figure.png"

@@ -1,4 +1,4 @@
-"""`bftembed tune diagnose` on a tiny random model: files that agree with one another, and refusals before any work."""
+"""The uncertainty diagnostic on a tiny random model: files that agree with one another, errors before any work."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 
 import pandas as pd
 import pytest
-import typer
 
-from bftembed.cli.tune_diagnose import diagnose
+from bftembed.cli import run
 from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.tasks.uncertainty import diagnose_responses
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -57,7 +57,12 @@ def pairs(tmp_path_factory):
 
 def test_the_files_agree_with_one_another(model, pairs, tmp_path, capsys):
     out = tmp_path / "new" / "out"
-    diagnose(pairs, out, model=model, window=8, dtype="fp32")
+    assert run(["tune", "diagnose", str(pairs), "--out", str(out), "--model", model, "--window", "8", "--json"]) == 0
+    assert [row["tag"] for row in json.loads(capsys.readouterr().out)["enrichment"]] == [
+        "entity",
+        "connective",
+        "other",
+    ]
     assert sorted(p.name for p in out.iterdir()) == [
         "diagnostic.json",
         "figure-1a.png",
@@ -82,27 +87,18 @@ def test_the_files_agree_with_one_another(model, pairs, tmp_path, capsys):
     entity = record["enrichment"][0]
     assert entity["tag"] == "entity"
     assert entity["tokens"] > 0
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0].split()[0] == "tag"
-    assert printed[-1] == str(out)
 
 
 def test_a_run_is_repeated_to_the_letter(model, pairs, tmp_path):
     for name in ("a", "b"):
-        diagnose(pairs, tmp_path / name, model=model, window=8, dtype="fp32", responses=9, as_json=True)
+        diagnose_responses(pairs, tmp_path / name, model=model, window=8, dtype="fp32", max_responses=9)
     for file in ("diagnostic.json", "figure-1a.png", "figure-1b.png"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     record = json.loads((tmp_path / "a" / "diagnostic.json").read_text())
     assert (record["data"]["drawn"], record["counts"]["responses"]) == (9, 9)
-    diagnose(pairs, tmp_path / "c", model=model, window=8, dtype="fp32", responses=9, seed=1, as_json=True)
+    diagnose_responses(pairs, tmp_path / "c", model=model, window=8, dtype="fp32", max_responses=9, seed=1)
     drawn = [set(pd.read_parquet(tmp_path / name / "windows.parquet")["where"]) for name in "abc"]
     assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_json_is_one_object(model, pairs, tmp_path, capsys):
-    diagnose(pairs, tmp_path, model=model, window=8, as_json=True)
-    printed = json.loads(capsys.readouterr().out)
-    assert [row["tag"] for row in printed["enrichment"]] == ["entity", "connective", "other"]
 
 
 def test_pubmedqa_and_tables_are_read(model, tmp_path):
@@ -111,23 +107,22 @@ def test_pubmedqa_and_tables_are_read(model, tmp_path):
     asked.write_bytes(gzip.compress(json.dumps(entries).encode()))
     table = tmp_path / "g.tsv"
     table.write_text("gene\ttold\n" + "".join(f"G{i}\t{t}\n" for i, t in enumerate(TEXTS)))
-    diagnose(asked, tmp_path / "q", model=model, window=8)
-    diagnose(table, tmp_path / "g", model=model, window=8, entity="gene", text="told")
+    diagnose_responses(asked, tmp_path / "q", model=model, window=8)
+    diagnose_responses(table, tmp_path / "g", model=model, window=8, entity="gene", text="told")
     for name, first in (("q", "q.json.gz:0"), ("g", "g.tsv:2")):
         assert pd.read_parquet(tmp_path / name / "windows.parquet")["where"][0] == first
 
 
-def test_rows_beyond_the_context_are_left_out_and_counted(model, tmp_path, capsys):
+def test_rows_beyond_the_context_are_left_out_and_counted(model, tmp_path):
     file = tmp_path / "p.jsonl"
     rows = [*TEXTS, "word " * 3000]
     file.write_text("".join(json.dumps({"prompt": "Tell me.", "completion": t}) + "\n" for t in rows))
-    diagnose(file, tmp_path / "out", model=model, window=8)
+    diagnose_responses(file, tmp_path / "out", model=model, window=8)
     record = json.loads((tmp_path / "out" / "diagnostic.json").read_text())
     assert (record["model"]["rows_too_long"], record["counts"]["responses"]) == (1, 14)
-    assert "1 rows are longer" in capsys.readouterr().err
     file.write_text(json.dumps({"prompt": "Tell me.", "completion": rows[-1]}) + "\n")
     with pytest.raises(BftembedError, match="None of the 1 rows fits"):
-        diagnose(file, tmp_path / "out", model=model)
+        diagnose_responses(file, tmp_path / "out", model=model)
 
 
 def test_what_cannot_be_done_is_refused_before_the_model_is_asked(pairs, tmp_path):
@@ -148,29 +143,20 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_asked(pairs, tmp_pat
         ("No such model folder", BftembedError, pairs, {}),
     ):
         with pytest.raises(kind, match=words):
-            diagnose(**{"data": data, "out": tmp_path, "model": absent} | options)
+            diagnose_responses(**{"data": data, "out": tmp_path, "model": absent} | options)
 
 
 def test_nothing_is_written_when_the_windows_cannot_be_told_apart(model, pairs, tmp_path):
     with pytest.raises(BftembedError, match="smaller window"):
-        diagnose(pairs, tmp_path / "out", model=model, window=100_000, sparse_quantile=0.0, dense_quantile=1.0)
+        diagnose_responses(
+            pairs, tmp_path / "out", model=model, window=100_000, sparse_quantile=0.0, dense_quantile=1.0
+        )
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command_takes_its_options_from_the_shell(model, pairs, tmp_path):
-    from typer.testing import CliRunner
-
-    app = typer.Typer()
-    app.command()(diagnose)
-    options = ["--out", str(tmp_path), "--model", model, "--window", "8", "--tau-quantile", "0.4", "--json"]
-    result = CliRunner().invoke(app, [str(pairs), *options])
-    assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "diagnostic.json").read_text())["options"]["tau_quantile"] == 0.4
 
 
 @pytest.mark.model
 def test_the_packaged_model_is_diagnosed_on_real_answers(shared_data, tmp_path):
-    diagnose(shared_data("gene_text/refseq_gene_summary_human.tsv.gz"), tmp_path, responses=12, as_json=True)
+    diagnose_responses(shared_data("gene_text/refseq_gene_summary_human.tsv.gz"), tmp_path, max_responses=12)
     record = json.loads((tmp_path / "diagnostic.json").read_text())
     assert record["model"]["name"] == "builtin:smollm2-135m-instruct"
     assert record["counts"]["responses"] == 12

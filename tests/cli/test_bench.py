@@ -1,0 +1,140 @@
+"""`bftembed bench …` and `report`: options reach the verbs, JSON, exit codes, figures."""
+
+from __future__ import annotations
+
+import json
+
+import anndata
+import cite_toys
+import numpy as np
+import pytest
+from integration_toys import as_anndata
+
+from bftembed.results import read_results, write_results
+from bftembed.tasks import clustering
+from bftembed.testing import simulate_perturbations
+
+
+def asked(run, *words):
+    code, printed, told = run(*words, "--json")
+    found = json.loads(printed, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")) if printed else told
+    return code, found
+
+
+def test_clustering(run, pbmc_path, tmp_path):
+    out, figure = tmp_path / "r.parquet", tmp_path / "f.svg"
+    words = ("bench", "clustering", pbmc_path, "--label", "bulk_labels", "--out", out, "--protocol", "standard")
+    code, found = asked(
+        run, *words, "--keys", "X_pca, X_umap", "--baselines", "random", "--use-raw", "--figure", figure
+    )
+    assert code == 0, found
+    frame = read_results(out)
+    assert (found["out"], found["rows"], found["failed"]) == (str(out), len(frame), 0)
+    assert {"X_pca", "X_umap", "baseline: random"} <= set(frame["embedding"])
+    assert {row["metric"] for row in found["summary"]} == set(frame["metric"])
+    assert figure.read_text().startswith("<?xml")
+
+
+def test_an_embedding_that_fails_gives_exit_code_3(run, tmp_path):
+    adata = anndata.AnnData(np.ones((6, 2), dtype=np.float32))
+    adata.obs["kind"] = ["a", "b"] * 3
+    adata.obsm["X_bad"] = np.full((6, 2), np.nan)
+    adata.obsm["X_good"] = np.random.default_rng(0).normal(size=(6, 2))
+    adata.write_h5ad(tmp_path / "c.h5ad")
+    words = ("--keys", "X_bad,X_good", "--label", "kind", "--out", tmp_path / "r.parquet", "--protocol", "standard")
+    code, found = asked(run, "bench", "clustering", tmp_path / "c.h5ad", *words)
+    assert code == 3
+    assert 0 < found["failed"] < found["rows"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--keys", "X_pca", "--label", "bulk"), 1),
+        (("--keys", "X_bft", "--label", "bulk_labels"), 1),
+        (("--label", "bulk_labels"), 1),
+        (("--keys", "X_pca", "--label", "bulk_labels", "--figure", "table.pdf"), 1),
+        (("--keys", "X_pca"), 2),
+    ],
+)
+def test_an_error_writes_nothing(run, pbmc_path, tmp_path, words, code):
+    assert run("bench", "clustering", pbmc_path, *words, "--out", tmp_path / "r.parquet")[0] == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_is_never_an_input(run, tmp_path):
+    cells = as_anndata(30)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    link = tmp_path / "cells.png"
+    link.symlink_to(tmp_path / "cells.h5ad")
+    words = ("--keys", "X_a", "--label", "kind", "--out", tmp_path / "r.parquet", "--figure", link)
+    assert run("bench", "clustering", tmp_path / "cells.h5ad", *words)[0] == 1
+    assert anndata.read_h5ad(tmp_path / "cells.h5ad").n_obs == 30
+
+
+def test_integration(run, tmp_path, monkeypatch):
+    pytest.importorskip("scib_metrics")
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
+    as_anndata().write_h5ad(tmp_path / "cells.h5ad")
+    out, figure, dots = tmp_path / "r.parquet", tmp_path / "table.svg", tmp_path / "dots.svg"
+    words = ("--keys", "X_a", "--before", "X_pre", "--label", "kind", "--batch", "lot", "--out", out)
+    words += ("--figure", figure, "--dots", dots)
+    code, found = asked(run, "bench", "integration", tmp_path / "cells.h5ad", *words)
+    assert (code, found["failed"]) == (0, 0), found
+    (row,) = found["summary"]
+    assert row["embedding"] == "X_a"
+    assert 0 < row["total"] < 1
+    assert figure.exists()
+    assert dots.exists()
+
+
+def test_multimodal(run, tmp_path, monkeypatch):
+    pytest.importorskip("scib_metrics")
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
+    cite_toys.with_obsm().write_h5ad(tmp_path / "cells.h5ad")
+    cite_toys.embeddings().save(tmp_path / "text.safetensors")
+    cite_toys.embeddings(seed=4).save(tmp_path / "other.safetensors")
+    base = ("bench", "multimodal", tmp_path / "cells.h5ad", "--label", "kind", "--out", tmp_path / "r.parquet")
+    files = ("--genes", tmp_path / "text.safetensors", "--genes", f"two={tmp_path / 'other.safetensors'}")
+    code, found = asked(run, *base, *files, "--baselines", "linked")
+    assert code == 0, found
+    assert {row["embedding"] for row in found["summary"]} == {"text", "two", "baseline: linked"}
+    one = ("--genes", tmp_path / "text.safetensors", "--baselines", "")
+    assert asked(run, *base, *one)[1]["summary"][0]["embedding"] == "text"
+    for wrong in (("--genes", "=x"), ("--genes", "text=y"), ("--proteins", "txt=y"), ("--joined", "m.h5ad")):
+        assert run(*base, *one, *wrong)[0] == 1
+
+
+def test_perturbation(run, tmp_path):
+    adata, genes = simulate_perturbations(n_perturbations=30, n_genes=120, cells_per_perturbation=12)
+    adata.write_h5ad(tmp_path / "screen.h5ad")
+    genes.save(tmp_path / "genes.safetensors")
+    out, figure = tmp_path / "r.parquet", tmp_path / "r.svg"
+    words = ("bench", "perturbation", tmp_path / "screen.h5ad", "--genes", f"text={tmp_path / 'genes.safetensors'}")
+    code, found = asked(run, *words, "--out", out, "--split", "unseen-gene", "--seeds", 2, "--figure", figure)
+    assert (code, found["failed"]) == (0, 0), found
+    assert set(read_results(out)["task"]) == {"perturbation"}
+    assert figure.exists()
+    out.unlink()
+    assert run(*words, "--out", out, "--control", "ctrl")[0] == 1
+    assert not out.exists()
+
+
+def test_tasks_are_listed(run):
+    code, found = asked(run, "bench", "tasks")
+    assert code == 0
+    assert {"name", "kind", "description", "here"} == set(found["tasks"][0])
+
+
+def test_report_joins_the_files(run, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        X = np.random.default_rng(seed).normal(size=(20, 3))
+        write_results(clustering.run({"X": X}, ["p", "q"] * 10, run=name, seeds=[0]), tmp_path / f"{name}.parquet")
+    out = tmp_path / "report.html"
+    words = ("report", tmp_path / "a.parquet", tmp_path / "b.parquet", "--out", out)
+    assert asked(run, *words) == (0, {"out": str(out)})
+    page = out.read_text(encoding="utf-8")
+    assert "clustering · a" in page
+    assert "clustering · b" in page
+    assert run("report", tmp_path / "none.parquet", "--out", tmp_path / "none.html")[0] == 1
+    assert not (tmp_path / "none.html").exists()
