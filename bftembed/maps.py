@@ -113,7 +113,9 @@ def map_genes(
             )
     coordinates = umap_coordinates(made.matrix[chosen], seed, n_neighbors=n_neighbors)
     drawn = _drawn(len(names), len(made), "genes")
-    draw_maps(figure, {"genes": coordinates}, {"class": labels}, f"{source}: UMAP of {drawn}" if title is None else title)
+    draw_maps(
+        figure, {"genes": coordinates}, {"class": labels}, f"{source}: UMAP of {drawn}" if title is None else title
+    )
     if table is not None:
         import pandas as pd
 
@@ -262,7 +264,7 @@ def _coordinates(where: str, matrix: NDArray[Any], seed: int, n_neighbors: int) 
     usable = np.isfinite(matrix).all(axis=1) if planar else has_vector(matrix)
     if usable.sum() < 3:
         raise BftembedError(
-            f"{where} has a finite vector that is not zero for {int(usable.sum())} of {len(matrix)} cells; a map needs 3."
+            f"{where} has finite vectors that are not zero for {int(usable.sum())} of {len(matrix)} cells; 3 are needed."
         )
     places = np.full((len(matrix), 2), np.nan, dtype=np.float32)
     places[usable] = matrix[usable] if planar else umap_coordinates(matrix[usable], seed, n_neighbors=n_neighbors)

@@ -127,7 +127,7 @@ def plan_pipeline(
     config, out, n_genes
         As in `run_pipeline`.
     """
-    from bftembed.profiles.estimate import estimate_profiles
+    from bftembed.profiles.runner import generate_profiles
 
     run = _Run.of(config, out, n_genes, None)
     run.check_folder()
@@ -140,7 +140,11 @@ def plan_pipeline(
         tuned = parse_spec(one.generator).engine == TUNED
         assert not tuned or run.config.tune
         spec = str(tuned_spec(one.generator, run.config.tune.model)) if tuned and run.config.tune else one.generator
-        known = estimate_profiles(run.genes, generator=spec, out=run.store(one.name), prompt=one.prompt, unknown="keep")
+        planned = generate_profiles(
+            run.genes, generator=spec, out=run.store(one.name), prompt=one.prompt, unknown="keep", dry_run=True
+        )
+        known = planned.estimate
+        assert known is not None
         stored = 0 if tuned else known.already_stored  # the weights of the tuned model are part of the identity
         most = f", at most {known.most_completion_tokens:,} of answers" if known.most_completion_tokens else ""
         cost = f", at most ${known.most_cost:.2f}" if known.most_cost is not None else ""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from bftembed.tasks.info import TaskInfo
 
 from bftembed.embeddings import GeneVectors
 from bftembed.tasks.genes.definition import pair_task, single_task
-from bftembed.tasks.info import TaskInfo
 
 
 def card(name="toy"):

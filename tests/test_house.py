@@ -50,7 +50,11 @@ def imports_of(path):
 
 
 def test_every_room_has_a_floor():
-    rooms = {p.stem if p.is_file() else p.name for p in PACKAGE.iterdir() if not p.name.startswith(("_", "py.typed", "configs"))}
+    rooms = {
+        p.stem if p.is_file() else p.name
+        for p in PACKAGE.iterdir()
+        if not p.name.startswith(("_", "py.typed", "configs"))
+    }
     assert rooms == set(FLOOR_OF)
 
 

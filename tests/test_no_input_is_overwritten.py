@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+from bftembed.reports.html import write_report
 
 import bftembed
 from bftembed.errors import BftembedError
 from bftembed.profiles.export import export_profiles
-from bftembed.reports.html import write_report
 
 
 @pytest.fixture

@@ -73,9 +73,8 @@ def runner_rate() -> dict[str, float]:
 
 
 def demo(genes: int | None) -> dict[str, Any]:
-    from bftembed.results import read_results
-
     from bftembed.reports.tables import summarise
+    from bftembed.results import read_results
 
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", "from bftembed.cli import main; main()", "demo", "--out", folder]

@@ -8,8 +8,8 @@ import sys
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
 from bftembed import __version__
-from bftembed.cli._verbs import ERROR, INTERRUPTED, say
 from bftembed.cli import pipeline
+from bftembed.cli._verbs import ERROR, INTERRUPTED, say
 from bftembed.errors import BftembedError
 
 USAGE = 2

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.cli._verbs import Shown, command
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    import os
 
     from bftembed.progress import Progress
 

@@ -179,7 +179,7 @@ def _results(scores: list[Score], run: str, left_out: int) -> list[Result]:
     rows = []
     for s in scores:
         kind = {"profiles": "subject", "shuffled": "shuffled"}.get(s.texts, "baseline")
-        why = {} if s.n else {"reason": "too-few", "note": "no gene has such a name"}
+        why: dict[str, Any] = {} if s.n else {"reason": "too-few", "note": "no gene has such a name"}
         key = (run, source_of(s), "profile-quality", s.protocol, s.metric)
         rows.append(Result(*key, kind=kind, value=s.value, low=s.low, high=s.high, n=s.n, n_missing=left_out, **why))
     return rows

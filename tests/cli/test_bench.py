@@ -8,9 +8,9 @@ import anndata
 import cite_toys
 import numpy as np
 import pytest
+from bftembed.results import read_results, write_results
 from integration_toys import as_anndata
 
-from bftembed.results import read_results, write_results
 from bftembed.tasks import clustering
 from bftembed.testing import simulate_perturbations
 

@@ -8,12 +8,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bftembed.results import read_results
 
 from bftembed.errors import BftembedError
 from bftembed.profiles.export import read_exported
 from bftembed.profiles.runner import generate_profiles
 from bftembed.profiles.store import STORE_FILE, ProfileStore
-from bftembed.results import read_results
 
 GENES = "TP53,EGFR,MYC,KRAS,CD3D,LYZ,GNLY,ALB"
 SCRIPTED = "scripted:refuse=0.3"

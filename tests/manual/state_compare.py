@@ -19,8 +19,8 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from bftembed.report.manifest import versions
 from bftembed.metrics.perturbation import discrimination, mean_absolute_error, pearson_delta
+from bftembed.report.manifest import versions
 
 CONTROL, WHAT = "non-targeting", "simulated data; tiny undertrained models: plumbing, not quality"
 SPLITS = ("train", "val", "test")

@@ -8,12 +8,12 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from bftembed.reports.gene_map import draw_gene_map
+from bftembed.results import Result, to_frame, write_results
 
 from bftembed.errors import BftembedError
-from bftembed.reports.gene_map import draw_gene_map
 from bftembed.reports.genes import draw_gene_scores, gene_summary, is_gene_table, text_lines, write_gene_report
 from bftembed.reports.genes_summary import kind_of
-from bftembed.results import Result, to_frame, write_results
 
 STRICT, GENEPT = "strict/logistic", "genept/logistic"
 HOSTILE = "<script>alert('x')</script>"

@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
+from bftembed.reports.profiles import Drawn, draw_profiles, write_page
 
 from bftembed.errors import BftembedError
 from bftembed.reports import profiles as figures
-from bftembed.reports.profiles import Drawn, draw_profiles, write_page
 
 
 def picture(path):

@@ -13,18 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from cite_toys import DIM, GENES, PANEL, counts, embeddings, names
-from sklearn.metrics import homogeneity_score
-
-from bftembed import bench
 from bftembed.bench.drawn import random_vectors, shuffled_vectors
 from bftembed.bench.joint_space import How, antibody_embeddings, joint_vectors
 from bftembed.bench.linked import linked_features, rna_clusters
 from bftembed.bench.modalities import read_modalities
+from bftembed.results import read_results
+from cite_toys import DIM, GENES, PANEL, counts, embeddings, names
+from sklearn.metrics import homogeneity_score
+
+from bftembed import bench
 from bftembed.cells.transforms import GeneTransform, transformed
 from bftembed.embeddings import GeneEmbeddings
 from bftembed.errors import BftembedError
-from bftembed.results import read_results
 
 pytest.importorskip("scib_metrics")
 

@@ -16,7 +16,7 @@ from bftembed.entities.genes import GeneIndex
 from bftembed.entities.proteins import ProteinIndex
 from bftembed.errors import BftembedError, examples
 from bftembed.metrics.leiden import LeidenGraph
-from bftembed.metrics.neighbours import nearest_neighbours
+from bftembed.metrics.neighbors import nearest_neighbors
 from bftembed.tasks.baselines import pca, whole_matrix
 
 if TYPE_CHECKING:
@@ -285,5 +285,5 @@ def rna_clusters(rna: Modality, normalize: str) -> NDArray[Any]:
         )
     if normalize == "log1p-cp10k":
         log_cp10k(matrix)
-    found = LeidenGraph(nearest_neighbours(pca(matrix), N_NEIGHBORS)).clusters(RESOLUTION, seed=0)
+    found = LeidenGraph(nearest_neighbors(pca(matrix), N_NEIGHBORS)).clusters(RESOLUTION, seed=0)
     return np.array([f"RNA cluster {cluster}" for cluster in found], dtype=object)

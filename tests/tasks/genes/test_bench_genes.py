@@ -7,13 +7,13 @@ import pickle
 
 import numpy as np
 import pytest
+from bftembed.results import read_results
 from gene_toys import binary, card, scores, signal, symbols, vectors
 
 import bftembed
 from bftembed.cli import main
 from bftembed.embeddings import GeneEmbeddings, embed_genes
 from bftembed.errors import BftembedError
-from bftembed.results import read_results
 from bftembed.tasks.genes.definition import single_task
 
 

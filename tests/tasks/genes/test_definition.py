@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bftembed.tasks.info import TaskInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bftembed.errors import BftembedError
 from bftembed.tasks.genes.definition import cleaned_pairs, pair_task, single_task
-from bftembed.tasks.info import TaskInfo
 
 CARD = TaskInfo("toy", "genes", "a test", "CC0", "random", "roc_auc", "higher", 1)
 GENES = st.sampled_from(["TP53", "NA", "EGFR", "nan", "KRAS", "1-Mar", "Ünlü", "MT-ND1"])

@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 import pytest
+from bftembed.tasks.info import TaskInfo
 
 from bftembed.tasks.genes.definition import pair_task, single_task
 from bftembed.tasks.genes.leaks import find_leaks, mask_texts
-from bftembed.tasks.info import TaskInfo
 
 INFO = TaskInfo("toy", "genes", "hand", "CC0", "folds", "roc_auc", "higher", 1)
 WORDS = ("haploinsufficient", "dosage sensitive", "bivalent", "promoter", "haploinsufficiency")
