@@ -264,7 +264,7 @@ def _coordinates(where: str, matrix: NDArray[Any], seed: int, n_neighbors: int) 
     usable = np.isfinite(matrix).all(axis=1) if planar else has_vector(matrix)
     if usable.sum() < 3:
         raise BftembedError(
-            f"{where} has finite vectors that are not zero for {int(usable.sum())} of {len(matrix)} cells; 3 are needed."
+            f"{where} has vectors (finite, not zero) for {int(usable.sum())} of {len(matrix)} cells; 3 are needed."
         )
     places = np.full((len(matrix), 2), np.nan, dtype=np.float32)
     places[usable] = matrix[usable] if planar else umap_coordinates(matrix[usable], seed, n_neighbors=n_neighbors)
