@@ -1,4 +1,4 @@
-"""Cells of three public sets and a CITE-seq experiment: texts beside floors and baselines, under several aggregations.
+"""Cells of three public sets and a CITE-seq experiment: texts with their baselines, under several aggregations.
 
 Usage: python benchmarks/cell_benchmarks.py --cells FOLDER --tuned MODEL [--folder runs/cells] [--steps profiles …]
 
@@ -6,8 +6,8 @@ FOLDER holds the sets (symphony_pbmc_3batch.h5ad, scclassify_pancreas_wang.h5ad 
 citefuse_citeseq_pbmc500.h5ad), MODEL is the folder of a model from `bftembed tune`. ``profiles`` writes profiles of the
 genes of the first three with SmolLM2 before and after tuning, and apart from them of those that the CITE-seq cells
 express; ``vectors`` encodes them, HGNC facts and RefSeq summaries by MiniLM. ``clustering`` and ``integration`` score
-the sets under each aggregation, with floors made in the same way; ``citeseq`` scores RNA against protein. What is there
-is not made again, but for the scores. ``record`` writes one JSON.
+the sets under each aggregation, with baselines made in the same way; ``citeseq`` scores RNA against protein. What is
+there is not made again, but for the scores. ``record`` writes one JSON.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import pandas as pd
+
 MINILM, SMOLLM2 = "builtin:all-minilm-l6-v2", "builtin:smollm2-135m-instruct"
 SUMMARIES = "dataset:refseq-summaries"
 MARKS = "truncated,looping,off-topic"
@@ -35,7 +37,7 @@ TEXTS = ("refseq", "facts", "base", "tuned")
 AGGREGATIONS = ("raw", "center", "whiten:16", "whiten:64", "whiten:128", "whiten:256")
 CITESEQ = "citefuse_citeseq_pbmc500.h5ad"
 SETS = {"pbmc": ("cell_type", "batch"), "pancreas": ("cell_type", "batch"), "pbmc68k": ("bulk_labels", None)}
-FLOORS = "random:3,shuffled,tfidf"
+BASELINES = "random:3,shuffled,tfidf"
 
 
 def call(*arguments: object) -> None:
@@ -81,8 +83,8 @@ def profiles(folder: Path, cells: Path, tuned: Path) -> None:
 
 def genes_of_citeseq(cells: Path) -> list[str]:
     """Return the symbols of genes that some cell expresses, and of the genes of the antibodies."""
-    from bftembed.bench.joint_space import antibody_genes
     from bftembed.entities.genes import GeneIndex
+    from bftembed.tasks.multimodal.joint_space import antibody_genes
 
     data = anndata.read_h5ad(cells / CITESEQ)
     expressed = data.var_names[np.asarray((data.X > 0).sum(axis=0)).ravel() > 0]
@@ -126,7 +128,6 @@ def embedded(folder: Path, cells: Path, name: str) -> Iterable[tuple[str, anndat
 
 def clustering(folder: Path, cells: Path) -> None:
     from bftembed import bench
-    from bftembed.reports.tables import summarise
 
     for name, (label, _) in SETS.items():
         for how, made, keys in embedded(folder, cells, name):
@@ -136,20 +137,18 @@ def clustering(folder: Path, cells: Path) -> None:
                 keys,
                 label,
                 protocol="strict,genept",
-                baselines=f"{FLOORS},pca",
+                baselines=f"{BASELINES},pca",
                 texts=SUMMARIES,
                 genes=folder / "refseq.safetensors",
                 out=folder / f"clustering-{name}-{how.replace(':', '-')}.parquet",
                 run=f"{name}/{label}/{how}",
             )
-            told = summarise(frame[(frame["metric"] == "ari") & (frame["protocol"] == "strict")])
             print(f"{name}, {how}: {time.monotonic() - started:.0f} s")
-            print(told[["embedding", "mean", "low", "high"]].round(3).to_string(index=False), flush=True)
+            show(frame)
 
 
 def integration(folder: Path, cells: Path) -> None:
     from bftembed import bench
-    from bftembed.reports.integration import integration_summary, text_lines
 
     for name, (label, batch) in SETS.items():
         if batch is None:
@@ -162,7 +161,7 @@ def integration(folder: Path, cells: Path) -> None:
                     label,
                     batch,
                     profile=profile,
-                    baselines=f"{FLOORS},pca,harmony,bbknn",
+                    baselines=f"{BASELINES},pca,harmony,bbknn",
                     texts=SUMMARIES,
                     genes=folder / "refseq.safetensors",
                     halves=10,
@@ -170,14 +169,12 @@ def integration(folder: Path, cells: Path) -> None:
                     out=folder / f"integration-{name}-{how.replace(':', '-')}-{profile}.parquet",
                     run=f"{name}/{label}/{batch}/{how}",
                 )
-                print("\n".join(text_lines(integration_summary(frame))), flush=True)
+                show(frame)
 
 
 def citeseq(folder: Path, cells: Path) -> None:
-    from bftembed.bench.texts import read_texts
-
     from bftembed import GeneEmbeddings, bench, embed_genes
-    from bftembed.reports.integration import integration_summary, text_lines
+    from bftembed.tasks.baselines import read_texts
 
     files = {"refseq": "refseq", "facts": "facts", "base": "base-citeseq", "tuned": "tuned-citeseq"}
     texts = {text: GeneEmbeddings.load(folder / f"{file}.safetensors") for text, file in files.items()}
@@ -197,24 +194,30 @@ def citeseq(folder: Path, cells: Path) -> None:
             out=folder / f"citeseq-{how.replace(':', '-')}-{'centred' if centred else profile}.parquet",
             run=f"citeseq/RNA clusters/modality/{name}",
         )
-        print("\n".join(text_lines(integration_summary(frame))), flush=True)
+        show(frame)
+
+
+def show(frame: pd.DataFrame) -> None:
+    from bftembed.report.terminal import text
+    from bftembed.tasks.base import tables_of
+
+    print(text(table for tables in tables_of(frame).values() for table in tables), flush=True)
 
 
 def record(folder: Path, out: Path) -> None:
-    """Write run → protocol → embedding → metric → [mean, ends of the interval], and the environment, as one JSON."""
-    from bftembed.results import read_results
-
+    """Write run → protocol → row → metric → [value, low, high], and the environment, as one JSON."""
     from bftembed.report.manifest import versions
-    from bftembed.reports.tables import summarise
+    from bftembed.tasks.base import read_results
 
     found: dict[str, Any] = {"environment": versions(), "texts by": "all-MiniLM-L6-v2, bf16"}
     for step in ("clustering", "integration", "citeseq"):
         for file in sorted(folder.glob(f"{step}-*.parquet")):
-            of_run = found.setdefault(step, {})
-            for row in summarise(read_results([file])).to_dict("records"):
-                at = of_run.setdefault(row["run"], {}).setdefault(row["protocol"], {}).setdefault(row["embedding"], {})
-                values = [None if math.isnan(row[k]) else round(row[k], 4) for k in ("mean", "low", "high")]
-                at[row["metric"]] = values if values[1] is not None else values[0]
+            frame = read_results(file)
+            for row in frame[(frame["split"] == "all") & frame["seed"].isna()].to_dict("records"):
+                name = row["subject"] if row["kind"] == "subject" else f"{row['subject']} ({row['kind']})"
+                at = found.setdefault(step, {}).setdefault(row["run"], {}).setdefault(row["protocol"], {})
+                values = [None if math.isnan(row[k]) else round(row[k], 4) for k in ("value", "low", "high")]
+                at.setdefault(name, {})[row["metric"]] = values if values[1] is not None else values[0]
     out.write_text(json.dumps(found, separators=(",", ":")).replace('"},"', '"},\n"').replace(']},"', ']},\n"') + "\n")
 
 

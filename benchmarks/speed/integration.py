@@ -60,10 +60,10 @@ def inputs(n: int, n_embeddings: int, data: str) -> tuple[dict[str, Any], Any, A
 
 
 def ours(embeddings: dict[str, Any], labels: Any, batches: Any) -> dict[str, float]:
-    from bftembed.tasks import integration
+    from bftembed.tasks.cells import integration
 
-    rows = integration.run(embeddings, labels, batches, run="r", before=embeddings["X_0"], seeds=[0])
-    return {f"{row.embedding} {row.metric}": row.value for row in rows}
+    rows = integration.score(embeddings, labels, batches, run="r", before=embeddings["X_0"], seeds=[0])
+    return {f"{row.subject} {row.metric}": row.value for row in rows if row.seed is None}
 
 
 def theirs(embeddings: dict[str, Any], labels: Any, batches: Any, exact: bool = False) -> dict[str, float]:

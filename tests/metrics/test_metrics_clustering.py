@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bftembed.metrics.clustering import (
-    bootstrap_interval,
-    kmeans_labels,
-    minibatch_labels,
-    partition_scores,
-)
+from bftembed.metrics.clustering import kmeans_labels, minibatch_labels, partition_scores
 from bftembed.metrics.silhouette import silhouette_samples
 
 # On a line, away from 0. a: distance to the other cell of the label, b: mean distance to the other label.
@@ -159,31 +154,11 @@ X4 = np.arange(1.0, 9).reshape(4, 2)
         (lambda: partition_scores([0, 0, 1], [0, 1]), "3 labels and 2 clusters"),
         (lambda: partition_scores([0, 0], [0, 1]), "one label"),
         (lambda: partition_scores([], []), "non-empty"),
-        (lambda: bootstrap_interval([], 0), "non-empty"),
-        (lambda: bootstrap_interval([1.0, np.nan], 0), "1 of 2 values"),
-        (lambda: bootstrap_interval([1.0], 0, level=1.0), "level"),
     ],
 )
 def test_input_that_cannot_be_scored_is_refused_with_the_reason(call, reason):
     with pytest.raises(ValueError, match=reason):
         call()
-
-
-def test_bootstrap_interval_agrees_with_the_normal_theory():
-    values = np.random.default_rng(0).normal(2, 3, size=900)
-    low, high = bootstrap_interval(values, seed=1)
-    half = 1.96 * values.std() / 30
-    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
-
-
-def test_bootstrap_interval_repeats_and_narrows_with_the_level():
-    values = np.random.default_rng(0).normal(size=50)
-    assert bootstrap_interval(values, 3) == bootstrap_interval(values, 3)
-    assert bootstrap_interval(values, 3) != bootstrap_interval(values, 4)
-    wide, narrow = bootstrap_interval(values, 3), bootstrap_interval(values, 3, level=0.5)
-    assert wide[0] < narrow[0] < narrow[1] < wide[1]
-    assert bootstrap_interval([0.25] * 8, 0) == (0.25, 0.25)
 
 
 @given(labelled, st.integers(0, 10_000))
