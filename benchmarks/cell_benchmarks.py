@@ -83,9 +83,8 @@ def profiles(folder: Path, cells: Path, tuned: Path) -> None:
 
 def genes_of_citeseq(cells: Path) -> list[str]:
     """Return the symbols of genes that some cell expresses, and of the genes of the antibodies."""
-    from bftembed.bench.joint_space import antibody_genes
-
     from bftembed.entities.genes import GeneIndex
+    from bftembed.tasks.multimodal.joint_space import antibody_genes
 
     data = anndata.read_h5ad(cells / CITESEQ)
     expressed = data.var_names[np.asarray((data.X > 0).sum(axis=0)).ravel() > 0]

@@ -7,9 +7,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Callable
 
-    from bftembed.tasks.base import Result
+    import pandas as pd
 
 COLUMNS = (
     *("run", "embedding", "task", "protocol", "metric", "split", "seed"),
@@ -28,17 +28,17 @@ _OTHERS = {
 _CHANCE = re.compile(r"(?:^|; )chance ([-+.\de]+)(?:;|$)")
 
 
-def convert(frame: pd.DataFrame) -> list[Result]:
-    """Return the rows of a table of schema 1 as rows of schema 2; see `bftembed.tasks.base`.
+def convert(frame: pd.DataFrame, result: Callable[..., Any], over_seeds: Callable[[list[Any]], Any]) -> list[Any]:
+    """Return the rows of a table of schema 1 as rows of schema 2.
 
     Parameters
     ----------
     frame
         Columns `COLUMNS`.
+    result, over_seeds
+        `bftembed.tasks.base.Result` and `bftembed.tasks.base.over_seeds`.
     """
     import pandas as pd
-
-    from bftembed.tasks.base import Result, over_seeds
 
     filled = frame.fillna({"note": "", "n_used": 0, "n_missing": 0})
     scores: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -49,7 +49,7 @@ def convert(frame: pd.DataFrame) -> list[Result]:
         metric, reference = _metric(row)
         key = (row["run"], subject, kind, row["task"], protocol, metric, reference)
         scores.setdefault(key, []).append(row)
-    results: list[Result] = []
+    results: list[Any] = []
     chances: dict[tuple[str, ...], tuple[int, float]] = {}
     for (run, subject, kind, task, protocol, metric, reference), rows in scores.items():
         if reference:
@@ -70,7 +70,7 @@ def convert(frame: pd.DataFrame) -> list[Result]:
                 continue
             reason = _reason(r["note"]) if math.isnan(r["value"]) else ""
             counts: dict[str, Any] = {"n": int(r["n_used"]), "n_missing": int(r["n_missing"]), "note": r["note"]}
-            found.append(Result(**base, split=r["split"], seed=r["seed"], value=r["value"], reason=reason, **counts))
+            found.append(result(**base, split=r["split"], seed=r["seed"], value=r["value"], reason=reason, **counts))
             if (level := _CHANCE.search(r["note"])) and task == "matching":
                 place = (run, task, protocol, metric)
                 chances[place] = max(chances.get(place, (0, 0.0)), (counts["n"], float(level[1])))
@@ -99,11 +99,11 @@ def convert(frame: pd.DataFrame) -> list[Result]:
             }
             results.append(_replaced(summary, reference=_OTHERS.get(name, _best(of, frame)), **difference))
     for (run, task, protocol, metric), (n, value) in chances.items():
-        results.append(Result(run, "chance", task, protocol, metric, kind="chance", value=value, n=n))
+        results.append(result(run, "chance", task, protocol, metric, kind="chance", value=value, n=n))
     return results
 
 
-def _replaced(row: Result, **values: Any) -> Result:
+def _replaced(row: Any, **values: Any) -> Any:
     import dataclasses
 
     return dataclasses.replace(row, **values)

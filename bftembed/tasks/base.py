@@ -263,7 +263,7 @@ def _read_one(file: Path) -> pd.DataFrame:
     if missing:
         raise BftembedError(f"{file} is not a results table: columns {examples(missing, len(columns))} are missing.")
     if version == "1":
-        return to_frame(_schema1.convert(table.to_pandas(integer_object_nulls=True)))
+        return to_frame(_schema1.convert(table.to_pandas(integer_object_nulls=True), Result, over_seeds))
     try:
         frame = table.select(list(COLUMNS)).cast(_schema()).to_pandas(integer_object_nulls=True)
     except (pa.ArrowException, ValueError) as err:

@@ -617,7 +617,7 @@ def tables(frame: pd.DataFrame) -> list[Table]:
     for (run, profile), rows in frame.groupby(["run", "protocol"], sort=False):
         title = f"{run} · integration, profile {profile}"
         table = score_table(rows, METRICS, title=title, sort_by=TOTAL, footnotes=_footnotes(rows))
-        if rows.loc[rows["metric"] == TOTAL, "low"].isna().all():
+        if not _of_cells(rows):
             table = replace(table, conclusions=())  # intervals of k-means over seeds are no ground for any
         found.append(_with_marks(table))
         if profile == "paper":
@@ -625,11 +625,22 @@ def tables(frame: pd.DataFrame) -> list[Table]:
     return found
 
 
+def _of_cells(rows: pd.DataFrame) -> bool:
+    """Return whether intervals are over cells; random embeddings of two modalities have theirs over draws."""
+    return bool(rows.loc[(rows["metric"] == TOTAL) & ~_drawn(rows), "low"].notna().any())
+
+
+def _drawn(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows are of embeddings of which there are several draws: their total has rows of seeds."""
+    return rows["subject"].isin(rows.loc[(rows["metric"] == TOTAL) & rows["seed"].notna(), "subject"])
+
+
 def _footnotes(rows: pd.DataFrame) -> list[str]:
-    of_cells = rows.loc[rows["metric"] == TOTAL, "low"].notna().any()
-    ends = "over cells (random halves)" if of_cells else "of KMeans over seeds (Student's t)"
+    ends = "over cells (random halves)" if _of_cells(rows) else "of KMeans over seeds (Student's t)"
     lines = ["Total: 0.6 bio conservation + 0.4 batch correction, the means of the metrics that have a value."]
-    lines += [f"Intervals: 95 %, {ends}."] if rows["low"].notna().any() else []
+    lines += [f"Intervals: 95 %, {ends}."] if rows.loc[~_drawn(rows), "low"].notna().any() else []
+    if n := rows.loc[_drawn(rows), "seed"].nunique():
+        lines.append(f"Random and shuffled embeddings: mean of {n} draws, 95 % intervals over draws (Student's t).")
     limits = rows[rows["metric"].isin(["pcr_comparison", BATCH]) & rows["value"].notna()]
     lines += [f"{note}." for note in dict.fromkeys(limits["note"]) if note]
     if rows["n"].max() > EXACT_UP_TO:

@@ -202,7 +202,7 @@ def _of_one(
     rna, notes = Modality(held, choice), []
     usual = [key for key in held.obsm if key.lower() in PROTEIN_WORDS]
     if obsm is None and len(usual) == 1:
-        obsm, notes = usual[0], [f"proteins: obsm[{usual[0]!r}], by its usual name"]
+        obsm, notes = usual[0], [f"Proteins: obsm[{usual[0]!r}], by its usual name"]
     if obsm is not None:
         return rna, Modality(held, {"obsm": obsm, "obsm_names": obsm_names}), notes
     protein = Modality(held, {**choice, "gene_column": None, "kind": "protein"})
@@ -231,10 +231,10 @@ def _paired(rna: Modality, protein: Modality) -> tuple[Modality, Modality, list[
     rows = [names.get_indexer(shared) for names in (ours, theirs)]
     notes = []
     if (np.diff(rows[1]) < 0).any():
-        notes.append("cells paired by name, their order differed between the modalities")
+        notes.append("Cells paired by name, their order differed between the modalities")
     alone = len(ours) - len(shared), len(theirs) - len(shared)
     if any(alone):
-        notes.append(f"cells left out: {alone[0]} of the RNA and {alone[1]} of the proteins without a partner")
+        notes.append(f"Cells left out: {alone[0]} of the RNA and {alone[1]} of the proteins without a partner")
     return Modality(rna.data, rna.choice, rows[0]), Modality(protein.data, protein.choice, rows[1]), notes
 
 

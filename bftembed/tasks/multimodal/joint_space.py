@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from bftembed.cells.weighting import Weights
     from bftembed.tasks.multimodal.data import Modalities, Modality
 
 #: Neighbors, itself included, and resolution of the clusters that stand in for labels.
@@ -38,7 +39,7 @@ class JointAggregation:
     is that of the proteins, and `center_cells` subtracts the mean of the cells of each modality.
     """
 
-    weights: str = "expression"
+    weights: Weights = "expression"
     gene_matrix: str = "raw"
     normalize: str = "auto"
     protein_normalize: str = "clr"
@@ -47,18 +48,6 @@ class JointAggregation:
     def __str__(self) -> str:
         name = f"{self.weights} weights, {self.gene_matrix} gene matrix"
         return f"{name}, less the mean of the modality" if self.center_cells else name
-
-    def of_genes(self, *, sums: bool = False) -> Aggregation:
-        """Return the aggregation of the RNA; of `sums` alone, unweighted and not scaled."""
-        return _aggregation("gene", self.normalize, "expression" if sums else self.weights, not sums)
-
-    def of_proteins(self, *, sums: bool = False) -> Aggregation:
-        """Return the aggregation of the proteins."""
-        return _aggregation("protein", self.protein_normalize, "expression" if sums else self.weights, not sums)
-
-
-def _aggregation(kind: str, normalize: str, weights: Any, l2: bool) -> Aggregation:
-    return Aggregation(kind, normalize, weights, l2=l2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +73,7 @@ class JointVectors:
 def joint_vectors(
     cells: Modalities, genes: GeneEmbeddings, proteins: GeneEmbeddings | None, how: JointAggregation, name: str
 ) -> JointVectors:
-    """Embed the cells of both modalities.
-
-    Parameters
-    ----------
-    cells
-        The two modalities.
-    genes
-        Gene embeddings.
-    proteins
-        Protein embeddings in the same space; None takes the genes of each antibody (`antibody_embeddings`).
-    how
-        The aggregation.
-    name
-        Name of the embedding, for messages.
+    """Embed the cells of both modalities; without protein embeddings by `antibody_embeddings`.
 
     Raises
     ------
@@ -119,8 +95,8 @@ def joint_vectors(
         # Centered each on its own, a protein and its gene, the same vector before, would no longer be near.
         shared = GeneTransform.fit(genes.matrix[np.unique(rows[rows >= 0])], how.gene_matrix)
         genes, own = _mapped(genes, shared), _mapped(own, shared)
-    rna, of_rna = cells.rna.vectors(genes, how.of_genes())
-    protein, _ = cells.protein.vectors(own, how.of_proteins())
+    rna, of_rna = cells.rna.vectors(genes, Aggregation("gene", how.normalize, how.weights))
+    protein, _ = cells.protein.vectors(own, Aggregation("protein", how.protein_normalize, how.weights))
     if how.center_cells:
         rna, protein = _centered(rna), _centered(protein)
     without = [a for a, has in zip(antibodies, matched, strict=True) if not has]
@@ -144,12 +120,7 @@ def antibody_genes(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def antibody_embeddings(names: Sequence[str], genes: GeneEmbeddings) -> GeneEmbeddings:
     """Return a vector for each antibody: that of its gene, of several the mean of those that have one.
 
-    Parameters
-    ----------
-    names
-        As the panel spells them.
-    genes
-        Gene embeddings, with approved symbols as ids; a name that is an id itself is taken as it is.
+    A name that is an id of `genes` itself is taken as it is.
 
     Raises
     ------
@@ -188,15 +159,7 @@ def _centered(vectors: NDArray[Any]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class LinkedFeatures:
-    """The features that both modalities have: an antibody, and the RNA of its genes.
-
-    Attributes
-    ----------
-    rna, protein
-        float32 (n_cells, n_features): the mean of the normalized RNA of the genes, and the normalized antibody counts.
-    note
-        How many, and how they were made.
-    """
+    """Antibodies and the RNA of their genes, float32 (n_cells, n_features): normalized counts, mean normalized RNA."""
 
     rna: NDArray[Any]
     protein: NDArray[Any]
@@ -245,9 +208,9 @@ def linked_features(cells: Modalities, how: JointAggregation) -> LinkedFeatures:
     link = np.zeros((len(rows_of), len(features)), dtype=np.float32)
     for column, genes in enumerate(features.values()):
         link[[rows_of[gene] for gene in genes], column] = 1 / len(genes)
-    rna = _summed(cells.rna, GeneEmbeddings(list(rows_of), link), how.of_genes(sums=True))
+    rna = _summed(cells.rna, GeneEmbeddings(list(rows_of), link), Aggregation("gene", how.normalize, l2=False))
     eye = GeneEmbeddings(list(features), np.eye(len(features), dtype=np.float32))
-    protein = _summed(cells.protein, eye, how.of_proteins(sums=True))
+    protein = _summed(cells.protein, eye, Aggregation("protein", how.protein_normalize, l2=False))
     note = f"{len(features)} of {len(antibodies)} antibodies with the RNA of their genes, normalized"
     return LinkedFeatures(rna, protein, note)
 
@@ -261,14 +224,8 @@ def _summed(modality: Modality, link: GeneEmbeddings, how: Aggregation) -> NDArr
 def rna_clusters(rna: Modality, normalize: str) -> NDArray[Any]:
     """Return Leiden clusters of the RNA as labels, object (n_cells,): ``"RNA cluster 0"`` and so on.
 
-    50 principal components of the normalized expression, 15 neighbors, resolution 1, seed 0.
-
-    Parameters
-    ----------
-    rna
-        The cells.
-    normalize
-        Normalization of the values, as in the report of their vectors: ``"log1p-cp10k"`` or ``"none"``.
+    50 principal components of the expression, normalized as in the report of its vectors (``"log1p-cp10k"`` or
+    ``"none"``), 15 neighbors, resolution 1, seed 0.
 
     Raises
     ------

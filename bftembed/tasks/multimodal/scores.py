@@ -123,7 +123,7 @@ def score(
     )
     if note:
         results = [
-            replace(r, note=f"{r.note}; {note}" if r.note else note)
+            replace(r, note=f"{r.note}. {note}" if r.note else note)
             if r.metric == integration.BATCH and not r.reason
             else r
             for r in results

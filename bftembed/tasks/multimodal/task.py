@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from bftembed.cells.weighting import Weights
     from bftembed.report.table import Table
     from bftembed.tasks.base import Result
     from bftembed.tasks.multimodal.data import Modalities
@@ -57,7 +58,7 @@ def multimodal(
     layer: str | None = None,
     use_raw: bool = False,
     gene_column: str | None = None,
-    weights: str = "expression",
+    weights: Weights = "expression",
     gene_matrix: str = "raw",
     normalize: str = "auto",
     protein_normalize: str = "clr",
@@ -205,7 +206,7 @@ def multimodal(
     labels, notes = cells.labels, list(cells.notes)
     if labels is None:
         labels = rna_clusters(cells.rna, normalized)
-        notes.insert(0, f"labels are {len(set(labels))} {CLUSTERS} (Leiden), not cell types")
+        notes.insert(0, f"Labels are {len(set(labels))} {CLUSTERS} (Leiden), not cell types")
     references, before, before_note = _linked(cells, how, made)
     given |= references
     scored = functools.partial(
@@ -215,7 +216,7 @@ def multimodal(
         run=run or f"{cells.stem}/{label or CLUSTERS}/modality",
         before=before,
         before_note=before_note,
-        note="; ".join(notes),
+        note=". ".join(notes),
         profile=profile,
     )
     total = len(given) + draws * len(drawn)
@@ -328,8 +329,6 @@ def tables(frame: pd.DataFrame) -> list[Table]:
         lines = [EXPLAINED]
         if n := rows["seed"].nunique():
             lines.append(f"Random and shuffled embeddings: mean of {n} draws, 95 % intervals over draws (Student's t).")
-        lines += [
-            f"{note[:1].upper()}{note[1:]}." for note in rows.loc[rows["kind"] == "chance", "note"].unique() if note
-        ]
+        lines += [f"{note}." for note in rows.loc[rows["kind"] == "chance", "note"].unique() if note]
         found.append(score_table(rows, METRICS, title=f"{run} · matching", footnotes=lines))
     return found
