@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,3 +37,19 @@ def pbmc_path() -> Path:
     import scanpy
 
     return Path(scanpy.__file__).parent / "datasets" / "10x_pbmc68k_reduced.h5ad"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the seconds of each folder of tests, fixtures included; with pytest-xdist summed over its processes."""
+    seconds, tests = Counter(), Counter()
+    for report in (one for of_kind in terminalreporter.stats.values() for one in of_kind):
+        if isinstance(report, pytest.TestReport):
+            parts = Path(report.nodeid.split("::")[0]).parts
+            folder = "/".join(parts[:2]) if len(parts) > 2 else parts[0]
+            seconds[folder] += report.duration
+            tests[folder] += report.when == "call"
+    if len(seconds) > 1:
+        terminalreporter.section("seconds per folder")
+        for folder, spent in seconds.most_common():
+            terminalreporter.write_line(f"{spent:8.1f}  {folder} ({tests[folder]} tests)")
+        terminalreporter.write_line(f"{seconds.total():8.1f}  in all ({tests.total()} tests)")

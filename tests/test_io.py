@@ -106,13 +106,12 @@ def test_a_second_process_is_refused_and_told_the_first_ones_pid(tmp_path):
     finally:
         process.kill()
         process.wait()
-    deadline = time.monotonic() + 10
     while True:  # the kernel lets go of the lock when the process is gone
         try:
             with exclusive_lock(lock, holder="the store"):
                 break
         except BftembedError:
-            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 json_values = st.recursive(

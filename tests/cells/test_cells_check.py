@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 
 import anndata
-import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -224,37 +222,3 @@ def test_large_matrix_by_genes_is_read_in_part_and_says_so(monkeypatch, embeddin
     monkeypatch.setattr(sampling, "PLACES", 200)
     monkeypatch.setattr(sampling, "MOST_BY_GENE", 20_000)
     assert "row 7, gene" in check_cells(tmp_path / "cells.h5ad").problems[0]
-
-
-@pytest.mark.slow
-def test_large_file_is_checked_within_three_seconds(tmp_path):
-    n_cells, n_genes, per_cell = 300_000, 20_000, 400
-    rng = np.random.default_rng(0)
-    path = tmp_path / "large.h5ad"
-    with h5py.File(path, "w") as handle:
-        x = handle.create_group("X")
-        x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_genes]})
-        x["indptr"] = np.arange(n_cells + 1, dtype=np.int64) * per_cell
-        data = x.create_dataset("data", shape=(n_cells * per_cell,), dtype=np.float32)
-        indices = x.create_dataset("indices", shape=data.shape, dtype=np.int32)
-        step = 10_000 * per_cell
-        steps = np.tile(np.arange(per_cell) * (n_genes // per_cell), 10_000).astype(np.int32)
-        for start in range(0, len(data), step):
-            data[start : start + step] = rng.integers(1, 50, size=step)
-            indices[start : start + step] = steps + rng.integers(0, n_genes // per_cell, size=step)
-        for name, names in (("obs", [f"c{i}" for i in range(n_cells)]), ("var", list(GeneIndex.default())[:n_genes])):
-            table = handle.create_group(name)
-            table.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"})
-            table.attrs["column-order"] = np.array([], dtype=h5py.string_dtype())
-            table["_index"] = np.array(names, dtype=object)
-    check_cells(path)  # compiles
-    seconds = []
-    for _ in range(3):
-        started = time.monotonic()
-        found = check_cells(path)
-        seconds.append(time.monotonic() - started)
-    print(seconds)
-    assert found.problems == ()
-    assert found.values.sampled == "2,048 of 300,000 cells"
-    assert found.values.coverage == 1
-    assert min(seconds) < 3, seconds

@@ -6,7 +6,6 @@ import hashlib
 import importlib.resources
 import subprocess
 import sys
-import time
 
 from bftembed.entities.genes import GeneIndex
 from bftembed.entities.hgnc import hgnc_rows, hgnc_version, listed
@@ -52,13 +51,7 @@ def test_the_packaged_table_is_the_shared_one(shared_data):
     assert packed == shared_data("id_maps/hgnc_approved.tsv.gz").read_bytes()
 
 
-def test_index_is_built_once_and_within_a_second():
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        GeneIndex(hgnc_rows())
-        times.append(time.perf_counter() - started)
-    assert min(times) < 1.0  # 0.25 s on an idle core
+def test_index_is_built_once():
     assert GeneIndex.default() is GeneIndex.default()
 
 

@@ -111,7 +111,7 @@ def test_an_interrupt_keeps_finished_items_and_exits_with_130(tmp_path):
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate()
     assert process.returncode == 130
     assert "run the same command to go on" in err
     assert "Traceback" not in err
