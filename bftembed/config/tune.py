@@ -126,7 +126,7 @@ class TrainingConfig(Strict):
     eval_every: int | None = Field(default=None, ge=1)
     save_every: int | None = Field(default=None, ge=1)
     keep: int = Field(default=2, ge=2)
-    optimizer: str = "adamw_torch"
+    optimizer: str = "adamw_torch_fused"
     attention: str = "sdpa"
     threads: int | None = Field(default=None, ge=1)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Tokens of a chunk when it is left to us: fewer make the products slow, more gain nothing (measured on a CPU); and
-#: the bytes of float32 logits that it may take.
+#: the bytes of float32 logits that may be held.
 _CHUNK_TOKENS, _CHUNK_BYTES = 256, 160 * 2**20
 
 
@@ -37,14 +37,15 @@ def linear_nll(
     Rows with ignored labels are dropped before the product. Logits exist for one chunk of tokens at a time: they are
     recomputed in the backward pass, or, when neither `weight` nor `bias` asks for a gradient (a frozen head, as under
     LoRA), the gradient of each row is kept in the forward pass and only scaled in the backward pass, since the NLL of a
-    token depends on its own row alone.
+    token depends on its own row alone. Few tokens, whose float32 logits take at most 160 MiB, are one chunk that is
+    kept for one backward pass, unless `chunk_tokens` is given.
 
     Parameters
     ----------
     hidden
         (…, d) floating point: the model's last hidden states, already aligned with the labels (shift them once).
     weight
-        (vocabulary, d), same dtype as `hidden`.
+        (vocabulary, d), same dtype as `hidden`; or float32, then it is cast and its gradient is float32 throughout.
     labels
         (…,) int64 in [0, vocabulary), or `ignore_index`.
     bias
@@ -69,7 +70,9 @@ def linear_nll(
     flat = labels.reshape(-1)
     valid = (flat != ignore_index).nonzero().squeeze(1)
     chunk = _chunk(chunk_tokens, weight.shape[0])
-    rows = _LinearNLL.apply(hidden.reshape(-1, hidden.shape[-1])[valid], weight, flat[valid], bias, chunk)
+    keeps = chunk_tokens == "auto" and torch.is_grad_enabled() and 4 * len(valid) * weight.shape[0] <= _CHUNK_BYTES
+    chunk = max(1, len(valid)) if keeps else chunk
+    rows = _LinearNLL.apply(hidden.reshape(-1, hidden.shape[-1])[valid], weight, flat[valid], bias, chunk, keeps)
     return rows.new_zeros(flat.shape).index_put((valid,), rows).reshape(labels.shape)
 
 
@@ -81,7 +84,7 @@ def _check(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, 
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise BftembedError(f"bias has shape {tuple(bias.shape)}; expected ({weight.shape[0]},).")
-    if hidden.dtype != weight.dtype or not hidden.is_floating_point():
+    if weight.dtype not in (hidden.dtype, _wide(hidden)) or not hidden.is_floating_point():
         raise BftembedError(f"hidden is {hidden.dtype} and weight {weight.dtype}; give one floating type for both.")
     counted = labels[labels != ignore_index]
     if counted.numel() and not (int(counted.min()) >= 0 and int(counted.max()) < weight.shape[0]):
@@ -135,11 +138,16 @@ def _wide(hidden: Tensor) -> torch.dtype:
 
 class _LinearNLL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, chunk: int, keeps: bool
+    ) -> Tensor:
         frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
         nll = torch.empty(len(hidden), dtype=_wide(hidden), device=hidden.device)
         log_sum = torch.empty_like(nll)
         row_gradient = torch.empty_like(hidden) if frozen and hidden.requires_grad else None
+        kept = None
+        ctx.chunk, ctx.frozen, ctx.weight_dtype = chunk, frozen, weight.dtype
+        weight = weight.to(hidden.dtype)
         chunks = _Logits(hidden, weight, bias, chunk)
         for part, logits in chunks:
             wanted = logits.gather(1, labels[part, None]).squeeze(1)
@@ -147,14 +155,16 @@ class _LinearNLL(torch.autograd.Function):
             total = logits.sub_(largest[:, None]).exp_().sum(1)
             log_sum[part] = total.log() + largest
             nll[part] = log_sum[part] - wanted
+            if frozen and row_gradient is None:
+                continue
+            if frozen or keeps:
+                kept = _minus_one_hot(logits.div_(total[:, None]), labels[part])
             if row_gradient is not None:
-                _minus_one_hot(logits.div_(total[:, None]), labels[part])
                 torch.mm(chunks.narrow(logits), weight, out=row_gradient[part])
-        ctx.chunk, ctx.frozen = chunk, frozen
         if frozen:
             ctx.save_for_backward(row_gradient)
         else:
-            ctx.save_for_backward(hidden, weight, labels, bias, log_sum)
+            ctx.save_for_backward(hidden, weight, labels, bias, log_sum, kept)
         return nll
 
     @staticmethod
@@ -163,32 +173,42 @@ class _LinearNLL(torch.autograd.Function):
         if ctx.frozen:
             (row_gradient,) = ctx.saved_tensors
             scaled = None if row_gradient is None else row_gradient * gradient[:, None].to(row_gradient.dtype)
-            return scaled, None, None, None, None
-        hidden, weight, labels, bias, log_sum = ctx.saved_tensors
-        needs_hidden, needs_weight, _, needs_bias, _ = ctx.needs_input_grad
+            return scaled, None, None, None, None, None
+        hidden, weight, labels, bias, log_sum, kept = ctx.saved_tensors
+        needs_hidden, needs_weight, _, needs_bias, *_ = ctx.needs_input_grad
         to_hidden = torch.empty_like(hidden) if needs_hidden else None
-        # Summing thousands of bf16 chunks into a bf16 matrix would lose most of them.
-        to_weight = torch.zeros_like(weight, dtype=log_sum.dtype) if needs_weight else None
+        to_weight: Tensor | None = None
         to_bias = torch.zeros_like(bias, dtype=log_sum.dtype) if needs_bias else None
         chunks = _Logits(hidden, weight, bias, ctx.chunk)
-        for part, logits in chunks:
-            slope = logits.sub_(log_sum[part, None]).exp_()
-            _minus_one_hot(slope, labels[part])
+        for part, slope in [(slice(None), kept)] if kept is not None else _slopes(chunks, log_sum, labels):
             slope.mul_(gradient[part, None])
             if to_bias is not None:
                 to_bias += slope.sum(0)
             slope = chunks.narrow(slope)
             if to_hidden is not None:
                 torch.mm(slope, weight, out=to_hidden[part])
-            if to_weight is not None:
-                if to_weight.dtype == slope.dtype:
-                    to_weight.addmm_(slope.T, hidden[part])
-                else:
-                    to_weight += slope.T @ hidden[part]
-        to_weight = None if to_weight is None else to_weight.to(weight.dtype)
+            if not needs_weight:
+                continue
+            if to_weight is None:
+                # Summing thousands of bf16 chunks into a bf16 matrix would lose most of them.
+                to_weight = (slope.T @ hidden[part]).to(log_sum.dtype)
+            elif to_weight.dtype == slope.dtype:
+                to_weight.addmm_(slope.T, hidden[part])
+            else:
+                to_weight += slope.T @ hidden[part]
+        if needs_weight:
+            to_weight = torch.zeros_like(weight) if to_weight is None else to_weight
+            to_weight = to_weight.to(ctx.weight_dtype)
         to_bias = None if to_bias is None else to_bias.to(bias.dtype)
-        return to_hidden, to_weight, None, to_bias, None
+        return to_hidden, to_weight, None, to_bias, None, None
 
 
-def _minus_one_hot(probabilities: Tensor, labels: Tensor) -> None:
+def _slopes(chunks: _Logits, log_sum: Tensor, labels: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the derivative of the NLL of each chunk's rows by their logits, which may be overwritten."""
+    for part, logits in chunks:
+        yield part, _minus_one_hot(logits.sub_(log_sum[part, None]).exp_(), labels[part])
+
+
+def _minus_one_hot(probabilities: Tensor, labels: Tensor) -> Tensor:
     probabilities[torch.arange(len(labels), device=labels.device), labels] -= 1
+    return probabilities

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from bftembed.objectives import linear_nll
+from bftembed.tuning.rows import hidden_states, join_rows
 
 #: Config keys by which models scale or cap their logits, and the value that changes nothing.
 _LOGIT_KEYS = {
@@ -52,21 +53,35 @@ def add_nll_head(model: Any) -> None:
         plain linear layer and its logits neither scaled nor capped (`changed_logits`).
     """
     plain = model.forward
+    join_rows(model)
 
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, nll: bool = False, **kwargs: Any) -> Any:
         if not nll:
             return plain(*args, **kwargs)
         labels = kwargs.pop("labels")[:, 1:]
-        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+        hidden = hidden_states(self.base_model, *args, **kwargs)[:, :-1]
         # Looked up on each call: wrappers replace the head after this patch.
         head = self.get_output_embeddings()
         weight, bias = _whole(head.weight), None if head.bias is None else _whole(head.bias)
         dtype = _product_dtype(hidden, weight)
         bias = None if bias is None else bias.to(torch.promote_types(dtype, torch.float32))
-        return NLLOutput(nll=linear_nll(hidden.to(dtype), weight.to(dtype), labels.to(hidden.device), bias=bias))
+        # A float32 weight is cast inside, so that its gradient is summed in float32.
+        weight = weight if weight.dtype == torch.float32 else weight.to(dtype)
+        return NLLOutput(nll=linear_nll(hidden.to(dtype), weight, labels.to(hidden.device), bias=bias))
 
     model.forward = types.MethodType(forward, model)
+
+
+def add_embedding_gradient_by_rows(model: Any) -> None:
+    """Let an embedding that is also the head add its gradient to the head's row by row.
+
+    Otherwise it makes a second one of the size of the vocabulary. Not for several processes, whose engines expect dense
+    or sparse gradients, and not a sum of both.
+    """
+    embedding = model.get_input_embeddings()
+    if embedding.weight is model.get_output_embeddings().weight:
+        embedding.sparse = True
 
 
 def _product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:

@@ -11,7 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from bftembed.errors import BftembedError
 from bftembed.objectives import objective_loss
-from bftembed.tuning.head import add_nll_head, changed_logits
+from bftembed.tuning.head import add_embedding_gradient_by_rows, add_nll_head, changed_logits
 from bftembed.tuning.measures import Measures, measures_of
 
 
@@ -71,6 +71,8 @@ class ObjectiveTrainer(SFTTrainer):
         if self._own_head:
             inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             add_nll_head(inner)
+            if self.accelerator.num_processes == 1:
+                add_embedding_gradient_by_rows(inner)
         self._measures = {"train": Measures.zero(), "eval": Measures.zero()}
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:

@@ -55,10 +55,13 @@ def test_value_and_gradients_equal_full_logits(with_bias, frozen, chunk, shape):
     ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 4e-2)], ids=["float32", "bfloat16"]
 )
 @pytest.mark.parametrize("frozen", [False, True])
-def test_low_precision_gives_float32_nll_near_the_exact_one(dtype, tolerance, frozen):
+@pytest.mark.parametrize("chunk", [16, "auto"])
+@pytest.mark.parametrize("wide", [False, True], ids=["one dtype", "float32 weight"])
+def test_low_precision_gives_float32_nll_near_the_exact_one(dtype, tolerance, frozen, chunk, wide):
     hidden, weight, labels, _ = inputs((4, 50), dtype)
-    h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(not frozen)
-    nll = linear_nll(h, w, labels, chunk_tokens=16)
+    h = hidden.clone().requires_grad_()
+    w = weight.to(torch.float32 if wide else dtype, copy=True).requires_grad_(not frozen)
+    nll = linear_nll(h, w, labels, chunk_tokens=chunk)
     assert nll.dtype == torch.float32
     exact = reference(hidden, weight, labels, None)
     torch.testing.assert_close(nll.double(), exact, rtol=tolerance, atol=tolerance)
@@ -66,7 +69,7 @@ def test_low_precision_gives_float32_nll_near_the_exact_one(dtype, tolerance, fr
     h64, w64 = hidden.double().requires_grad_(), weight.double().requires_grad_()
     reference(h64, w64, labels, None).mean().backward()
     for ours, theirs in [(h.grad, h64.grad)] + ([] if frozen else [(w.grad, w64.grad)]):
-        assert ours.dtype == dtype
+        assert ours.dtype == (torch.float32 if wide and ours is w.grad else dtype)
         assert float((ours.double() - theirs).norm() / theirs.norm()) < tolerance
 
 
@@ -108,6 +111,14 @@ def test_head_and_objective_together_equal_full_logits(frozen, objective):
     for ours, theirs in zip(*results, strict=True):
         if ours is not None:
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_kept_probabilities_serve_one_backward_pass():
+    hidden, weight, labels, _ = inputs((6,))
+    nll = linear_nll(hidden, weight.requires_grad_(), labels).sum()
+    nll.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        nll.backward()
 
 
 def test_large_logits_do_not_overflow():

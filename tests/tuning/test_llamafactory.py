@@ -117,7 +117,7 @@ def test_train_yaml_of_full_tuning(configured, tmp_path):
         "warmup_ratio": 0.03,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
-        "optim": "adamw_torch",
+        "optim": "adamw_torch_fused",
         "bf16": True,
         "seed": 7,
     }
