@@ -92,9 +92,6 @@ def test_unknown_names_are_answered_with_likely_ones(h5ad):
             read_cells(data, KEYS, ["celltype"])
         with pytest.raises(UnknownNameError, match="X_a"):
             read_cells(data, ["X_A"], LABELS)
-        with pytest.raises(UnknownNameError) as caught:
-            read_cells(data, KEYS, ["nothing like it"])
-        assert "n_counts" not in str(caught.value)  # numbers are not labels
 
 
 @pytest.mark.parametrize("column", ["tissue", "donor", "n_counts", "depth", "barcode"])
