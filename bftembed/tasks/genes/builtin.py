@@ -304,13 +304,9 @@ def _two_classes(
     info: TaskInfo, positive: Sequence[str], negative: Sequence[str], words: Sequence[str], notes: Iterable[str] = ()
 ) -> GeneTask:
     """Make a binary task: positives, then negatives, in the order of the file; repeats stay."""
-    both = set(positive) & set(negative)
-    said = list(notes)
-    if both:
-        said.append(f"{len(both)} genes of both classes are left out of both: {examples(sorted(both))}")
-    ones, zeros = ([gene for gene in genes if gene not in both] for genes in (positive, negative))
-    labels = np.repeat(np.array([1, 0], dtype=np.int64), [len(ones), len(zeros)])
-    return single_task(info, "binary", [*ones, *zeros], labels, label_words=words, notes=said)
+    labels = np.repeat(np.array([1, 0], dtype=np.int64), [len(positive), len(negative)])
+    genes = [*positive, *negative]
+    return single_task(info, "binary", genes, labels, label_words=words, notes=list(notes), allow_both=True)
 
 
 def _symbols(ids: Sequence[str], what: str) -> tuple[dict[str, str], list[str]]:

@@ -79,6 +79,7 @@ def single_task(
     split: Sequence[str] | None = None,
     label_words: Sequence[str] = (),
     notes: Sequence[str] = (),
+    allow_both: bool = False,
 ) -> GeneTask:
     """Make a task of single genes.
 
@@ -94,6 +95,8 @@ def single_task(
         (n,) whole numbers, or (n, n_labels) for multilabel.
     label_names, split, label_words, notes
         As in `GeneTask`.
+    allow_both
+        Keep a gene with several labels as one item per label, see `of_both_labels`; an error otherwise.
 
     Raises
     ------
@@ -125,7 +128,7 @@ def single_task(
     items = rank[position.ravel()].reshape(-1, 1)
     of_first = values[first[order]][items[:, 0]]
     differ = np.flatnonzero((of_first != values).reshape(len(values), -1).any(axis=1))
-    if len(differ):
+    if len(differ) and not allow_both:
         both = list(dict.fromkeys(names[i] for i in differ))
         raise BftembedError(
             f"{what}: {len(both)} genes have two labels ({examples(both)}). A gene belongs to one class: remove these "
@@ -191,6 +194,14 @@ def pair_task(
         label_words=tuple(label_words),
         notes=tuple(notes),
     )
+
+
+def of_both_labels(task: GeneTask) -> NDArray[np.bool_]:
+    """Return which genes of a binary task are both negative and positive, bool (n_genes,); none of another kind."""
+    if task.kind != "binary":
+        return np.zeros(len(task.genes), dtype=bool)
+    has_label = [np.bincount(task.items[task.labels == label, 0], minlength=len(task.genes)) > 0 for label in (0, 1)]
+    return np.asarray(has_label[0] & has_label[1])
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.errors import BftembedError
-from bftembed.tasks.genes.definition import TEST, TRAIN
+from bftembed.errors import BftembedError, examples
+from bftembed.tasks.genes.definition import TEST, TRAIN, of_both_labels
 from bftembed.tasks.genes.features import summed
 from bftembed.tasks.genes.splits import N_FOLDS, Fold, Plan, both_classes, enough_genes
 
@@ -35,6 +35,8 @@ RARE_TYPE = 75
 def plan_genept(task: GeneTask) -> Plan:
     """Divide a task as the notebooks do; the items keep the order and the repeats of the source.
 
+    A gene in the lists of both classes is an item of each.
+
     A task that brings its split is divided by it, as the notebooks do with GGI.
 
     Raises
@@ -46,6 +48,12 @@ def plan_genept(task: GeneTask) -> Plan:
 
     notes: list[str] = []
     rows = np.arange(len(task))
+    both_labels = of_both_labels(task)
+    if both_labels.any():
+        names = examples(gene for gene, has_both in zip(task.genes, both_labels, strict=True) if has_both)
+        notes.append(
+            f"{int(both_labels.sum())} genes of both classes, once with each label as in the notebook: {names}"
+        )
     if task.kind == "multilabel":
         raise BftembedError(
             f"Task {task.info.name}: the GenePT notebooks have no multilabel task. Use protocol strict."

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bftembed.entities.genes import GeneIndex
+from bftembed.errors import examples
+from bftembed.tasks.genes.definition import of_both_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,3 +70,13 @@ def restricted(task: GeneTask, has_vector: NDArray[np.bool_]) -> GeneTask:
         labels=task.labels[kept],
         split=None if task.split is None else task.split[kept],
     )
+
+
+def unambiguous(task: GeneTask) -> GeneTask:
+    """Return a task without the genes of both labels; a note counts and names them."""
+    both = of_both_labels(task)
+    if not both.any():
+        return task
+    names = examples(sorted(gene for gene, has_both in zip(task.genes, both, strict=True) if has_both))
+    note = f"{int(both.sum())} genes of both classes are left out of both: {names}"
+    return replace(restricted(task, ~both), notes=(*task.notes, note))

@@ -8,6 +8,7 @@ from bftembed.errors import BftembedError, unknown_name
 from bftembed.progress import Progress, silent
 from bftembed.tasks.genes.cache import ScoreCache
 from bftembed.tasks.genes.floors import CEILING, FLOOR
+from bftembed.tasks.genes.matching import unambiguous
 from bftembed.tasks.genes.round import Round
 from bftembed.tasks.genes.setup import CHOICES, PROTOCOLS
 from bftembed.tasks.genes.workers import Workers
@@ -66,7 +67,8 @@ def run(
         for i, task in enumerate(todo):
             for protocol in settings.protocols:
                 progress(i, len(todo), f"{task.info.name}, {protocol}")
-                results += Round(task, protocol, settings, store, workers).results(embeddings)
+                asked = task if protocol == "genept" else unambiguous(task)
+                results += Round(asked, protocol, settings, store, workers).results(embeddings)
     progress(len(todo), len(todo), "")
     return results
 

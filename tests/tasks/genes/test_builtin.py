@@ -16,9 +16,10 @@ from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, UnknownNameError
 from bftembed.tasks.genes import builtin
 from bftembed.tasks.genes.builtin import TASKS, get_task, list_tasks
+from bftembed.tasks.genes.matching import unambiguous
 
 ALL = ("tf-range", "dosage", "no-methy", "lys4", "ggi", "ppi", "gene-type", "tf-vs-other", "kegg")
-AT_HAND = ("dosage", "ggi", "ppi", "gene-type", "tf-vs-other", "kegg")
+AT_HAND = ("tf-range", "dosage", "no-methy", "lys4", "ggi", "ppi", "gene-type", "tf-vs-other", "kegg")
 
 
 @pytest.fixture(scope="session")
@@ -95,18 +96,17 @@ def test_the_card_and_the_arrays_fit_the_kind(real, name):
 
 def test_dosage_is_the_lists_of_the_file_in_their_order(real):
     task = real("dosage")
-    rows = [line.split(",") for line in (SHARED / FILES["dosage-cx0"].path).read_text().splitlines()[1:]]
-    of_file = {yes: [row[0] for row in rows if row[3] == yes] for yes in ("Yes", "")}
-    assert {yes: len(ids) for yes, ids in of_file.items()} == {"Yes": 122, "": 368}
+    rows = [line.split(",") for line in (SHARED / FILES["geneformer-dosage"].path).read_text().splitlines()[1:]]
+    sensitive, insensitive = ([row[i] for row in rows if row[i]] for i in (0, 1))
+    assert (len(sensitive), len(insensitive)) == (122, 368)
     by_ensembl = {record.ensembl_gene_id: s for s in GeneIndex.default() if (record := GeneIndex.default().get(s))}
-    assert named(task, 1) == [by_ensembl[gene] for gene in of_file["Yes"]]
-    assert named(task, 0) == [by_ensembl[gene] for gene in of_file[""] if gene in by_ensembl]
+    assert named(task, 1) == [by_ensembl[gene] for gene in sensitive]
+    assert named(task, 0) == [by_ensembl[gene] for gene in insensitive if gene in by_ensembl]
     assert Counter(task.labels.tolist()) == {1: 122, 0: 365}
     assert task.labels.tolist() == sorted(task.labels.tolist(), reverse=True)
-    assert "dosage-cx0" in task.info.source
+    assert "geneformer-dosage" in task.info.source
     assert "haploinsufficient" in task.label_words
     assert any("3 of 490 Ensembl ids" in note for note in task.notes)
-    assert any("geneformer-dosage is not on this machine" in note for note in task.notes)
 
 
 def test_ggi_is_the_files_of_gene2vec(real):
@@ -260,12 +260,16 @@ def test_bivalent_genes_against_others(put, ensembl, name, others):
     assert others in task.info.source
 
 
-def test_a_gene_that_mapping_puts_into_both_classes_is_left_out_of_both(put, ensembl):
+def test_a_gene_that_mapping_puts_into_both_classes_has_an_item_of_each(put, ensembl):
     put("geneformer-bivalent", f"{ensembl('PAX6')}.3\n{ensembl('SOX2')}\n")
     put("geneformer-lys4-only", f"{ensembl('ACTB')}\n{ensembl('PAX6')}.4\n")
     task = get_task("lys4")
-    assert task.genes == ("SOX2", "ACTB")
-    assert task.notes == ("1 genes of both classes are left out of both: 'PAX6'",)
+    assert task.genes == ("PAX6", "SOX2", "ACTB")
+    assert named(task, 1) == ["PAX6", "SOX2"]
+    assert named(task, 0) == ["ACTB", "PAX6"]
+    clean = unambiguous(task)
+    assert (named(clean, 1), named(clean, 0)) == (["SOX2"], ["ACTB"])
+    assert clean.notes == ("1 genes of both classes are left out of both: 'PAX6'",)
 
 
 def test_the_canonical_dosage_file_is_preferred(put, ensembl):
@@ -280,6 +284,15 @@ def test_the_canonical_dosage_file_is_preferred(put, ensembl):
     assert "geneformer-dosage" in task.info.source
     assert "cx0" not in task.info.source
     assert task.notes == ()
+
+
+def test_the_public_copy_of_the_dosage_file_is_taken_where_it_is_alone(put, ensembl):
+    put("dosage-cx0", f"ensembl_id,gene_name,dosage_insensitive,dosage_sensitive\n{ensembl('PAX6')},A,,Yes\n"
+        f"{ensembl('ZNF2')},B,Yes,\n")  # fmt: skip
+    task = get_task("dosage")
+    assert (named(task, 1), named(task, 0)) == (["PAX6"], ["ZNF2"])
+    assert "dosage-cx0" in task.info.source
+    assert any("geneformer-dosage is not on this machine" in note for note in task.notes)
 
 
 def test_a_gene_type_needs_76_names(put):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import random
 import warnings
 
 import numpy as np
 import pytest
 from gene_toys import card, scores, symbols, vectors
+from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedKFold, train_test_split
@@ -104,6 +108,47 @@ def test_fold_aucs_are_those_of_the_notebook(dtype, seed, scale):
     assert n_absent == 4
     assert "5 zero vectors among mine" in one["note"]
     assert frame["seed"].dropna().unique().tolist() == [2023]
+
+
+def table(path):
+    with gzip.open(path, "rt", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.fixture(scope="module")
+def bag_of_words(shared_data):
+    """Embed the RefSeq summaries by TF-IDF, without the product."""
+    texts = {row["symbol"]: row["summary"] for row in table(shared_data("gene_text/refseq_gene_summary_human.tsv.gz"))}
+    words = TfidfVectorizer(max_features=5000, dtype=np.float32).fit_transform(texts.values())
+    matrix = TruncatedSVD(64, random_state=0).fit_transform(words).astype(np.float32)
+    return dict(zip(texts, matrix, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "n_items", "both"),
+    [("no-methy", "no_methylation_gene_labels", 133, ["FOXP2"]), ("lys4", "lys4_only_gene_labels", 158, [])],
+)
+def test_real_labels_are_scored_as_in_the_notebook(shared_data, bag_of_words, monkeypatch, name, other, n_items, both):
+    symbol = {row["ensembl_gene_id"]: row["symbol"] for row in table(shared_data("id_maps/hgnc_approved.tsv.gz"))}
+    lists = [
+        [symbol[i] for i in shared_data(f"gene_labels/{file}.txt").read_text().split() if i in symbol]
+        for file in ("bivalent_gene_labels", other)
+    ]
+    assert sorted(set(lists[0]) & set(lists[1])) == both
+    expected = notebook_binary(bag_of_words, *lists)
+
+    monkeypatch.setenv("BFTEMBED_DATA", str(shared_data("gene_labels").parent))
+    mine = {"mine": vectors(list(bag_of_words), np.array(list(bag_of_words.values())))}
+    frame = bftembed.bench.genes(mine, name, protocols="genept,strict", seeds=1, floors=False)
+    of = {probe: frame[frame["protocol"] == probe] for probe in ("genept/logistic", "genept/forest", "strict/logistic")}
+    for (protocol, rows), aucs in zip(of.items(), expected, strict=False):
+        assert np.abs(scores(rows, "mine", protocol=protocol) - aucs).max() < 1e-12
+        assert set(rows["n_used"]) == {n_items}
+        assert np.mean(aucs) > 0.6
+    # Protocol strict counts a gene of both labels, and leaves it out.
+    assert set(of["strict/logistic"]["n_used"]) == {len(set(lists[0] + lists[1]) & set(bag_of_words)) - len(both)}
+    for protocol, rows in of.items():
+        assert rows["note"].str.contains("genes of both classes").all() == bool(both), protocol
 
 
 def test_neither_global_generator_is_touched_nor_listened_to():
