@@ -54,7 +54,14 @@ def convert(frame: pd.DataFrame) -> list[Result]:
     for (run, subject, kind, task, protocol, metric, reference), rows in scores.items():
         if reference:
             continue
-        base: dict[str, Any] = {"run": run, "subject": subject, "kind": kind, "task": task, "protocol": protocol, "metric": metric}
+        base: dict[str, Any] = {
+            "run": run,
+            "subject": subject,
+            "kind": kind,
+            "task": task,
+            "protocol": protocol,
+            "metric": metric,
+        }
         ends = {end: [r["value"] for r in rows if r["split"] == end] for end in (_LOW, _HIGH)}
         low, high = (sum(v) / len(v) if v else math.nan for v in ends.values())
         found = []
@@ -78,7 +85,8 @@ def convert(frame: pd.DataFrame) -> list[Result]:
             results += details  # parts without a whole, such as the share of each label
             continue
         summary = whole[0] if whole else over_seeds(seeded)
-        if not math.isnan(low):
+        # Folds share their training parts: Student's t of them is too narrow.
+        if not math.isnan(low) or any(r.split != "all" for r in seeded):
             summary = _replaced(summary, low=low, high=high)
         results += details
         compared = [(name, of) for (*k, name), of in scores.items() if name and tuple(k) == tuple(base.values())]
