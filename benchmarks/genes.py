@@ -4,7 +4,7 @@ Usage: BFTEMBED_DATA=FOLDER python benchmarks/genes.py [--folder runs/genes] [--
 
 ``profiles`` tunes SmolLM2 on RefSeq summaries of other genes, writes profiles of the evaluation genes with the model
 before and after, and encodes everything. ``text`` scores RefSeq summaries and facts of all genes that have them, by
-MiniLM (TF-IDF of the same texts is among the floors). ``model`` scores all sets of texts on the evaluation genes. Every
+MiniLM (TF-IDF of the same texts is among the baselines). ``model`` scores all sets of texts on the evaluation genes. Every
 step goes on where it stopped.
 """
 
@@ -40,7 +40,7 @@ def call(*arguments: object) -> None:
 def evaluation_genes(n: int) -> list[str]:
     """Return the genes of the dosage task and those with the most pairs and pathways."""
     from bftembed.datasets import load
-    from bftembed.tasks.genes.builtin import get_task
+    from bftembed.tasks.genes import get_task
 
     summaries = load("refseq-summaries")
     counts: collections.Counter[str] = collections.Counter()
@@ -101,24 +101,9 @@ def bench(folder: Path, name: str, sets: list[str], encoders: list[str], tasks: 
             source = "dataset:refseq-summaries" if of == "refseq" else folder / of
             texts += ["--texts", f"{of}-{encoder}={source}"]
     out = folder / f"{name}.parquet"
-    figure, report = folder / f"{name}.png", folder / f"{name}.html"
-    call(
-        "bench",
-        "genes",
-        *embeddings,
-        "--jobs",
-        2,
-        "--tasks",
-        tasks,
-        *texts,
-        "--out",
-        out,
-        "--figure",
-        figure,
-        "--report",
-        report,
-        *more,
-    )
+    call("bench", "genes", *embeddings, "--jobs", 2, "--tasks", tasks, *texts, "--out", out, *more)
+    for suffix in (".png", ".html"):
+        call("report", out, "--out", out.with_suffix(suffix))
 
 
 def text(folder: Path) -> None:
@@ -134,16 +119,15 @@ def model(folder: Path) -> None:
 
 
 def record(folder: Path, out: Path) -> None:
-    """Write the summaries of the tables that are there as one JSON."""
+    """Write the scores over all folds and seeds of the tables that are there as one JSON."""
     from bftembed.demo.record import versions
-    from bftembed.reports.genes import gene_summary
-    from bftembed.results import read_results
+    from bftembed.tasks.base import read_results
 
     found: dict[str, Any] = {"environment": versions()}
     for name in ("genes-dosage", "genes-text", "genes-pairs", "genes-model"):
         if (folder / f"{name}.parquet").exists():
-            table = gene_summary(read_results([folder / f"{name}.parquet"]))
-            table = table.drop(columns=["note"]).round(4)
+            table = read_results(folder / f"{name}.parquet")
+            table = table[table["seed"].isna()].drop(columns=["note", "seed"]).round(4)
             found[name] = json.loads(table.to_json(orient="records"))
     out.write_text(json.dumps(found, indent=1) + "\n")
 
