@@ -4,7 +4,7 @@ Usage: BFTEMBED_DATA=FOLDER python benchmarks/genes.py [--folder runs/genes] [--
 
 ``profiles`` tunes SmolLM2 on RefSeq summaries of other genes, writes profiles of the evaluation genes with the model
 before and after, and encodes everything. ``text`` scores RefSeq summaries and facts of all genes that have them, by
-MiniLM (TF-IDF of the same texts is among the floors). ``model`` scores all sets of texts on the evaluation genes. Every
+MiniLM (TF-IDF of the same texts is among the baselines). ``model`` scores all sets of texts on the evaluation genes. Every
 step goes on where it stopped.
 """
 
@@ -40,7 +40,7 @@ def call(*arguments: object) -> None:
 def evaluation_genes(n: int) -> list[str]:
     """Return the genes of the dosage task and those with the most pairs and pathways."""
     from bftembed.datasets import load
-    from bftembed.tasks.genes.builtin import get_task
+    from bftembed.tasks.genes import get_task
 
     summaries = load("refseq-summaries")
     counts: collections.Counter[str] = collections.Counter()
@@ -73,7 +73,7 @@ def profiles(folder: Path, n: int) -> None:
     call("tune", folder / "tune.yaml")
     writers = {"base": SMOLLM2, "tuned": f"transformers:{folder / 'tuned' / 'model'}"}
     for name, spec in writers.items():
-        call("profiles", "generate", names, "--generator", f"{spec},max_new_tokens=40", "--out", folder / name)
+        call("profiles", "generate", names, "--generator", spec, "--max-new-tokens", 40, "--out", folder / name)
     call("profiles", "generate", coding, "--generator", "facts", "--out", folder / "facts")
     for name in (*writers, "facts"):
         for encoder, spec in (("MiniLM", f"{MINILM},dtype=bf16"), ("TF-IDF", "tfidf:dim=256")):
@@ -101,25 +101,13 @@ def bench(folder: Path, name: str, sets: list[str], encoders: list[str], tasks: 
             source = "dataset:refseq-summaries" if of == "refseq" else folder / of
             texts += ["--texts", f"{of}-{encoder}={source}"]
     out = folder / f"{name}.parquet"
-    figure = folder / f"{name}.png"
-    call(
-        "bench",
-        "genes",
-        *embeddings,
-        "--tasks",
-        tasks,
-        *texts,
-        "--out",
-        out,
-        "--figure",
-        figure,
-        *more,
-    )
-    call("report", out, "--out", folder / f"{name}.html")
+    call("bench", "genes", *embeddings, "--jobs", 2, "--tasks", tasks, *texts, "--out", out, *more)
+    for suffix in (".png", ".html"):
+        call("report", out, "--out", out.with_suffix(suffix))
 
 
 def text(folder: Path) -> None:
-    sets, both = ["refseq", "facts"], ("--protocols", "strict,genept")
+    sets, both = ["refseq", "facts"], ("--protocol", "strict,genept")
     bench(folder, "genes-dosage", sets, ["MiniLM", "TF-IDF"], "dosage", *both)
     bench(folder, "genes-text", sets, ["MiniLM"], "tf-vs-other,gene-type,kegg", "--no-own")
     bench(folder, "genes-pairs", sets, ["MiniLM"], "ggi,ppi", *both, "--no-own")
@@ -131,17 +119,15 @@ def model(folder: Path) -> None:
 
 
 def record(folder: Path, out: Path) -> None:
-    """Write the summaries of the tables that are there as one JSON."""
-    from bftembed.results import read_results
-
+    """Write the scores over all folds and seeds of the tables that are there as one JSON."""
     from bftembed.report.manifest import versions
-    from bftembed.reports.genes import gene_summary
+    from bftembed.tasks.base import read_results
 
     found: dict[str, Any] = {"environment": versions()}
     for name in ("genes-dosage", "genes-text", "genes-pairs", "genes-model"):
         if (folder / f"{name}.parquet").exists():
-            table = gene_summary(read_results([folder / f"{name}.parquet"]))
-            table = table.drop(columns=["note"]).round(4)
+            table = read_results(folder / f"{name}.parquet")
+            table = table[table["seed"].isna()].drop(columns=["note", "seed"]).round(4)
             found[name] = json.loads(table.to_json(orient="records"))
     out.write_text(json.dumps(found, indent=1) + "\n")
 

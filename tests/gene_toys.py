@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from bftembed.tasks.info import TaskInfo
 
 from bftembed.embeddings import GeneVectors
-from bftembed.tasks.genes.definition import pair_task, single_task
+from bftembed.tasks.base import TaskInfo
+from bftembed.tasks.genes import make_task
 
 
 def card(name="toy"):
@@ -26,13 +26,16 @@ def vectors(genes, matrix, source="memory"):
     return GeneVectors(tuple(genes), np.asarray(matrix), source, "npz", {})
 
 
+def pair_task(info, pairs, labels, **options):
+    return make_task(info, "pairs", pairs, labels, **options)
+
+
 def binary(n=60, n_positive=None, seed=0, name="toy", **options):
     """Return a binary task of n genes in random order, and its labels."""
     labels = np.zeros(n, np.int64)
     labels[: n // 2 if n_positive is None else n_positive] = 1
     labels = np.random.default_rng(seed).permutation(labels)
-    genes = symbols(n, seed)
-    return single_task(card(name), "binary", genes, labels, **options), labels
+    return make_task(card(name), "binary", symbols(n, seed), labels, **options), labels
 
 
 def signal(labels, strength=1.0, d=8, seed=0, dtype=np.float32):
@@ -52,25 +55,24 @@ def random_pairs(n_genes=60, n_pairs=300, seed=0, name="toy pairs", **options):
     return pair_task(card(name), pairs, np.ones(n_pairs, np.int64), **options)
 
 
-def scores(frame, embedding, metric="roc_auc", run="shared", protocol=None):
-    """Return the values of the folds of an embedding, in the order of seeds and folds."""
-    chosen = frame[(frame["embedding"] == embedding) & (frame["metric"] == metric) & (frame["run"] == run)]
-    if protocol is not None:
-        chosen = chosen[chosen["protocol"] == protocol]
-    folds = chosen[chosen["split"].str.startswith("fold")]
-    assert folds["protocol"].nunique() == 1, sorted(set(folds["protocol"]))
-    return folds.sort_values(["seed", "split"])["value"].to_numpy()
+def rows_of(frame, subject, kind="subject", metric="roc_auc", run="shared", protocol=None):
+    """Return the rows of one score."""
+    chosen = {"subject": subject, "kind": kind, "metric": metric, "run": run}
+    chosen |= {} if protocol is None else {"protocol": protocol}
+    for column, value in chosen.items():
+        frame = frame[frame[column] == value]
+    assert frame["protocol"].nunique() == 1, chosen
+    return frame
 
 
-def end(frame, embedding, which, metric="roc_auc", run="shared", protocol=None):
-    """Return the value of a row that is not of a fold: ``all``, ``ci95-low`` or ``ci95-high``."""
-    chosen = frame[
-        (frame["embedding"] == embedding)
-        & (frame["metric"] == metric)
-        & (frame["run"] == run)
-        & (frame["split"] == which)
-    ]
-    if protocol is not None:
-        chosen = chosen[chosen["protocol"] == protocol]
-    assert len(chosen) == 1, chosen
-    return float(chosen["value"].iloc[0])
+def scores(frame, subject, kind="subject", **where):
+    """Return the values of the folds, in the order of seeds and folds."""
+    rows = rows_of(frame, subject, kind, **where)
+    return rows[rows["seed"].notna()].sort_values(["seed", "split"])["value"].to_numpy()
+
+
+def mean(frame, subject, kind="subject", **where):
+    """Return the row over all folds and seeds."""
+    rows = rows_of(frame, subject, kind, **where)
+    (row,) = rows[rows["seed"].isna()].to_dict("records")
+    return row

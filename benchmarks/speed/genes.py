@@ -2,7 +2,7 @@
 
 Usage: BFTEMBED_DATA=FOLDER python benchmarks/speed/genes.py [--parts tasks genept again]
 
-``tasks``: every task at hand, protocol strict, 5 seeds, all floors, two processes, nothing cached. ``genept``: the
+``tasks``: every task at hand, protocol strict, 5 seeds, all baselines, two processes, nothing cached. ``genept``: the
 263,016 training pairs of GGI by the notebooks' steps, on vectors of every gene, in a process of its own with its peak
 memory. ``again``: the dosage task with one more embedding, and what was computed anew. Vectors are Gaussian with a part
 that depends on the labels, so that fits take as long as on real ones.
@@ -38,7 +38,7 @@ def vectors(genes: list[str], dim: int = DIM, seed: int = 0) -> Any:
 def tasks(folder: Path) -> dict[str, Any]:
     from bftembed import bench
     from bftembed.datasets import load
-    from bftembed.tasks.genes.builtin import list_tasks
+    from bftembed.tasks.genes import list_tasks
 
     texts = load("refseq-summaries")
     one = vectors(sorted(texts))
@@ -59,15 +59,15 @@ def ggi(path: str) -> dict[str, Any]:
 
     one = GeneEmbeddings.load(path)
     started = time.monotonic()
-    frame = bench.genes({"one": one}, "ggi", protocols="genept", floors=False)
+    frame = bench.genes({"one": one}, "ggi", protocols="genept", baselines=False)
     seconds = time.monotonic() - started
-    assert frame["n_used"].max() > 280_000
+    assert frame["n"].max() > 280_000
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
     return {"seconds": round(seconds, 1), "peak_mb": int(line.split()[1]) // 1024}
 
 
 def genept(folder: Path) -> dict[str, Any]:
-    from bftembed.tasks.genes.builtin import get_task
+    from bftembed.tasks.genes import get_task
 
     path = folder / "all.safetensors"
     vectors(list(get_task("ggi").genes)).save(path)
@@ -77,7 +77,7 @@ def genept(folder: Path) -> dict[str, Any]:
 
 def again(folder: Path) -> dict[str, Any]:
     from bftembed import bench
-    from bftembed.tasks.genes.builtin import get_task
+    from bftembed.tasks.genes import get_task
 
     genes = list(get_task("dosage").genes)
     first, second = vectors(genes), vectors(genes, seed=1)

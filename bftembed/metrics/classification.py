@@ -1,4 +1,4 @@
-"""Scores of a classifier, and their bootstrap over the units that were drawn. Arrays in, arrays or floats out."""
+"""Scores of a classifier, with weights of the items."""
 
 from __future__ import annotations
 
@@ -91,33 +91,6 @@ def _by_pairs(positive: NDArray[np.bool_], scores: NDArray[Any], weights: NDArra
     pairs = ones * (weights.sum(axis=1, dtype=np.float64) - ones)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(pairs > 0, sums / pairs, np.nan)
-
-
-def bootstrap_counts(n_units: int, n_replicates: int, seed: int) -> NDArray[np.uint16]:
-    """Return how often each unit is drawn in each replicate, uint16 (n_replicates, n_units); rows sum to n_units.
-
-    Raises
-    ------
-    ValueError
-        When there is no unit or no replicate.
-    """
-    if n_units < 1 or n_replicates < 1:
-        raise ValueError(f"A bootstrap needs units and replicates, got {n_units} and {n_replicates}.")
-    draw = np.random.default_rng(seed)
-    counts = np.empty((n_replicates, n_units), dtype=np.uint16)
-    for row in counts:
-        row[:] = np.bincount(draw.integers(n_units, size=n_units), minlength=n_units)
-    return counts
-
-
-def percentile_interval(replicates: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Return the ends of the percentile interval of bootstrap `replicates`, (n,); NaN without a finite one."""
-    values = np.asarray(replicates, dtype=float)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return np.nan, np.nan
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -81,7 +81,8 @@ def convert(frame: pd.DataFrame, result: Callable[..., Any], over_seeds: Callabl
             results += details  # parts without a whole, such as the share of each label
             continue
         summary = whole[0] if whole else over_seeds(seeded)
-        if not math.isnan(low):
+        # Folds share their training parts: Student's t of them is too narrow.
+        if not math.isnan(low) or any(r.split != "all" for r in seeded):
             summary = _replaced(summary, low=low, high=high)
         results += details
         compared = [(name, of) for (*k, name), of in scores.items() if name and tuple(k) == tuple(base.values())]

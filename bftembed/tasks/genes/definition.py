@@ -1,52 +1,59 @@
-"""What a gene-level task is: genes or pairs of genes, their labels, and where these come from."""
+"""Gene-level tasks: genes or pairs of genes with their labels, from arrays or from a folder of three files."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import AliasChoices, Field
 
-from bftembed.errors import BftembedError, examples
+from bftembed.config.base import Strict, yaml_keys
+from bftembed.config.loading import check_config
+from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.tasks.base import TaskInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import os
+    from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
-
-    from bftembed.tasks.info import TaskInfo
 
 #: One label of two; one label of several; any number of labels; one label of two for two genes together.
 KINDS = ("binary", "multiclass", "multilabel", "pairs")
-TRAIN, TEST, UNUSED = "train", "test", "unused"
+TRAIN, TEST, UNUSED = SPLITS = ("train", "test", "unused")
+BINARY_LABELS = ("negative", "positive")
+_NUMBER_OF = dict.fromkeys(("1", "1.0", "true", "yes"), "1") | dict.fromkeys(("0", "0.0", "false", "no"), "0")
+_SYMBOL_COLUMNS = ("symbol", "symbol_a", "symbol_b")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GeneTask:
-    """Items (genes, or pairs of genes) and their labels. Made by `single_task` and `pair_task`, which check.
+    """Items (genes, or pairs of genes) and their labels; made by `make_task` and `load_task`.
 
     Attributes
     ----------
     info
-        The card: name, source, licence …
+        The card: name, source, license …
     kind
         One of `KINDS`.
     genes
         Names of the genes, each once, as the source spells them; approved symbols where the source had identifiers.
     items
-        int64 (n, 1), or (n, 2) for pairs: positions in `genes`, in the order of the source. Repeats are kept: a
-        protocol says what it does with them.
+        int64 (n, 1), or (n, 2) for pairs: positions in `genes`, in the order of the source, repeats included.
     labels
         int64 (n,): 0 or 1; for multiclass the position in `label_names`. bool (n, n_labels) for multilabel.
     label_names
-        Names of the labels: ``("negative", "positive")`` unless the source has others.
+        Names of the labels.
     split
-        For each item ``"train"``, ``"test"`` or ``"unused"``, where the source divides them; None else.
+        ``"train"``, ``"test"`` or ``"unused"`` for each item, (n,); None where the source does not divide them.
     negatives
-        For pairs, what protocol ``strict`` takes for negatives: ``"degree-matched"`` (drawn anew) or ``"given"``.
+        Negative pairs under protocol ``strict``: ``"degree-matched"`` (sampled) or ``"given"``.
     label_words
-        Words that state the label when they stand in a text about the gene, for the leak check.
+        Words that state the label when they occur in a text about the gene.
     notes
         What happened to the data on the way (identifiers that could not be mapped …).
     """
@@ -56,7 +63,7 @@ class GeneTask:
     genes: tuple[str, ...]
     items: NDArray[np.int64]
     labels: NDArray[Any]
-    label_names: tuple[str, ...] = ("negative", "positive")
+    label_names: tuple[str, ...] = BINARY_LABELS
     split: NDArray[Any] | None = None
     negatives: str = "degree-matched"
     label_words: tuple[str, ...] = ()
@@ -68,164 +75,129 @@ class GeneTask:
     def __repr__(self) -> str:
         return f"GeneTask({self.info.name}: {self.kind}, {len(self)} items of {len(self.genes)} genes)"
 
+    def restricted(self, genes: NDArray[np.bool_]) -> GeneTask:
+        """Return the items all of whose genes are in a mask, bool (n_genes,), with the genes renumbered."""
+        kept = genes[self.items].all(axis=1)
+        used = np.zeros(len(self.genes), dtype=bool)
+        used[self.items[kept]] = True
+        return replace(
+            self,
+            genes=tuple(g for g, u in zip(self.genes, used, strict=True) if u),
+            items=(np.cumsum(used) - 1)[self.items[kept]],
+            labels=self.labels[kept],
+            split=None if self.split is None else self.split[kept],
+        )
 
-def single_task(
+    def of_both_labels(self) -> NDArray[np.bool_]:
+        """Return which genes of a binary task are both negative and positive, bool (n_genes,)."""
+        if self.kind != "binary":
+            return np.zeros(len(self.genes), dtype=bool)
+        n = len(self.genes)
+        negative, positive = (np.bincount(self.items[self.labels == y, 0], minlength=n) > 0 for y in (0, 1))
+        return np.asarray(negative & positive)
+
+    def unambiguous(self) -> GeneTask:
+        """Return the task without the genes of both labels; a note counts and names them."""
+        both = self.of_both_labels()
+        if not both.any():
+            return self
+        names = examples(sorted(gene for gene, has_both in zip(self.genes, both, strict=True) if has_both))
+        note = f"{int(both.sum())} genes of both classes are left out of both: {names}"
+        return replace(self.restricted(~both), notes=(*self.notes, note))
+
+
+def make_task(
     info: TaskInfo,
     kind: str,
-    genes: Sequence[str],
+    items: Sequence[str] | Sequence[tuple[str, str]],
     labels: ArrayLike,
     *,
-    label_names: Sequence[str] = ("negative", "positive"),
-    split: Sequence[str] | None = None,
-    label_words: Sequence[str] = (),
-    notes: Sequence[str] = (),
-    allow_both: bool = False,
-) -> GeneTask:
-    """Make a task of single genes.
-
-    Parameters
-    ----------
-    info
-        The card.
-    kind
-        ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-    genes
-        n names; a name may repeat, with the same label.
-    labels
-        (n,) whole numbers, or (n, n_labels) for multilabel.
-    label_names, split, label_words, notes
-        As in `GeneTask`.
-    allow_both
-        Keep a gene with several labels as one item per label, see `of_both_labels`; an error otherwise.
-
-    Raises
-    ------
-    BftembedError
-        When there are no genes, lengths differ, a label is not among `label_names`, one class is empty, or a gene has
-        two labels. Names the genes.
-    """
-    what = f"Task {info.name}"
-    if kind not in KINDS[:3]:
-        raise BftembedError(f"{what}: the kind {kind!r} is not one of {examples(KINDS[:3])}.")
-    values = np.asarray(labels)
-    names = _names(genes, what)
-    _same_length(names, values, split, what)
-    if kind == "multilabel":
-        if values.ndim != 2 or values.shape[1] != len(label_names):
-            raise BftembedError(
-                f"{what}: labels have shape {values.shape}, expected ({len(names)}, {len(label_names)})."
-            )
-        values = values.astype(bool)
-        if not values.any():
-            raise BftembedError(f"{what}: no gene has any of the {len(label_names)} labels.")
-    else:
-        values = _codes(values, len(label_names), what)
-        _every_class(values, label_names, what)
-    unique, first, position = np.unique(np.array(names, dtype=object), return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")  # in the order of the source
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    items = rank[position.ravel()].reshape(-1, 1)
-    of_first = values[first[order]][items[:, 0]]
-    differ = np.flatnonzero((of_first != values).reshape(len(values), -1).any(axis=1))
-    if len(differ) and not allow_both:
-        both = list(dict.fromkeys(names[i] for i in differ))
-        raise BftembedError(
-            f"{what}: {len(both)} genes have two labels ({examples(both)}). A gene belongs to one class: remove these "
-            "rows from one of them."
-        )
-    return GeneTask(
-        info,
-        kind,
-        tuple(str(x) for x in unique[order]),
-        items.astype(np.int64),
-        values,
-        tuple(label_names),
-        _split(split, what),
-        label_words=tuple(label_words),
-        notes=tuple(notes),
-    )
-
-
-def pair_task(
-    info: TaskInfo,
-    pairs: Sequence[tuple[str, str]],
-    labels: ArrayLike,
-    *,
+    label_names: Sequence[str] = BINARY_LABELS,
     split: Sequence[str] | None = None,
     negatives: str = "degree-matched",
     label_words: Sequence[str] = (),
     notes: Sequence[str] = (),
+    allow_both: bool = False,
 ) -> GeneTask:
-    """Make a task of gene pairs. Order within a pair means nothing.
+    """Make a task from arrays.
 
-    Self-pairs, mirrored, repeated and contradicting pairs are kept here: protocol ``genept`` takes the file as it is,
-    protocol ``strict`` cleans it (`cleaned_pairs`) and counts.
+    Parameters
+    ----------
+    info, label_names, split, negatives, label_words, notes
+        As in `GeneTask`.
+    kind
+        One of `KINDS`.
+    items
+        n names of genes, or n pairs of names, whose order means nothing. Pairs are kept as they are, with repeats and
+        pairs of both labels: protocol ``strict`` cleans and counts them (`cleaned_pairs`).
+    labels
+        (n,) integers, or (n, n_labels) for multilabel.
+    allow_both
+        Keep a gene with several labels as one item per label, see `GeneTask.of_both_labels`; an error otherwise.
 
     Raises
     ------
     BftembedError
-        When there are no pairs, lengths differ, a label is not 0 or 1, there is no positive pair, `negatives` is not
-        known, or ``"given"`` though there are none.
+        For lengths that differ, a label that is not among `label_names`, a class without an item, and a gene of two
+        classes.
     """
-    what = f"Task {info.name}"
-    if negatives not in ("degree-matched", "given"):
-        raise BftembedError(f"{what}: negatives are 'degree-matched' or 'given', not {negatives!r}.")
-    if not len(pairs):
-        raise BftembedError(f"{what} has no pairs.")
-    names = _names([g for pair in pairs for g in pair], what)
-    values = np.asarray(labels)
-    _same_length(pairs, values, split, what)
-    values = _codes(values, 2, what)
-    if not (values == 1).any():
-        raise BftembedError(f"{what} has no positive pair.")
-    if negatives == "given" and not (values == 0).any():
-        raise BftembedError(f"{what} takes its negatives as given, but has none (label 0).")
-    row = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    items = np.array([row[name] for name in names], dtype=np.int64).reshape(-1, 2)
+    import pandas as pd
+
+    what, values = f"Task {info.name}", np.asarray(labels)
+    width = 2 if kind == "pairs" else 1
+    names = [str(name).strip() for item in items for name in ([item] if isinstance(item, str) else item)]
+    if not names or "" in names:
+        raise BftembedError(f"{what}: {names.count('')} of {len(names)} gene names are empty.")
+    if len(names) != width * len(values) or (split is not None and len(split) != len(values)):
+        raise BftembedError(f"{what}: items, labels and split differ in length.")
+    if kind == "multilabel":
+        if values.ndim != 2 or values.shape[1] != len(label_names):
+            raise BftembedError(f"{what}: labels have shape {values.shape}, expected (n, {len(label_names)}).")
+        values = values.astype(bool)
+        empty = [] if values.any() else list(label_names)
+    else:
+        if values.ndim != 1 or values.dtype.kind not in "iub" or not np.isin(values, range(len(label_names))).all():
+            raise BftembedError(f"{what}: labels are not integers from 0 to {len(label_names) - 1}, (n,).")
+        values = values.astype(np.int64)
+        empty = [name for i, name in enumerate(label_names) if not (values == i).any()]
+        if kind == "pairs" and negatives != "given":
+            empty = [name for name in empty if name == label_names[1]]
+    if empty:
+        raise BftembedError(f"{what}: no item has the label {examples(empty)}.")
+    codes, unique = pd.factorize(np.array(names, dtype=object))  # in the order of the source
+    rows = codes.astype(np.int64).reshape(-1, width)
+    if kind != "pairs" and not allow_both:
+        differ = values[np.unique(codes, return_index=True)[1]][codes] != values
+        if differ.any():
+            both = dict.fromkeys(names[i] for i in np.flatnonzero(differ.reshape(len(codes), -1).any(axis=1)))
+            raise BftembedError(f"{what}: {len(both)} genes have two labels ({examples(both)}); a gene has one class.")
     return GeneTask(
         info,
-        "pairs",
-        tuple(row),
-        items,
+        kind,
+        tuple(unique),
+        rows,
         values,
-        split=_split(split, what),
-        negatives=negatives,
-        label_words=tuple(label_words),
-        notes=tuple(notes),
+        tuple(label_names),
+        _checked_split(split, what),
+        negatives,
+        tuple(label_words),
+        tuple(notes),
     )
 
 
-def of_both_labels(task: GeneTask) -> NDArray[np.bool_]:
-    """Return which genes of a binary task are both negative and positive, bool (n_genes,); none of another kind."""
-    if task.kind != "binary":
-        return np.zeros(len(task.genes), dtype=bool)
-    has_label = [np.bincount(task.items[task.labels == label, 0], minlength=len(task.genes)) > 0 for label in (0, 1)]
-    return np.asarray(has_label[0] & has_label[1])
+def _checked_split(split: Sequence[str] | None, what: str) -> NDArray[Any] | None:
+    if split is not None and not {TRAIN, TEST} <= set(split) <= set(SPLITS):
+        raise BftembedError(f"{what}: the split holds {examples(sorted(set(split)))}, expected {examples(SPLITS)}.")
+    return None if split is None else np.array(split, dtype=object)
 
 
-@dataclass(frozen=True)
-class CleanPairs:
-    """Pairs of a task, each once, and what was left out.
+def cleaned_pairs(
+    items: NDArray[np.int64], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """Return each pair once, without self-pairs and pairs of both labels.
 
-    Attributes
-    ----------
-    items
-        int64 (n, 2), the smaller position first, sorted.
-    labels
-        int64 (n,).
-    left_out
-        Reason → number of pairs: ``"self-pairs"``, ``"repeats"`` (mirrored ones too), ``"contradicting"`` (all of a
-        pair with both labels).
+    From int64 (n, 2) and (n,), the same, sorted and with the smaller position first, and counts of what was left out.
     """
-
-    items: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    left_out: Mapping[str, int]
-
-
-def cleaned_pairs(items: NDArray[np.int64], labels: NDArray[np.int64]) -> CleanPairs:
-    """Return every pair once, without self-pairs and pairs of both labels; all that is left out is counted."""
     selves = items[:, 0] == items[:, 1]
     pairs, values = np.sort(items[~selves], axis=1), labels[~selves]
     unique, position, times = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
@@ -236,55 +208,162 @@ def cleaned_pairs(items: NDArray[np.int64], labels: NDArray[np.int64]) -> CleanP
         "repeats": int((times[~mixed] - 1).sum()),
         "contradicting": int(times[mixed].sum()),
     }
-    return CleanPairs(
-        unique[~mixed].astype(np.int64),
-        (ones[~mixed] > 0).astype(np.int64),
-        {reason: n for reason, n in left_out.items() if n},
+    told = [f"{n} {reason} left out" for reason, n in left_out.items() if n]
+    return unique[~mixed].astype(np.int64), (ones[~mixed] > 0).astype(np.int64), told
+
+
+class TaskCard(Strict):
+    """The keys of ``task.yaml``."""
+
+    #: As in the column ``task`` of the results.
+    name: str = Field(min_length=1, max_length=100)
+    kind: Literal["binary", "multiclass", "multilabel", "pairs"]
+    source: str = ""
+    license: str = Field(default="not stated", validation_alias=AliasChoices("license", "licence"))
+    citation: str = ""
+    #: ``"given"``: the column ``split`` of the entities; ``"random"``: by the protocol. Default: given where it exists.
+    split: Literal["random", "given"] | None = None
+    #: Negative pairs under protocol ``strict``: ``"degree-matched"`` (sampled) or ``"given"``.
+    negatives: Literal["degree-matched", "given"] | None = None
+    #: Binary and pairs: value of the column ``label`` that is the positive class. Default: 1, true or yes.
+    positive: str | bool | int | float | None = None
+    #: Words that state the label when they occur in a text about the gene.
+    label_words: list[str] = Field(default_factory=list)
+    #: To be raised when the data change.
+    version: int = Field(default=1, ge=1)
+
+
+def load_task(folder: str | os.PathLike[str]) -> GeneTask:
+    """Read a task from a folder.
+
+    Parameters
+    ----------
+    folder
+        Holds ``task.yaml`` (the keys of `TaskCard`; ``name`` and ``kind`` at least), ``entities.csv`` and
+        ``outcomes.csv`` (or ``.tsv``) with a header, row by row the same items. The entities have a column ``symbol``,
+        for pairs ``symbol_a`` and ``symbol_b``, and may have a column ``split`` (``train``, ``test``, ``unused``).
+        The outcomes have a column ``label``; for a multilabel task each column is a label, 0 or 1. Symbols repeated in
+        the outcomes must equal those of the entities.
+
+    Raises
+    ------
+    BftembedError
+        For a missing file or column, tables whose rows do not correspond, an unknown label, a class without a gene and
+        a gene of two classes.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise BftembedError(f"{path} is not a folder. A task is a folder with task.yaml, entities.csv, outcomes.csv.")
+    file = _file(path, "task.yaml", "task.yml")
+    keys = yaml_keys(
+        file.read_text("utf-8-sig", "replace"),
+        where=str(file),
+        expected="lines such as 'name: my task', 'kind: binary'",
     )
+    card: TaskCard = check_config(TaskCard, keys, where=str(file))
+    entities, outcomes = (_table(_file(path, f"{name}.csv", f"{name}.tsv")) for name in ("entities", "outcomes"))
+    columns = _SYMBOL_COLUMNS[1:] if card.kind == "pairs" else _SYMBOL_COLUMNS[:1]
+    symbols = [_column(entities, name, path, "entities") for name in columns]
+    if len(entities) != len(outcomes):
+        raise BftembedError(f"{path}: entities have {len(entities)} rows, outcomes {len(outcomes)}.")
+    for name, values in zip(columns, symbols, strict=True):
+        if name in outcomes and (outcomes[name] != values).any():
+            raise BftembedError(f"{path}: {name} differs between entities and outcomes; put both into one order.")
+    given = card.split == "given" or (card.split is None and "split" in entities)
+    labels, label_names = _labels(card, outcomes, path)
+    notes = [f"Cite: {card.citation}"] if card.citation else []
+    if card.kind == "pairs" and card.negatives is None and not labels.all():
+        notes.append(
+            f"protocol strict samples its own negatives in place of the {int((labels == 0).sum())} given ones; to keep "
+            "these, write 'negatives: given' in task.yaml"
+        )
+    kind, source = "pairs" if card.kind == "pairs" else "genes", card.source or f"folder {path.resolve().name}"
+    rule = "as given by the column 'split'" if given else "by the protocol, at random"
+    info = TaskInfo(card.name, kind, source, card.license, rule, "roc_auc", "higher", card.version)
+    items = list(zip(*symbols, strict=True)) if card.kind == "pairs" else symbols[0].tolist()
+    try:
+        return make_task(
+            info,
+            card.kind,
+            items,
+            labels,
+            label_names=label_names,
+            split=_column(entities, "split", path, "entities").tolist() if given else None,
+            negatives=card.negatives or "degree-matched",
+            label_words=[word.strip() for word in card.label_words if word.strip()],
+            notes=notes,
+        )
+    except BftembedError as err:
+        raise BftembedError(f"{path}: {err}") from err
 
 
-def _names(genes: Sequence[str], what: str) -> list[str]:
-    if not len(genes):
-        raise BftembedError(f"{what} has no genes.")
-    names = [str(g).strip() for g in genes]
-    empty = [i for i, name in enumerate(names) if not name]
-    if empty:
-        raise BftembedError(f"{what}: {len(empty)} gene names are empty, the first in row {empty[0] + 1}.")
-    return names
+def _file(folder: Path, *names: str) -> Path:
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) != 1:
+        raise BftembedError(
+            f"{folder} needs one of {examples(names)}, found {examples(f.name for f in found) or 'none'}."
+        )
+    return found[0]
 
 
-def _same_length(genes: Sequence[Any], labels: NDArray[Any], split: Sequence[str] | None, what: str) -> None:
-    if len(labels) != len(genes):
-        raise BftembedError(f"{what}: {len(genes)} rows of genes, but {len(labels)} labels. They must be one to one.")
-    if split is not None and len(split) != len(genes):
-        raise BftembedError(f"{what}: {len(genes)} rows of genes, but {len(split)} of the split.")
+def _table(path: Path) -> pd.DataFrame:
+    """Return a CSV or TSV file as columns of text, in which a gene called NA is a gene."""
+    import pandas as pd
+
+    try:
+        text = path.read_text("utf-8-sig").rstrip()
+        header = text.partition("\n")[0]
+        frame = pd.read_csv(
+            io.StringIO(text),
+            sep=max(",\t;", key=header.count),
+            dtype=str,
+            na_filter=False,
+            skip_blank_lines=False,  # a skipped line would shift one table against the other
+        )
+    except ValueError as err:  # of pandas and the decoder
+        raise BftembedError(f"{path} cannot be read as a table of UTF-8 text ({err}).") from err
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise BftembedError(f"{path}: the rows have more cells than the header.")
+    return frame.rename(columns=str.strip).apply(lambda column: column.str.strip())
 
 
-def _codes(labels: NDArray[Any], n_classes: int, what: str) -> NDArray[np.int64]:
-    if labels.ndim != 1 or labels.dtype.kind not in "iub":
-        raise BftembedError(f"{what}: labels are {labels.dtype} of shape {labels.shape}; expected whole numbers, (n,).")
-    values = labels.astype(np.int64)
-    wrong = values[(values < 0) | (values >= n_classes)]
-    if len(wrong):
-        raise BftembedError(f"{what}: the label {wrong[0]} is not one of 0 to {n_classes - 1} ({len(wrong)} rows).")
+def _column(table: pd.DataFrame, name: str, path: Path, file: str) -> NDArray[Any]:
+    if name not in table:
+        raise unknown_name("column", name, table.columns, where=f"{path}, {file}")
+    values = table[name].to_numpy()
+    if "" in values:
+        raise BftembedError(f"{path}: the column {name!r} of {file} is empty in row {values.tolist().index('') + 1}.")
     return values
 
 
-def _every_class(values: NDArray[np.int64], label_names: Sequence[str], what: str) -> None:
-    counts = Counter(values.tolist())
-    empty = [name for i, name in enumerate(label_names) if not counts[i]]
-    if empty:
-        raise BftembedError(f"{what}: no gene has the label {examples(empty)}. A task needs every class that it names.")
+def _labels(card: TaskCard, outcomes: pd.DataFrame, path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
+    if card.kind == "multilabel":
+        names = [name for name in outcomes if name not in _SYMBOL_COLUMNS]
+        columns = [_column(outcomes, name, path, "outcomes") for name in names]
+        if not names:
+            raise BftembedError(f"{path}: outcomes have no column of a label.")
+        return np.array([_is_positive(values, None, path)[0] for values in columns], dtype=bool).T, tuple(names)
+    values = _column(outcomes, "label", path, "outcomes")
+    if card.kind == "multiclass":
+        classes, codes = np.unique(values.astype(str), return_inverse=True)
+        if len(classes) == 1:
+            raise BftembedError(f"{path}: each gene has the label {classes[0]!r}; a task needs two classes.")
+        return codes.astype(np.int64), tuple(classes.tolist())
+    codes, both = _is_positive(values, None if card.positive is None else str(card.positive).strip(), path)
+    return codes, BINARY_LABELS if card.kind == "pairs" else both
 
 
-def _split(split: Sequence[str] | None, what: str) -> NDArray[Any] | None:
-    if split is None:
-        return None
-    values = np.array([str(s) for s in split], dtype=object)
-    wrong = sorted(set(values) - {TRAIN, TEST, UNUSED})
-    if wrong:
-        raise BftembedError(f"{what}: the split names {examples(wrong)}; known are 'train', 'test' and 'unused'.")
-    for part in (TRAIN, TEST):
-        if part not in values:
-            raise BftembedError(f"{what}: the split has no {part!r} row.")
-    return values
+def _is_positive(values: NDArray[Any], positive: str | None, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return 1 for the positive label and 0 for the other one, and the names of both."""
+    words = [_NUMBER_OF.get(value.lower(), value) for value in values]
+    wanted = "1" if positive is None else _NUMBER_OF.get(positive.lower(), positive)
+    others = sorted(set(words) - {wanted})
+    if positive is None and set(words) - {"0", "1"}:
+        raise BftembedError(f"{path}: labels {examples(others)}; expected 0 and 1, or the key 'positive' in task.yaml.")
+    if wanted not in words and {wanted, *others} - {"0", "1"}:
+        raise unknown_name("positive label", str(positive), sorted(set(values)), where=str(path))
+    if len(others) > 1:
+        raise BftembedError(f"{path}: labels {examples(others)} beside {positive!r}; expected one. Is it multiclass?")
+    in_words = bool({wanted, *others} - {"0", "1"})
+    names = (others[0] if others else BINARY_LABELS[0], wanted) if in_words else BINARY_LABELS
+    return np.array([word == wanted for word in words], dtype=np.int64), names

@@ -1,129 +1,96 @@
-"""Does a text state the label it is asked for? The share of such texts, and the texts without the words."""
+"""Texts that state the label: their share, the texts without those words, and their vectors."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from bftembed.embeddings import embed_genes
+from bftembed.entities.genes import GeneIndex
+from bftembed.errors import BftembedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from bftembed.embeddings import GeneVectors
+    from bftembed.encoders.base import Encoder
+    from bftembed.progress import Progress
     from bftembed.tasks.genes.definition import GeneTask
 
-MOST_EXAMPLES = 10
 #: Symbols of five characters and more that are words of English too: these count in their own case alone.
 ENGLISH_SYMBOLS = frozenset(
     ["CLOCK", "IMPACT", "LIGHT", "NOTCH", "ORBIT", "RANGE", "SMILE", "STING", "STRAP", "TIMELESS", "TRAIL", "TWEAK"]
 )
 #: Symbols up to this length count in their own case alone: in lower case they are words (was, set, rest).
-SHORT = 4
+MAX_SHORT = 4
 
 _SEPARATORS = r"\s\-_‐-―−"
 _LONG_PART = 8
 _CHAIN = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 _PIECE = re.compile(r"[^\s,;:()\[\]{}\"'“”‘’<>|]+")
 #: Parts of one hyphenated word that may be a symbol together, as in TRA-AGC1-1.
-_MOST_PARTS = 4
+_MAX_PARTS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Leaks:
-    """Where texts state the label.
+    """Where texts state the label; a word gives it away as far as the shares differ between labels."""
 
-    Attributes
-    ----------
-    n_texts
-        Genes of the task that have a text (not blank).
-    leaking
-        bool: for single genes (n_genes,), whether the text of each of ``task.genes`` holds a label word; for pairs
-        (n_items,), whether the text of one gene of the pair names the other.
-    n_checked
-        What could leak: the genes with a text, or the pairs of which at least one gene has a text.
-    share
-        Leaking of `n_checked`, in [0, 1]; 0 where nothing could be checked.
-    share_by_label
-        Label → the share among the items that have it (and could be checked), NaN for a label without any. A word
-        gives the label away as far as these shares differ.
-    examples
-        Up to 10 of (gene, what stands in its text).
-    words
-        Single genes: the label words that were found, those of most texts first. Pairs: empty.
-    """
-
-    n_texts: int
+    #: Of each gene of the task, (n_genes,); of pairs whether the text of one gene names the other, (n_items,).
     leaking: NDArray[np.bool_]
+    #: Genes with a text, or pairs of which at least one gene has a text.
     n_checked: int
-    share: float
+    #: Label → the leaking share of the checked items that have it; NaN for a label without any.
     share_by_label: Mapping[str, float]
-    examples: tuple[tuple[str, str], ...] = ()
+    #: The label words that were found, those of most texts first; of pairs none.
     words: tuple[str, ...] = ()
-
-    @property
-    def n_leaking(self) -> int:
-        """Return how many genes, or pairs, leak."""
-        return int(self.leaking.sum())
 
 
 def find_leaks(task: GeneTask, texts: Mapping[str, str]) -> Leaks:
     """Find the texts that state the label.
 
-    Single genes: one of ``task.label_words`` stands in the text as a word. Case does not matter, nor whether parts are
+    Single genes: one of ``task.label_words`` occurs in the text as a word. Case does not matter, nor whether parts are
     written together, with hyphens or with spaces, nor a plural.
 
-    Pairs: the text of one gene holds the other's symbol as a word, also inside a hyphenated one (``IL6-induced``).
+    Pairs: the text of one gene holds the symbol of the other as a word, also inside a hyphenated one (``IL6-induced``).
     Symbols up to 4 characters and those that are English words (`ENGLISH_SYMBOLS`) count in their own case alone, the
     others in any. Other names of a gene do not count, and a pair of a gene with itself never leaks.
 
-    Parameters
-    ----------
-    task
-        The task; its genes are looked up in `texts` as they are spelt there.
-    texts
-        Gene → text. A gene may be absent.
-
-    Returns
-    -------
-    Leaks
-        What was found. The time is linear in the length of the texts.
+    `texts` maps genes, spelled as in the task, to text.
     """
     has_text = np.array([bool(texts.get(gene, "").strip()) for gene in task.genes], dtype=bool)
-    if task.kind == "pairs":
-        return _pair_leaks(task, texts, has_text)
-    pattern = _label_pattern(task.label_words)
-    leaking = np.zeros(len(task.genes), dtype=bool)
     counts: Counter[str] = Counter()
-    shown: list[tuple[str, str]] = []
-    for i, gene in enumerate(task.genes) if pattern else ():
-        found = list(pattern.finditer(texts.get(gene, ""))) if pattern else []
-        if found:
-            leaking[i] = True
-            counts.update({task.label_words[(match.lastindex or 1) - 1] for match in found})
-            shown.append((gene, found[0].group()))
-    words = tuple(word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
-    return _leaks(task, leaking, has_text, task.items[:, 0], has_text, shown, words)
+    if task.kind == "pairs":
+        leaking, rows = _pair_leaks(task, texts), np.arange(len(task.items))
+        checked = np.asarray(has_text[task.items].any(axis=1))
+    else:
+        pattern = _label_pattern(task.label_words)
+        leaking, checked, rows = np.zeros(len(task.genes), dtype=bool), has_text, task.items[:, 0]
+        for i, gene in enumerate(task.genes) if pattern else ():
+            matches = pattern.finditer(texts.get(gene, "")) if pattern else ()
+            found = {task.label_words[(m.lastindex or 1) - 1] for m in matches}
+            leaking[i] = bool(found)
+            counts.update(found)
+    shares = {}
+    for code, label in enumerate(task.label_names):
+        has_label = task.labels[:, code] if task.kind == "multilabel" else task.labels == code
+        chosen = leaking[rows[has_label & checked[rows]]]
+        shares[label] = float(chosen.mean()) if len(chosen) else float("nan")
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    return Leaks(leaking, int(checked.sum()), shares, tuple(words))
 
 
 def mask_texts(task: GeneTask, texts: Mapping[str, str]) -> dict[str, str]:
-    """Return the texts without what states the label: only those that change.
+    """Return the texts that state the label, without the words that do; such a text may be blank then.
 
-    Single genes: every label word goes. Pairs: the symbols of all other genes of the task go, not of the partners
-    alone, since that would mark the pairs. What goes leaves a space; runs of spaces become one.
-
-    Parameters
-    ----------
-    task, texts
-        As in `find_leaks`, which finds nothing in the texts that this returns.
-
-    Returns
-    -------
-    dict of str to str
-        Gene of the task → its text without the words. May be blank.
+    Single genes: all label words go. Pairs: the symbols of all other genes of the task go, not of the partners alone,
+    since that would mark the pairs. Parameters are those of `find_leaks`, which finds nothing in the returned texts.
     """
     changed: dict[str, str] = {}
     pattern = _label_pattern(task.label_words)
@@ -136,33 +103,66 @@ def mask_texts(task: GeneTask, texts: Mapping[str, str]) -> dict[str, str]:
     return changed
 
 
-def _leaks(
-    task: GeneTask,
-    leaking: NDArray[np.bool_],
-    checked: NDArray[np.bool_],
-    rows: NDArray[np.int64],
-    has_text: NDArray[np.bool_],
-    shown: Sequence[tuple[str, str]],
-    words: tuple[str, ...] = (),
-) -> Leaks:
-    """Count; `leaking` and `checked` have one element per gene or pair, `rows` gives that of every item."""
-    n_checked = int(checked.sum())
-    by_label = {}
-    for code, label in enumerate(task.label_names):
-        has_label = task.labels[:, code] if task.kind == "multilabel" else task.labels == code
-        chosen = leaking[rows[has_label & checked[rows]]]
-        by_label[label] = float(chosen.mean()) if len(chosen) else float("nan")
-    share = float((leaking & checked).sum()) / n_checked if n_checked else 0.0
-    return Leaks(int(has_text.sum()), leaking, n_checked, share, by_label, tuple(shown[:MOST_EXAMPLES]), words)
+def masked_vectors(
+    vectors: GeneVectors, texts: Mapping[str, str], task: GeneTask, encoder: Encoder, progress: Progress
+) -> NDArray[Any] | None:
+    """Return the vectors with the texts that state the label of a task encoded again, without the words that do.
+
+    A row is zero where nothing is left of a text. None where no text states the label, or the provenance of `vectors`
+    names another encoder. TF-IDF, whose axes depend on all its texts, encodes all of them again.
+    """
+    # A task may spell a gene by another of its names.
+    rows = match_rows(task.genes, vectors.ids).tolist()
+    spelled = {gene: vectors.ids[row] for gene, row in zip(task.genes, rows, strict=True) if row >= 0}
+    of_task = {gene: texts[own] for gene, own in spelled.items() if texts.get(own, "").strip()}
+    changed = {spelled[gene]: text for gene, text in mask_texts(task, of_task).items()}
+    if not changed or vectors.provenance.get("encoder", {}).get("name", encoder.spec.name) != encoder.spec.name:
+        return None
+    row_of = {gene: i for i, gene in enumerate(vectors.ids)}
+    if encoder.spec.name == "tfidf":
+        changed = {gene: text for gene, text in texts.items() if gene in row_of and text.strip()} | changed
+    matrix = np.array(vectors.matrix)
+    matrix[[row_of[gene] for gene in changed]] = 0
+    if rest := {gene: text for gene, text in changed.items() if text.strip()}:
+        made = embed_genes(rest, encoder, progress=progress)
+        if made.dim != vectors.dim:
+            raise BftembedError(
+                f"The encoder gives {made.dim} dimensions, the embedding {vectors.source} has {vectors.dim}. Name the "
+                "encoder that made the embedding."
+            )
+        matrix[[row_of[gene] for gene in made.ids]] = made.matrix
+    return matrix
+
+
+def match_rows(genes: Sequence[str], ids: Sequence[str], *, aliases: bool = True) -> NDArray[np.int64]:
+    """Return the row of the vector of each gene, int64 (n_genes,), -1 for none.
+
+    With `aliases` a gene that is not an id is looked up by its approved symbol, and among ids by theirs; ambiguous
+    names are never guessed.
+    """
+    row_of = {name: i for i, name in enumerate(ids)}
+    rows = np.array([row_of.get(gene, -1) for gene in genes], dtype=np.int64)
+    missing = np.flatnonzero(rows < 0).tolist()
+    if not aliases or not missing:
+        return rows
+    index = GeneIndex.default()
+    approved: dict[str, int] = {}
+    for found in index.resolve([i for i in ids if i not in index]):
+        if found.entity and found.entity not in row_of:
+            approved.setdefault(found.entity, row_of[found.name])
+    for position, found in zip(missing, index.resolve([genes[i] for i in missing]), strict=True):
+        if found.entity:
+            rows[position] = row_of.get(found.entity, approved.get(found.entity, -1))
+    return rows
 
 
 def _label_pattern(words: Sequence[str]) -> re.Pattern[str] | None:
     """Return one pattern with a group per word, in the order of `words`; None where no word has a letter or digit."""
-    spelt = [_spelling(word) for word in words]
-    if not any(spelt):
+    spelled = [_spelling(word) for word in words]
+    if not any(spelled):
         return None
     # (?!) matches nowhere: a word of punctuation alone keeps its place among the groups.
-    groups = "|".join(f"({s})" if s else "((?!))" for s in spelt)
+    groups = "|".join(f"({s})" if s else "((?!))" for s in spelled)
     return re.compile(rf"(?<![^\W_])(?:{groups})(?![^\W_])", re.IGNORECASE)
 
 
@@ -196,29 +196,22 @@ def _collapsed(text: str) -> str:
     return re.sub(r"[ \t]{2,}", " ", text).strip()
 
 
-def _pair_leaks(task: GeneTask, texts: Mapping[str, str], has_text: NDArray[np.bool_]) -> Leaks:
+def _pair_leaks(task: GeneTask, texts: Mapping[str, str]) -> NDArray[np.bool_]:
     names = _Names(task.genes)
-    partners: dict[int, set[int]] = {}
-    for a, b in task.items.tolist():
-        partners.setdefault(a, set()).add(b)
-        partners.setdefault(b, set()).add(a)
-    named = {i: names.found(texts.get(task.genes[i], ""), i) & others for i, others in partners.items()}
-    leaking = np.array([b in named[a] or a in named[b] for a, b in task.items.tolist()], dtype=bool)
-    checked = np.asarray(has_text[task.items].any(axis=1), dtype=bool)
-    shown = [(task.genes[i], task.genes[other]) for i in sorted(named) for other in sorted(named[i])[:1]]
-    return _leaks(task, leaking, checked, np.arange(len(task.items)), has_text, shown)
+    named = {i: names.found(texts.get(task.genes[i], ""), i) for i in np.unique(task.items).tolist()}
+    return np.array([b in named[a] or a in named[b] for a, b in task.items.tolist()], dtype=bool)
 
 
 class _Names:
-    """The names of a task's genes, to be found in texts."""
+    """The names of the genes of a task, to be found in texts."""
 
     def __init__(self, genes: Sequence[str]) -> None:
         self._exact = {gene: i for i, gene in enumerate(genes)}
         self._any_case: dict[str, list[int]] = {}
         for i, gene in enumerate(genes):
-            if len(gene) > SHORT and gene.upper() not in ENGLISH_SYMBOLS:
+            if len(gene) > MAX_SHORT and gene.upper() not in ENGLISH_SYMBOLS:
                 self._any_case.setdefault(gene.lower(), []).append(i)
-        # Names with dots, slashes and the like are no chain of letters and hyphens: they are looked for between spaces.
+        # Names with dots, slashes and the like are not chains of letters and hyphens: they are matched between spaces.
         self._odd = any(not _is_chain(gene) for gene in genes)
 
     def found(self, text: str, own: int) -> set[int]:
@@ -227,7 +220,7 @@ class _Names:
         for chain in set(_CHAIN.findall(text)):
             parts = chain.split("-")
             for start in range(len(parts)):
-                for end in range(start + 1, min(start + _MOST_PARTS, len(parts)) + 1):
+                for end in range(start + 1, min(start + _MAX_PARTS, len(parts)) + 1):
                     found.update(self._genes("-".join(parts[start:end])))
         if self._odd:
             for piece in set(_PIECE.findall(text)):
@@ -252,7 +245,7 @@ class _Names:
     def _chain_without(self, chain: str, own: int) -> str:
         parts, kept, start = chain.split("-"), [], 0
         while start < len(parts):
-            for end in range(min(start + _MOST_PARTS, len(parts)), start, -1):
+            for end in range(min(start + _MAX_PARTS, len(parts)), start, -1):
                 # A name that two genes share in other cases goes too, unless it is this gene's alone.
                 if any(i != own for i in self._genes("-".join(parts[start:end]))):
                     kept.append(" ")
@@ -269,4 +262,4 @@ class _Names:
 
 
 def _is_chain(name: str) -> bool:
-    return _CHAIN.fullmatch(name) is not None and name.count("-") < _MOST_PARTS
+    return _CHAIN.fullmatch(name) is not None and name.count("-") < _MAX_PARTS

@@ -1,7 +1,4 @@
-"""What is fitted on the vectors under protocol ``strict``: a probe takes a fold and returns scores of its test items.
-
-scikit-learn fits; here features are scaled and the regularisation is chosen, both inside the training part.
-"""
+"""Features of genes and pairs, and the classifiers (probes) that are fitted to them."""
 
 from __future__ import annotations
 
@@ -11,29 +8,54 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.metrics.classification import roc_auc
-from bftembed.tasks.genes.features import symmetric
+from bftembed.tasks.genes.splits import GENEPT_SEED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from bftembed.tasks.genes.splits import Fold
+    from bftembed.tasks.genes.splits import Fold, Plan
 
 #: Inverse strengths of the L2 penalty, from which a fold's training part chooses one.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 #: Features are divided by their own standard deviation, or all by one number. The first suits features of equal worth;
-#: it makes noise of the last axes of an SVD as large as the first axis, and a floor of such features too low.
+#: it makes noise of the last axes of an SVD as large as the first axis, and a baseline of such features too low.
 SCALINGS = ("each", "common")
 _PENALTIES = tuple(float(a) for a in np.logspace(-1, 5, 7))
 _CHOICES = [(scaling, strength) for scaling in SCALINGS for strength in STRENGTHS]
 # Beyond so many training items one inner division says as much as three.
 _MANY = 5000
 _BATCH = 200
+_BLOCK_ROWS = 8192
+
+
+def summed(vectors: NDArray[Any], items: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the vector of each gene, or the sum of the two of each pair: (n, d), in the dtype of `vectors`."""
+    features = np.take(vectors, items[:, 0], axis=0)
+    if items.shape[1] == 2:
+        for start in range(0, len(items), _BLOCK_ROWS):
+            features[start : start + _BLOCK_ROWS] += vectors[items[start : start + _BLOCK_ROWS, 1]]
+    return features
+
+
+def symmetric(vectors: NDArray[Any], items: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the vector of each gene (n, d), or sum | absolute difference | product of each pair (n, 3 d), float32."""
+    if items.shape[1] == 1:
+        return np.take(vectors, items[:, 0], axis=0).astype(np.float32, copy=False)
+    d = vectors.shape[1]
+    features = np.empty((len(items), 3 * d), np.float32)
+    for start in range(0, len(items), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        one, other = vectors[items[rows, 0]], vectors[items[rows, 1]]
+        features[rows, :d] = one + other
+        features[rows, d : 2 * d] = np.abs(one - other)
+        features[rows, 2 * d :] = one * other
+    return features
 
 
 def logistic(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
-    """Fit a standardised logistic regression and return the log-odds of the test items, float64 (n_test,).
+    """Fit a standardized logistic regression and return the log-odds of the test items, float64 (n_test,).
 
     Scaling (`SCALINGS`) and C (`STRENGTHS`) are those with the highest mean ROC-AUC over inner divisions of the
     training part (three stratified ones; one beyond 5,000 items; for pairs one whose genes do not meet), the first of
@@ -48,7 +70,7 @@ def logistic(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def mlp(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
-    """Fit a network with one hidden layer of 64 on standardised features; probabilities of the test items, (n_test,).
+    """Fit a network with one hidden layer of 64 on standardized features; probabilities of the test items, (n_test,).
 
     It stops when a held-out tenth of the training part has not improved for 10 epochs and 200 steps; with 10 training
     items or fewer, or one of a class, none is held out. Multilabel labels are not taken.
@@ -62,7 +84,7 @@ def mlp(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
         (64,),
         alpha=1e-2,
         early_stopping=hold_out,
-        # Ten epochs of a small task are ten steps: nothing would be learnt.
+        # Ten epochs of a small task are ten steps: nothing would be learned.
         n_iter_no_change=max(10, 200 * _BATCH // len(train)),
         max_iter=200,
         batch_size=min(_BATCH, len(train) * 9 // 10),
@@ -91,6 +113,33 @@ def ridge(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float32]:
         better = model.best_score_ > best
         found[:, better] = model.predict(test).reshape(found.shape)[:, better]
         best = np.maximum(best, model.best_score_)
+    return found
+
+
+def genept_scores(plan: Plan, vectors: NDArray[Any], forest: bool) -> dict[str, list[NDArray[Any]]]:
+    """Fit the classifiers of GenePT's notebooks on each fold, with all defaults of scikit-learn written out.
+
+    Nothing is scaled; vectors are fitted in their dtype. The forest, after the logistic regression of each fold, takes
+    one generator, seeded before the first fold; the notebooks seed the global one. Returns ``"logistic"`` (and
+    ``"forest"``) → for each fold the probability of the positive class; with more than two classes the predicted class.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in ("logistic", "forest")[: 1 + forest]}
+    generator = np.random.RandomState(GENEPT_SEED)
+    for fold in plan.folds:
+        train, test = summed(vectors, fold.train_items), summed(vectors, fold.test_items)
+        for name, scores in found.items():
+            model: Any = LogisticRegression(C=1.0, max_iter=100)
+            if name == "forest":
+                model = RandomForestClassifier(100, random_state=generator)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(train, fold.train_labels)
+            several = len(model.classes_) > 2
+            scores.append(model.predict(test) if several else model.predict_proba(test)[:, 1])
     return found
 
 
@@ -142,10 +191,7 @@ def _regression(features: NDArray[np.float32], labels: NDArray[Any], strength: f
 def _scaled(
     train: NDArray[np.float32], test: NDArray[np.float32], scaling: str = "each"
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return both with the mean of `train` taken off and scaled, so that its variances sum to their number.
-
-    A feature that does not vary becomes zero.
-    """
+    """Return both centered and scaled by `train`, whose variances then sum to their number; constant features are 0."""
     mean = train.mean(axis=0, dtype=np.float64)
     spread = train.std(axis=0, dtype=np.float64)
     varies = spread > 1e-12 * np.maximum(np.abs(mean), 1e-12)

@@ -1,13 +1,15 @@
-"""From the scores of test items to values: one for each fold, and the bootstrap over genes."""
+"""Scores of the test items of a plan to values: one for each fold, their mean and its interval."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.metrics.classification import bootstrap_counts, roc_auc, weighted_roc_auc
+from bftembed.metrics.classification import roc_auc, weighted_roc_auc
+from bftembed.metrics.intervals import bootstrap_counts, percentile_interval, resampled_t_interval
 from bftembed.tasks.genes.splits import N_FOLDS
 
 if TYPE_CHECKING:
@@ -23,32 +25,44 @@ REPLICATES, REPLICATES_MULTILABEL = 1000, 200
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the scores of the test items come to.
+    """The values of one embedding."""
 
-    Attributes
-    ----------
-    metric
-        ``"roc_auc"``, or ``"accuracy"`` of predicted classes.
-    values
-        One for each fold; NaN where there is none.
-    replicated
-        float64 (n,): the mean over folds for n bootstrap samples of the genes; None where there are none.
-    """
-
+    #: ``"roc_auc"``, or ``"accuracy"`` of predicted classes.
     metric: str
+    #: One for each fold; NaN where there is none.
     values: tuple[float, ...]
+    #: The mean over folds for bootstrap samples of the genes, (n,); None where there are none.
     replicated: NDArray[np.float64] | None = None
 
     @property
     def mean(self) -> float:
-        """The mean over the folds that have a value."""
+        """Mean over the folds that have a value."""
         return _mean(self.values)
 
+    def __sub__(self, other: Evaluation) -> Evaluation:
+        values = tuple(a - b for a, b in zip(self.values, other.values, strict=True))
+        paired = self.replicated is not None and other.replicated is not None
+        return Evaluation(self.metric, values, self.replicated - other.replicated if paired else None)  # type: ignore[operator]
 
-def evaluate(plan: Plan, scores: Sequence[NDArray[Any]], n_genes: int = 0, n: int = 0) -> Evaluation:
-    """Return the value of every fold, and `n` bootstrap replicates of their mean (see `replicates`)."""
+    def interval(self) -> tuple[float, float]:
+        """Return the outer ends of two 95 % intervals of the mean: of the scored genes, and of the fits.
+
+        The first is the percentile interval of the bootstrap over genes, whose models are not fitted again; the second
+        the corrected resampled t interval of the folds.
+        """
+        if self.replicated is None:
+            return math.nan, math.nan
+        both = np.array([percentile_interval(self.replicated), resampled_t_interval(self.values, N_FOLDS)])
+        both = both[~np.isnan(both).any(axis=1)]
+        return (float(both[:, 0].min()), float(both[:, 1].max())) if len(both) else (math.nan, math.nan)
+
+
+def evaluate(plan: Plan, scores: Sequence[NDArray[Any]], n_genes: int = 0, n: int | None = 0) -> Evaluation:
+    """Return the value of each fold, and `n` bootstrap replicates of their mean (None: `REPLICATES`)."""
     metric = "accuracy" if scores[0].dtype.kind == "i" else "roc_auc"
     values = tuple(fold_value(fold, s) for fold, s in zip(plan.folds, scores, strict=True))
+    if n is None:
+        n = REPLICATES_MULTILABEL if plan.folds[0].test_labels.ndim == 2 else REPLICATES
     return Evaluation(metric, values, replicates(plan, scores, n_genes, n) if n else None)
 
 
@@ -69,55 +83,40 @@ def replicates(plan: Plan, scores: Sequence[NDArray[Any]], n_genes: int, n: int,
     """Return the mean over folds for n bootstrap samples of the genes, float64 (n,).
 
     Each replicate draws n_genes genes with replacement; an item counts as often as its gene was drawn, a pair as the
-    product of its two (the pigeonhole bootstrap of Owen 2007, which is on the wide side). Every fold of every seed
-    sees the same draw, and so does every embedding with equal `n_genes`, `n` and `seed`: differences of two are paired.
-    Models are not fitted again, so this speaks of the genes that are scored; for the fits see `fit_interval`.
+    product of its two (the pigeonhole bootstrap of Owen 2007, which is on the wide side). All folds, seeds and
+    embeddings with equal `n_genes`, `n` and `seed` see the same draws: differences of two embeddings are paired.
     """
     counts = bootstrap_counts(n_genes, n, seed)
-    total, number = np.zeros(n), np.zeros(n)
+    found = []
     for fold, values in zip(plan.folds, scores, strict=True):
         weights = counts[:, fold.test_items[:, 0]].astype(np.float32)
         if fold.test_items.shape[1] == 2:
             weights *= counts[:, fold.test_items[:, 1]]
-        found = _weighted(fold.test_labels, values, weights)
-        total += np.nan_to_num(found)
-        number += ~np.isnan(found)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(number > 0, total / number, np.nan)
+        found.append(_weighted(fold.test_labels, values, weights))
+    return _mean_of(found)
 
 
 def _weighted(labels: NDArray[Any], scores: NDArray[Any], weights: NDArray[np.float32]) -> NDArray[np.float64]:
     if labels.ndim == 2:
-        total, number = np.zeros(len(weights)), np.zeros(len(weights))
-        for j in range(labels.shape[1]):
-            found = weighted_roc_auc(labels[:, j].astype(np.int8), scores[:, j], weights)
-            total += np.nan_to_num(found)
-            number += ~np.isnan(found)
-        return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+        columns = range(labels.shape[1])
+        return _mean_of([weighted_roc_auc(labels[:, j].astype(np.int8), scores[:, j], weights) for j in columns])
     if scores.dtype.kind == "i":
-        drawn = weights.sum(axis=1, dtype=np.float64)
-        return np.where(drawn > 0, weights @ (scores == labels) / np.maximum(drawn, 1), np.nan)
+        n = weights.sum(axis=1, dtype=np.float64)
+        return np.where(n > 0, weights @ (scores == labels) / np.maximum(n, 1), np.nan)
     return weighted_roc_auc(labels, scores, weights)
 
 
-def fit_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the corrected resampled t interval of the mean over folds (Nadeau and Bengio 2003); NaN for one fold.
-
-    The variance of the fold values, times 1/n + 1/(k - 1) for n values of k-fold divisions: training parts overlap, so
-    the values are not independent. It covers what a bootstrap of the test items leaves out, the chance in the fit.
-    """
-    from scipy.stats import t
-
-    finite = [v for v in values if not np.isnan(v)]
-    if len(finite) < 2:
-        return np.nan, np.nan
-    half = t.ppf((1 + level) / 2, len(finite) - 1) * np.std(finite, ddof=1)
-    half *= np.sqrt(1 / len(finite) + 1 / (N_FOLDS - 1))
-    return float(np.mean(finite) - half), float(np.mean(finite) + half)
+def _mean_of(found: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the mean of arrays without their NaN; NaN where all are."""
+    total, number = np.zeros(len(found[0])), np.zeros(len(found[0]))
+    for values in found:
+        total += np.nan_to_num(values)
+        number += ~np.isnan(values)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def node_propensity(fold: Fold) -> NDArray[np.float64]:
-    """Score test pairs by the labels of the other test pairs of their genes: a ceiling that no embedding sees.
+    """Score test pairs by the labels of the other test pairs of their genes, an upper bound that uses these labels.
 
     The mean label of the other pairs of each gene (the mean of the fold for a gene without others), added for both.
     Where this is near 1, the label is a property of single genes.

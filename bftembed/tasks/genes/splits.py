@@ -1,4 +1,4 @@
-"""How the items of a task are divided for fitting and scoring under protocol ``strict``."""
+"""Division of the items of a gene task into training and test parts: protocols ``strict`` and ``genept``."""
 
 from __future__ import annotations
 
@@ -18,24 +18,18 @@ if TYPE_CHECKING:
     from bftembed.tasks.genes.definition import GeneTask
 
 N_FOLDS = 5
+#: Labels with fewer genes than this, or all but fewer, are left out.
+MIN_GENES = 2 * N_FOLDS
 #: Pairs of a fold beyond these are left out at random, so that a task of a million pairs takes no longer.
-MOST_TRAIN_PAIRS, MOST_TEST_PAIRS = 10_000, 5_000
+MAX_TRAIN_PAIRS, MAX_TEST_PAIRS = 10_000, 5_000
+#: Of GenePT's notebooks: the seed, and the largest gene type that they drop.
+GENEPT_SEED, RARE_TYPE = 2023, 75
 _TRIES, _EXCHANGES = 20, 200
 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """What is fitted and what is scored.
-
-    Attributes
-    ----------
-    seed, fold
-        Which division, and which part of it.
-    train_items, test_items
-        int64 (n, 1) or (n, 2): positions of genes.
-    train_labels, test_labels
-        As in `bftembed.tasks.genes.definition.GeneTask`.
-    """
+    """Items that are fitted and items that are scored, with their labels, as in `GeneTask`."""
 
     seed: int
     fold: int
@@ -47,46 +41,83 @@ class Fold:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All folds of a task, and what was left out on the way.
-
-    Attributes
-    ----------
-    folds
-        The folds, by seed.
-    label_names
-        Of the columns of multilabel labels; those too rare to be scored are gone.
-    n_items
-        Distinct items that are divided (for pairs with drawn negatives: the positive ones).
-    notes
-        What was left out or drawn, for the results.
-    """
+    """All folds of a task, and what was left out or sampled."""
 
     folds: tuple[Fold, ...]
+    #: Of the columns of multilabel labels that are scored.
     label_names: tuple[str, ...]
+    #: Distinct items that are divided; for pairs with sampled negatives, the positive ones.
     n_items: int
     notes: tuple[str, ...]
 
 
-def plan_strict(task: GeneTask, seeds: Iterable[int]) -> Plan:
-    """Divide a task: stratified, shuffled folds of genes; for pairs, folds whose genes do not meet.
+def plan_genept(task: GeneTask) -> Plan:
+    """Divide a task as GenePT's notebooks do; items keep the order and the repeats of the source.
 
-    Single genes, each once: five stratified folds for every seed; one train and test part when the task brings its
-    split. Multiclass labels become one column each; a column with fewer than 10 genes is left out.
-
-    Pairs, each once, no self-pairs, none of both labels: the genes are dealt into five groups for every seed. Fold i is
-    scored on the pairs inside group i, fitted on the pairs outside of it; a pair between is in neither, so no gene is
-    on both sides. Negatives, unless the task's own are wanted, are drawn in each part anew by `matched_negatives`.
+    Single genes: five stratified folds, not shuffled; a gene in the lists of both classes is an item of each. Gene
+    types and pairs: one random split. A task that brings its split is divided by it, as the notebooks do with GGI.
 
     Raises
     ------
     BftembedError
-        When a class has fewer items than folds, a fold has one class only on a side, or the task's split has a gene
-        on both sides. Names the class, the fold, the genes.
+        When a class has fewer items than folds, one side has one class, or the notebooks have no such kind of task.
+    """
+    from sklearn.model_selection import StratifiedKFold, train_test_split
+
+    what, rows, notes = f"Task {task.info.name}", np.arange(len(task)), []
+    if task.kind == "multilabel":
+        raise BftembedError(f"{what}: the GenePT notebooks have no multilabel task. Use protocol strict.")
+    both_labels = task.of_both_labels()
+    if both_labels.any():
+        names = examples(gene for gene, has_both in zip(task.genes, both_labels, strict=True) if has_both)
+        notes.append(
+            f"{int(both_labels.sum())} genes of both classes, once with each label as in the notebook: {names}"
+        )
+    if task.split is not None:
+        train, test = np.flatnonzero(task.split == TRAIN), np.flatnonzero(task.split == TEST)
+        parts = [(train, test)]
+        if unused := len(rows) - len(train) - len(test):
+            notes.append(f"{unused} items that the split leaves unused")
+        if both := len(np.intersect1d(task.items[train], task.items[test])):
+            notes.append(f"{both} genes on both sides of the split")
+    elif task.kind == "binary":
+        _check_classes(task, task.labels)
+        parts = list(StratifiedKFold(N_FOLDS, shuffle=False).split(rows, task.labels))
+    else:
+        if task.kind == "multiclass":
+            often = np.bincount(task.labels, minlength=len(task.label_names)) > RARE_TYPE
+            rows = np.flatnonzero(often[task.labels])
+            notes.append(f"{int(often.sum())} types with more than {RARE_TYPE} genes")
+            if int(often.sum()) < 2:
+                raise BftembedError(f"{what}: fewer than two types have more than {RARE_TYPE} genes.")
+        parts = [tuple(train_test_split(rows, test_size=0.30, random_state=GENEPT_SEED))]
+    folds = [
+        Fold(GENEPT_SEED, i, task.items[train], task.labels[train], task.items[test], task.labels[test])
+        for i, (train, test) in enumerate(parts)
+    ]
+    _check_sides(task, folds)
+    n_items = len(rows) if len(folds) > 1 else sum(map(len, parts[0]))
+    return Plan(tuple(folds), task.label_names, n_items, tuple(notes))
+
+
+def plan_strict(task: GeneTask, seeds: Iterable[int]) -> Plan:
+    """Divide a task into shuffled stratified folds of genes; for pairs, into folds that share no gene.
+
+    Single genes, each once: five stratified folds for each seed; one train and test part when the task brings its
+    split. Multiclass labels become one column each; a column with fewer than 10 genes is left out.
+
+    Pairs, each once, no self-pairs, none of both labels: for each seed the genes are divided into five groups. Fold i
+    is scored on the pairs inside group i and fitted on the pairs outside of it; a pair between is in neither.
+    Negatives, unless given ones are wanted, are sampled in each part by `matched_negatives`.
+
+    Raises
+    ------
+    BftembedError
+        When a class has fewer items than folds, a fold has one class only on a side, or the split of the task has a
+        gene on both sides.
     """
     seed_list = [int(s) for s in seeds]
-    if task.kind == "pairs":
-        return _plan_pairs(task, seed_list)
-    return _plan_single(task, seed_list)
+    return _plan_pairs(task, seed_list) if task.kind == "pairs" else _plan_single(task, seed_list)
 
 
 def _plan_single(task: GeneTask, seeds: list[int]) -> Plan:
@@ -95,159 +126,137 @@ def _plan_single(task: GeneTask, seeds: list[int]) -> Plan:
     used = np.arange(len(task)) if task.split is None else np.flatnonzero(task.split != UNUSED)
     items, first = np.unique(task.items[used, 0], return_index=True)
     first = used[first]
-    labels, notes = task.labels[first], []
+    labels, names, notes = task.labels[first], task.label_names, []
     if unused := len(task) - len(used):
         notes.append(f"{unused} items that the split leaves unused")
     if repeats := len(used) - len(items):
         notes.append(f"{repeats} repeated genes counted once")
-    names = task.label_names
     if task.kind == "multiclass":
         labels = labels[:, None] == np.arange(len(names))
     if labels.ndim == 2:
-        often = (labels.sum(axis=0) >= 2 * N_FOLDS) & ((~labels).sum(axis=0) >= 2 * N_FOLDS)
+        often = np.minimum(labels.sum(axis=0), (~labels).sum(axis=0)) >= MIN_GENES
         if rare := int((~often).sum()):
-            notes.append(f"{rare} of {len(names)} labels left out: fewer than {2 * N_FOLDS} genes with or without")
+            notes.append(f"{rare} of {len(names)} labels left out: fewer than {MIN_GENES} genes with or without")
         if not often.any():
-            raise BftembedError(
-                f"Task {task.info.name}: every label has fewer than {2 * N_FOLDS} genes with it, or without it, "
-                "that have a vector."
-            )
+            raise BftembedError(f"Task {task.info.name}: no label has {MIN_GENES} genes with it and without it.")
         labels, names = labels[:, often], tuple(n for n, o in zip(names, often, strict=True) if o)
     else:
-        enough_genes(task, labels)
+        _check_classes(task, labels)
     if task.split is not None:
-        split = task.split[first]
         both = np.intersect1d(task.items[task.split == TRAIN], task.items[task.split == TEST])
         if len(both):
-            raise BftembedError(
-                f"Task {task.info.name}: {len(both)} genes are on both sides of its split "
-                f"({examples(task.genes[i] for i in both)}). Keep each in one."
-            )
+            named = examples(task.genes[i] for i in both)
+            raise BftembedError(f"Task {task.info.name}: {len(both)} genes are on both sides of its split ({named}).")
+        split = task.split[first]
         parts = [(0, 0, np.flatnonzero(split == TRAIN), np.flatnonzero(split == TEST))]
         notes.append("one split, as the task brings it")
     else:
-        parts = []
-        for seed in seeds:
-            divide = (KFold if labels.ndim == 2 else StratifiedKFold)(N_FOLDS, shuffle=True, random_state=seed)
-            parts += [
-                (seed, i, *part) for i, part in enumerate(divide.split(items, None if labels.ndim == 2 else labels))
-            ]
+        divide = KFold if labels.ndim == 2 else StratifiedKFold
+        parts = [
+            (seed, i, *part)
+            for seed in seeds
+            for i, part in enumerate(
+                divide(N_FOLDS, shuffle=True, random_state=seed).split(items, None if labels.ndim == 2 else labels)
+            )
+        ]
     column = items[:, None]
-    folds = [Fold(s, i, column[tr], labels[tr], column[te], labels[te]) for s, i, tr, te in parts]
+    folds = [Fold(s, i, column[train], labels[train], column[test], labels[test]) for s, i, train, test in parts]
     if labels.ndim == 1:
-        both_classes(task, folds)
+        _check_sides(task, folds)
     n_items = len(items) if task.split is None else sum(map(len, parts[0][2:]))
     return Plan(tuple(folds), names, n_items, tuple(notes))
 
 
-def enough_genes(task: GeneTask, labels: NDArray[Any]) -> None:
+def _check_classes(task: GeneTask, labels: NDArray[Any]) -> None:
     """Raise when a class of `labels`, (n,), has fewer items than there are folds."""
     for value, name in enumerate(task.label_names):
         if (n := int((labels == value).sum())) < N_FOLDS:
             raise BftembedError(
-                f"Task {task.info.name}: the class {name!r} has {n} genes with a vector, fewer than the {N_FOLDS} "
-                "folds. Give embeddings of more of its genes."
+                f"Task {task.info.name}: the class {name!r} has {n} genes with a vector, fewer than {N_FOLDS} folds."
             )
 
 
-def both_classes(task: GeneTask, folds: list[Fold]) -> None:
+def _check_sides(task: GeneTask, folds: list[Fold]) -> None:
     """Raise when a side of a fold has items of one class only."""
     for fold in folds:
         for side, labels in (("train", fold.train_labels), ("test", fold.test_labels)):
             if len(np.unique(labels)) < 2:
                 raise BftembedError(
-                    f"Task {task.info.name}: the {side} part of fold {fold.fold} (seed {fold.seed}) has "
-                    f"{len(labels)} items of one class only. There are too few items with vectors to divide them."
+                    f"Task {task.info.name}: the {side} part of fold {fold.fold} (seed {fold.seed}) has items of one "
+                    f"class only ({len(labels)}): too few items with vectors."
                 )
 
 
 def _plan_pairs(task: GeneTask, seeds: list[int]) -> Plan:
-    clean = cleaned_pairs(task.items, task.labels)
-    notes = [f"{n} {reason} left out" for reason, n in clean.left_out.items()]
-    drawn = task.negatives == "degree-matched"
-    known = clean.items[clean.labels == 1]
-    items, labels = (known, np.ones(len(known), np.int64)) if drawn else (clean.items, clean.labels)
-    n_genes = len(task.genes)
+    items, labels, notes = cleaned_pairs(task.items, task.labels)
+    sampled = task.negatives == "degree-matched"
+    known = items[labels == 1]
+    if sampled:
+        items, labels = known, np.ones(len(known), np.int64)
     folds, short = [], 0
     for seed in seeds:
-        draw = np.random.default_rng(seed)
-        group = draw.permutation(n_genes) % N_FOLDS
+        rng = np.random.default_rng(seed)
+        group = rng.permutation(len(task.genes)) % N_FOLDS
         for i in range(N_FOLDS):
             inside = group[items] == i
             sides = []
-            for chosen, most in (((~inside).all(axis=1), MOST_TRAIN_PAIRS), (inside.all(axis=1), MOST_TEST_PAIRS)):
-                part, values = _some(items[chosen], labels[chosen], most // 2 if drawn else most, draw)
-                if drawn:
-                    negatives = matched_negatives(part, known, draw)
+            for chosen, most in (((~inside).all(axis=1), MAX_TRAIN_PAIRS), (inside.all(axis=1), MAX_TEST_PAIRS)):
+                part, values = items[chosen], labels[chosen]
+                most = most // 2 if sampled else most
+                if len(part) > most:
+                    kept = np.sort(rng.choice(len(part), most, replace=False))
+                    part, values = part[kept], values[kept]
+                if sampled:
+                    negatives = matched_negatives(part, known, rng)
                     short += len(part) - len(negatives)
                     values = np.r_[values, np.zeros(len(negatives), np.int64)]
                     part = np.concatenate([part, negatives])
                 sides.append((part, values))
             folds.append(Fold(seed, i, *sides[0], *sides[1]))
-    both_classes(task, folds)
-    if drawn:
-        notes.append("negatives drawn, with the degrees of the positives")
+    _check_sides(task, folds)
+    if sampled:
+        notes.append("negatives sampled, with the degrees of the positives")
     if short:
         notes.append(f"{short} negatives fewer than positives over all folds: no free pair was left")
     return Plan(tuple(folds), task.label_names, len(items), tuple(notes))
 
 
-def _some(
-    items: NDArray[np.int64], labels: NDArray[np.int64], most: int, draw: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    if len(items) <= most:
-        return items, labels
-    chosen = np.sort(draw.choice(len(items), most, replace=False))
-    return items[chosen], labels[chosen]
-
-
 def matched_negatives(
-    positives: NDArray[np.int64], known: NDArray[np.int64], draw: np.random.Generator
+    positives: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw as many pairs as `positives`, in which every gene occurs as often, and none of which is a known positive.
+    """Sample as many pairs as `positives`, in which each gene occurs as often, and none of which is a known positive.
 
-    The second genes of the positives are dealt anew to the first ones (the configuration model); self-pairs, known
-    positives and repeats are dealt again among all, 20 times; what then still clashes changes partners with pairs that
-    do not, wherever both new ones are free, and is left out after 200 rounds of it. So a probe cannot score by knowing
-    which genes have many partners.
+    The second genes of the positives are permuted (the configuration model); self-pairs, known positives and repeats
+    are permuted again among all, 20 times; what then still clashes changes partners with pairs that do not, wherever
+    both new ones are free, and is left out after 200 rounds of it. So a probe cannot score by knowing which genes have
+    many partners.
 
-    Parameters
-    ----------
-    positives
-        int64 (n, 2), each pair once.
-    known
-        int64 (m, 2): every positive pair, also those that are not in this part.
-    draw
-        Source of chance.
-
-    Returns
-    -------
-    ndarray of int64, (at most n, 2)
-        The smaller position first.
+    `positives` (n, 2) holds each pair once, `known` (m, 2) also the positive pairs of other parts. The result, at most
+    (n, 2), has the smaller position first.
     """
     if len(positives) < 2:
         return np.empty((0, 2), np.int64)
     width = int(max(positives.max(), known.max())) + 1
     taken = np.unique(_codes(known, width))
-    flip = draw.random(len(positives)) < 0.5  # which gene of a pair comes first means nothing
+    flip = rng.random(len(positives)) < 0.5  # which gene of a pair comes first means nothing
     left = np.where(flip, positives[:, 1], positives[:, 0])
     right = np.where(flip, positives[:, 0], positives[:, 1])
-    right = right[draw.permutation(len(right))]
+    right = right[rng.permutation(len(right))]
     for _ in range(_TRIES):
         clash = _clashes(left, right, taken, width)
         if not len(clash):
             break
-        # Each clashing pair deals with another, chosen at random, so that it has somewhere to go.
-        others = np.setdiff1d(draw.choice(len(right), min(len(right), 2 * len(clash)), replace=False), clash)
+        # Each clashing pair is permuted with another, chosen at random, so that it has somewhere to go.
+        others = np.setdiff1d(rng.choice(len(right), min(len(right), 2 * len(clash)), replace=False), clash)
         among = np.concatenate([clash, others])
-        right[among] = right[draw.permutation(among)]
-    _exchange(left, right, taken, width, draw)
+        right[among] = right[rng.permutation(among)]
+    _exchange(left, right, taken, width, rng)
     free = np.setdiff1d(np.arange(len(left)), _clashes(left, right, taken, width))
     return np.sort(np.stack([left[free], right[free]], axis=1), axis=1)
 
 
 def _exchange(
-    left: NDArray[np.int64], right: NDArray[np.int64], taken: NDArray[np.int64], width: int, draw: np.random.Generator
+    left: NDArray[np.int64], right: NDArray[np.int64], taken: NDArray[np.int64], width: int, rng: np.random.Generator
 ) -> None:
     """Let clashing pairs change partners with others, in place, where it makes two free pairs: clashes never grow."""
     for _ in range(_EXCHANGES):
@@ -256,8 +265,8 @@ def _exchange(
         n = min(len(clash), len(fine))
         if not n:
             return
-        one, other = draw.permutation(clash)[:n], draw.permutation(fine)[:n]
-        turned = other[draw.random(n) < 0.5]
+        one, other = rng.permutation(clash)[:n], rng.permutation(fine)[:n]
+        turned = other[rng.random(n) < 0.5]
         left[turned], right[turned] = right[turned], left[turned]
         new = np.concatenate([np.stack([left[one], right[other]], axis=1), np.stack([left[other], right[one]], axis=1)])
         codes = _codes(new, width)

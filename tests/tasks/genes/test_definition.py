@@ -1,23 +1,24 @@
-"""What makes a gene task: names, positions and labels against a naive loop, and what is refused."""
+"""Gene tasks from arrays and from folders."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from bftembed.tasks.info import TaskInfo
+from gene_toys import card, pair_task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bftembed.errors import BftembedError
-from bftembed.tasks.genes.definition import cleaned_pairs, pair_task, single_task
+from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.tasks.genes import load_task, make_task
+from bftembed.tasks.genes.definition import cleaned_pairs
 
-CARD = TaskInfo("toy", "genes", "a test", "CC0", "random", "roc_auc", "higher", 1)
 GENES = st.sampled_from(["TP53", "NA", "EGFR", "nan", "KRAS", "1-Mar", "Ünlü", "MT-ND1"])
 
 
-def naively_cleaned(items, labels):
-    seen, left_out = {}, {"self-pairs": 0, "repeats": 0, "contradicting": 0}
-    for (a, b), label in zip(items.tolist(), labels.tolist(), strict=True):
+def naively_cleaned(rows):
+    seen = {}
+    left_out = {"self-pairs": 0, "repeats": 0, "contradicting": 0}
+    for a, b, label in rows:
         if a == b:
             left_out["self-pairs"] += 1
         else:
@@ -29,120 +30,241 @@ def naively_cleaned(items, labels):
         else:
             left_out["repeats"] += len(values) - 1
             kept[pair] = values[0]
-    return kept, {reason: n for reason, n in left_out.items() if n}
+    return kept, [f"{n} {reason} left out" for reason, n in left_out.items() if n]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 1)), max_size=40))
 def test_cleaned_pairs_are_those_of_a_loop(rows):
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    items, labels = table[:, :2], table[:, 2]
-    before = items.copy()
-    clean = cleaned_pairs(items, labels)
-    kept, left_out = naively_cleaned(items, labels)
-    assert [tuple(pair) for pair in clean.items.tolist()] == list(kept)
-    assert clean.labels.tolist() == list(kept.values())
-    assert clean.left_out == left_out
-    assert len(clean.items) + sum(clean.left_out.values()) == len(items)
-    assert clean.items.dtype == clean.labels.dtype == np.int64
-    assert clean.items.shape == (len(kept), 2)
-    assert (items == before).all()
-
-
-def test_a_mirrored_pair_is_a_repeat_and_a_contradiction_takes_both():
-    items = np.array([[0, 1], [1, 0], [2, 0], [0, 2], [1, 1]])
-    clean = cleaned_pairs(items, np.array([1, 1, 1, 0, 1]))
-    assert clean.items.tolist() == [[0, 1]]
-    assert clean.labels.tolist() == [1]
-    assert clean.left_out == {"self-pairs": 1, "repeats": 1, "contradicting": 2}
+    items, labels, told = cleaned_pairs(table[:, :2], table[:, 2])
+    kept, left_out = naively_cleaned(rows)
+    assert [tuple(pair) for pair in items.tolist()] == list(kept)
+    assert labels.tolist() == list(kept.values())
+    assert told == left_out
+    assert items.dtype == labels.dtype == np.int64
 
 
 @given(st.lists(GENES, min_size=1, max_size=30), st.data())
 def test_a_single_task_gives_every_row_back(names, data):
     label_of = {name: data.draw(st.integers(0, 1)) for name in dict.fromkeys(names)}
-    # Both classes are needed.
-    names, label_of = [*names, "ONE", "ZERO"], {**label_of, "ONE": 1, "ZERO": 0}
+    names, label_of = [*names, "ONE", "ZERO"], {**label_of, "ONE": 1, "ZERO": 0}  # both classes are needed
     labels = [label_of[name] for name in names]
-    task = single_task(CARD, "binary", names, labels)
+    task = make_task(card(), "binary", names, labels)
     assert task.genes == tuple(dict.fromkeys(names))
-    assert task.items.shape == (len(names), 1)
     assert task.items.dtype == task.labels.dtype == np.int64
     assert [task.genes[i] for i in task.items[:, 0]] == names
     assert task.labels.tolist() == labels
-    assert len(task) == len(names)
 
 
 @given(st.lists(GENES, min_size=2, max_size=20), st.integers(0, 10**6))
-def test_a_gene_of_two_labels_is_always_found(names, draw):
+def test_a_gene_of_two_labels_is_found_or_kept_as_two_items(names, draw):
     twice = names[draw % len(names)]
-    others = [name for name in names if name != twice]
-    rows = [(name, 0) for name in others] + [(twice, 1), (twice, 0)]
+    rows = [(name, 0) for name in names if name != twice] + [(twice, 1), (twice, 0)]
     rows = [rows[i] for i in np.random.default_rng(draw).permutation(len(rows))]
-    with pytest.raises(BftembedError, match=f"1 genes have two labels \\('{twice}'\\)"):
-        single_task(CARD, "binary", [name for name, _ in rows], [label for _, label in rows])
+    genes, labels = zip(*rows, strict=True)
+    with pytest.raises(BftembedError, match=f"'{twice}'"):
+        make_task(card(), "binary", genes, labels)
+    task = make_task(card(), "binary", genes, labels, allow_both=True)
+    assert [task.genes[i] for i in np.flatnonzero(task.of_both_labels())] == [twice]
+    clean = task.unambiguous()
+    assert sorted(clean.genes) == sorted(set(genes) - {twice})
+    assert len(clean.notes) == 1
 
 
 @given(st.lists(st.tuples(GENES, GENES, st.integers(0, 1)), min_size=1, max_size=30))
 def test_a_pair_task_gives_every_pair_back(rows):
     rows = [*rows, ("A", "B", 1)]
-    task = pair_task(CARD, [row[:2] for row in rows], [row[2] for row in rows])
-    assert task.kind == "pairs"
-    assert task.items.shape == (len(rows), 2)
+    task = pair_task(card(), [row[:2] for row in rows], [row[2] for row in rows])
     assert [(task.genes[a], task.genes[b]) for a, b in task.items] == [row[:2] for row in rows]
-    assert task.genes == tuple(dict.fromkeys(gene for row in rows for gene in row[:2]))
     assert task.labels.tolist() == [row[2] for row in rows]
 
 
-def test_names_are_stripped_and_a_repeat_of_equal_label_is_kept():
-    task = single_task(CARD, "binary", [" NA", "TP53", "NA "], [1, 0, 1], split=["train", "test", "unused"])
-    assert task.genes == ("NA", "TP53")
-    assert task.items.tolist() == [[0], [1], [0]]
+def test_a_restricted_task_drops_items_and_renumbers_genes():
+    pairs = [("A", "B"), ("B", "C"), ("C", "D"), ("A", "A")]
+    task = pair_task(card(), pairs, [1, 0, 1, 0], split=["train", "test"] * 2)
+    part = task.restricted(np.array([True, False, True, True]))
+    assert part.genes == ("A", "C", "D")
+    assert part.items.tolist() == [[1, 2], [0, 0]]
+    assert part.labels.tolist() == [1, 0]
+    assert part.split.tolist() == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "items", "labels", "options"),
+    [
+        ("binary", [], [], {}),
+        ("binary", ["A", " "], [0, 1], {}),
+        ("binary", ["A", "B"], [0, 1, 1], {}),
+        ("binary", ["A", "B", "C"], [0, 1, 2], {}),
+        ("binary", ["A", "B"], [1, -1], {}),
+        ("binary", ["A", "B"], [0.0, 1.0], {}),
+        ("binary", ["A", "B"], [0, 0], {}),
+        ("multilabel", ["A", "B"], [[1], [0]], {}),
+        ("multilabel", ["A", "B"], [[0, 0], [0, 0]], {}),
+        ("multilabel", ["A", "B", "A"], [[1, 0], [0, 0], [1, 1]], {}),
+        ("pairs", [], [], {}),
+        ("pairs", [("A", "B")], [1, 0], {}),
+        ("pairs", [("A", "B")], [0], {}),
+        ("pairs", [("A", "B")], [1], {"negatives": "given"}),
+        ("pairs", [("A", "")], [1], {}),
+        ("pairs", [("A", "B")], [1], {"split": ["train", "test"]}),
+        ("pairs", [("A", "B"), ("A", "C")], [1, 1], {"split": ["train", "dev"]}),
+        ("pairs", [("A", "B"), ("A", "C")], [1, 1], {"split": ["train", "unused"]}),
+    ],
+)
+def test_tasks_that_are_none(kind, items, labels, options):
+    with pytest.raises(BftembedError, match="Task toy"):
+        make_task(card(), kind, items, labels, **options)
+
+
+# Folders
+
+CARD = "name: mine\nkind: binary\n"
+PAIRS = "name: p\nkind: pairs\n"
+ENTITIES = "symbol\nTP53\nNA\nEGFR\n"
+OUTCOMES = "label\n1\n0\n0\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a task folder; None leaves a file out."""
+
+    def _write(card=CARD, entities=ENTITIES, outcomes=OUTCOMES, suffix="csv"):
+        path = tmp_path / "my_task"
+        path.mkdir(exist_ok=True)
+        files = {"task.yaml": card, f"entities.{suffix}": entities, f"outcomes.{suffix}": outcomes}
+        for name, content in files.items():
+            if content is not None:
+                (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return _write
+
+
+def test_the_smallest_task(write):
+    task = load_task(write())
+    assert (task.info.name, task.info.kind, task.info.version) == ("mine", "genes", 1)
+    assert (task.info.source, task.info.license, task.info.main_metric) == ("folder my_task", "not stated", "roc_auc")
+    assert (task.kind, task.genes, task.labels.tolist()) == ("binary", ("TP53", "NA", "EGFR"), [1, 0, 0])
+    assert (task.label_names, task.split, task.notes) == (("negative", "positive"), None, ())
+
+
+@pytest.mark.parametrize("spelling", ["license", "licence"])
+def test_every_key_arrives(write, spelling):
+    card = (
+        f"name: Größe 2-a_b\nkind: binary\nsource: here\n{spelling}: CC0\ncitation: Me 2026\nsplit: given\n"
+        "positive: Sensitive\nlabel_words: [dosage, ' sensitive ', '']\nversion: 3\n"
+    )
+    entities = "extra,symbol,split\n1,A,train\n2,B,test\n3,C,unused\n"
+    task = load_task(write(card, entities, "label\nSensitive\nother\nother\n"))
+    assert (task.info.name, task.info.source, task.info.license, task.info.version) == ("Größe 2-a_b", "here", "CC0", 3)
+    assert (task.label_names, task.labels.tolist()) == (("other", "Sensitive"), [1, 0, 0])
     assert task.split.tolist() == ["train", "test", "unused"]
+    assert (task.label_words, task.notes) == (("dosage", "sensitive"), ("Cite: Me 2026",))
 
 
-def test_multilabel_rows_are_compared_as_a_whole():
-    labels = [[1, 0], [0, 0], [1, 0]]
-    task = single_task(CARD, "multilabel", ["A", "B", "A"], labels, label_names=["x", "y"])
-    assert task.labels.dtype == bool
-    assert task.labels.tolist() == [[True, False], [False, False], [True, False]]
-    with pytest.raises(BftembedError, match="'A'"):
-        single_task(CARD, "multilabel", ["A", "B", "A"], [[1, 0], [0, 0], [1, 1]], label_names=["x", "y"])
-
-
-@pytest.mark.parametrize(
-    "message, kind, genes, labels",
-    [
-        ("the kind 'pairs' is not one of", "pairs", ["A"], [1]),
-        ("has no genes", "binary", [], []),
-        ("1 gene names are empty, the first in row 2", "binary", ["A", " "], [0, 1]),
-        ("2 rows of genes, but 3 labels", "binary", ["A", "B"], [0, 1, 1]),
-        ("the label 2 is not one of 0 to 1", "binary", ["A", "B", "C"], [0, 1, 2]),
-        ("the label -1 is not one of", "binary", ["A", "B"], [1, -1]),
-        ("expected whole numbers", "binary", ["A", "B"], [0.0, 1.0]),
-        ("no gene has the label 'positive'", "binary", ["A", "B"], [0, 0]),
-        ("labels have shape", "multilabel", ["A", "B"], [[1], [0]]),
-        ("no gene has any of the 2 labels", "multilabel", ["A", "B"], [[0, 0], [0, 0]]),
-    ],
-)
-def test_what_a_single_task_refuses(message, kind, genes, labels):
-    with pytest.raises(BftembedError, match=message) as caught:
-        single_task(CARD, kind, genes, labels)
-    assert str(caught.value).startswith("Task toy")
+def test_names_that_look_like_gaps_are_genes(write):
+    names = ["NA", "nan", "None", "null", "NULL", "N/A", "1-Mar", "007", "1e5", "True", "-", "#N/A"]
+    task = load_task(write(entities="\n".join(["symbol", *names]), outcomes="label\n" + "1\n0\n" * 6))
+    assert task.genes == tuple(names)
 
 
 @pytest.mark.parametrize(
-    "message, pairs, labels, options",
+    ("positive", "labels", "expected"),
     [
-        ("has no pairs", [], [], {}),
-        ("1 rows of genes, but 2 labels", [("A", "B")], [1, 0], {}),
-        ("no positive pair", [("A", "B")], [0], {}),
-        ("takes its negatives as given, but has none", [("A", "B")], [1], {"negatives": "given"}),
-        ("not 'drawn'", [("A", "B")], [1], {"negatives": "drawn"}),
-        ("gene names are empty", [("A", "")], [1], {}),
-        ("2 of the split", [("A", "B")], [1], {"split": ["train", "test"]}),
-        ("the split names 'dev'", [("A", "B"), ("A", "C")], [1, 1], {"split": ["train", "dev"]}),
-        ("the split has no 'test' row", [("A", "B"), ("A", "C")], [1, 1], {"split": ["train", "unused"]}),
+        (None, "1.0 0.0 0.0", [1, 0, 0]),
+        (None, "true false False", [1, 0, 0]),
+        (None, "Yes no NO", [1, 0, 0]),
+        ("0", "0 1 1", [1, 0, 0]),
+        ("no", "no yes yes", [1, 0, 0]),
+        ("yes", "Yes No No", [1, 0, 0]),
+        ("2", "2 1 1", [1, 0, 0]),
+        ("1", "2 1 1", [0, 1, 1]),
+        ("'NA'", "NA b b", [1, 0, 0]),
     ],
 )
-def test_what_a_pair_task_refuses(message, pairs, labels, options):
-    with pytest.raises(BftembedError, match=message):
-        pair_task(CARD, pairs, labels, **options)
+def test_the_positive_class(write, positive, labels, expected):
+    card = CARD if positive is None else f"{CARD}positive: {positive}\n"
+    assert load_task(write(card, outcomes="label\n" + "\n".join(labels.split()))).labels.tolist() == expected
+
+
+def test_multiclass_and_multilabel(write):
+    task = load_task(write("name: m\nkind: multiclass\n", outcomes="label\nz\n10\nNA\n"))
+    assert (task.label_names, task.labels.tolist()) == (("10", "NA", "z"), [2, 0, 1])
+    task = load_task(
+        write("name: m\nkind: multilabel\n", outcomes="symbol,repair,cycle\nTP53,1,yes\nNA,0,1\nEGFR,0,0\n")
+    )
+    assert (task.label_names, task.labels.dtype) == (("repair", "cycle"), bool)
+    assert task.labels.tolist() == [[True, True], [False, True], [False, False]]
+
+
+def test_pairs(write):
+    entities, outcomes = "symbol_a,symbol_b\nNA,B\nB,NA\nC,C\n", "symbol_b,label\nB,1\nNA,1\nC,0\n"
+    task = load_task(write(f"{PAIRS}negatives: given\n", entities, outcomes))
+    assert task.info.kind == task.kind == "pairs"
+    assert task.items.tolist() == [[0, 1], [1, 0], [2, 2]]
+    assert (task.labels.tolist(), task.negatives, task.notes) == ([1, 1, 0], "given", ())
+    other = load_task(write(PAIRS, entities, outcomes))
+    assert (other.negatives, len(other.notes)) == ("degree-matched", 1)
+
+
+@pytest.mark.parametrize(("split", "given"), [("", True), ("split: given\n", True), ("split: random\n", False)])
+def test_a_split_column_counts_unless_told_otherwise(write, split, given):
+    task = load_task(write(CARD + split, "symbol,split\nA,train\nB,train\nC,test\n"))
+    assert (task.split is not None) == given
+
+
+@pytest.mark.parametrize(("mark", "suffix"), [("\t", "tsv"), ("\t", "csv"), (";", "csv")])
+def test_separators_byte_order_mark_quotes_and_blank_end(write, mark, suffix):
+    entities = f'\ufeffsymbol{mark} split\r\n" TP53"{mark}train\r\n"A{mark}B"{mark}test\r\nC{mark}test\r\n\r\n\r\n'
+    assert load_task(write(entities=entities, suffix=suffix)).genes == ("TP53", f"A{mark}B", "C")
+
+
+@pytest.mark.parametrize(
+    ("card", "entities", "outcomes"),
+    [
+        (CARD, None, OUTCOMES),
+        (CARD, "", OUTCOMES),
+        (CARD, b"symbol\nA\n\xff\xfe\nB\n", OUTCOMES),
+        (CARD, "symbol\nA\n\nB\nC\n", "label\n1\n0\n0\n1\n"),
+        (CARD, "symbol,x\nA,1\nB\nC,1,1\n", OUTCOMES),
+        (CARD, "symbol\nA,1\nB,1\nC,1\n", OUTCOMES),
+        (CARD, "Symbol\nA\nB\nC\n", OUTCOMES),
+        (CARD, "symbol\nTP53\nTP53\nEGFR\n", OUTCOMES),
+        (CARD, "symbol,split\nA,train\nB,dev\nC,test\n", OUTCOMES),
+        (CARD, "symbol,split\nA,train\nB,train\nC,unused\n", OUTCOMES),
+        (CARD, ENTITIES, "lable\n1\n0\n0\n"),
+        (CARD, ENTITIES, "label\n1\n0\n0\n1\n"),
+        (CARD, ENTITIES, "symbol,label\nTP53,1\nEGFR,0\nNA,0\n"),
+        (CARD, ENTITIES, "label\n1\n0\nmaybe\n"),
+        (CARD, ENTITIES, "label\n1\n0\n2\n"),
+        (CARD, ENTITIES, "label\n2\n2\n2\n"),
+        (CARD, ENTITIES, 'label\n1\n" "\n0\n'),
+        (CARD, ENTITIES, "label\n1\n1\n1\n"),
+        (CARD + "positive: sensitive\n", ENTITIES, "label\nsensitiv\nother\nother\n"),
+        (CARD + "positive: sensitive\n", ENTITIES, "label\nsensitive\na\nb\n"),
+        (CARD + "split: given\n", ENTITIES, OUTCOMES),
+        ("name: x\nkind: multiclass\n", ENTITIES, "label\na\na\na\n"),
+        ("name: m\nkind: multilabel\n", ENTITIES, "symbol\nTP53\nNA\nEGFR\n"),
+        ("name: m\nkind: multilabel\n", ENTITIES, "x,y\n1,0\n0,0\n1,0\n0,1\n"),
+        ("name: m\nkind: multilabel\n", ENTITIES, "x,y\n1,0\n0,NA\n1,0\n"),
+        (PAIRS, "symbol_a,symbolb\nA,B\nA,B\nA,B\n", OUTCOMES),
+        (PAIRS, "symbol_a,symbol_b\nA,B\nB,C\nA,C\n", "label\n0\n0\n0\n"),
+        ("kind: binary\n", ENTITIES, OUTCOMES),
+        ("name: x\nkind: ternary\n", ENTITIES, OUTCOMES),
+        ("name: ''\nkind: binary\n", ENTITIES, OUTCOMES),
+        (CARD + "version: 0\n", ENTITIES, OUTCOMES),
+        (CARD + "source: !!python/object/apply:os.system ['true']\n", ENTITIES, OUTCOMES),
+        (CARD + "a: &a [x, x]\nb: &b [*a, *a]\nlabel_words: [*b, *b]\n", ENTITIES, OUTCOMES),
+    ],
+)
+def test_folders_that_are_no_task_are_named(write, card, entities, outcomes):
+    with pytest.raises(BftembedError, match="my_task"):
+        load_task(write(card, entities, outcomes))
+
+
+def test_no_folder_and_an_unknown_key(write, tmp_path):
+    with pytest.raises(BftembedError, match="nowhere"):
+        load_task(tmp_path / "nowhere")
+    with pytest.raises(UnknownNameError, match="Did you mean"):
+        load_task(write(CARD + "label_wrods: [a]\n"))

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
-from gene_toys import card, scores, symbols, vectors
+from gene_toys import card, mean, pair_task, scores, symbols, vectors
 from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -19,9 +19,8 @@ from sklearn.metrics import auc, roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 import bftembed
-from bftembed.reports.genes import gene_summary
-from bftembed.tasks.genes.definition import pair_task, single_task
-from bftembed.tasks.genes.genept import plan_genept
+from bftembed.tasks.genes import make_task
+from bftembed.tasks.genes.splits import plan_genept
 
 
 @pytest.fixture(autouse=True)
@@ -88,23 +87,21 @@ def test_fold_aucs_are_those_of_the_notebook(dtype, seed, scale):
     expected_lr, expected_rf = notebook_binary(embedding, positives, negatives)
 
     labels = [1] * len(positives) + [0] * len(negatives)
-    task = single_task(card(), "binary", [*positives, *negatives], labels)
+    task = make_task(card(), "binary", [*positives, *negatives], labels)
     # The order of the file of vectors means nothing.
     genes = [*symbols(5, 99), *sorted(embedding)]
     matrix = np.array([embedding.get(g, np.ones(12, dtype)) for g in genes], dtype)
-    frame = bftembed.bench.genes({"mine": vectors(genes, matrix)}, task, protocols="genept", floors=False)
+    frame = bftembed.bench.genes({"mine": vectors(genes, matrix)}, task, protocols="genept", baselines=False)
 
     lr, rf = (scores(frame, "mine", protocol=f"genept/{p}") for p in ("logistic", "forest"))
     assert np.abs(lr - expected_lr).max() < 1e-12
     assert np.abs(rf - expected_rf).max() < 1e-12
     assert 0.5 < np.mean(lr) < 1.0
-    summary = gene_summary(frame).set_index("protocol")
-    for protocol, expected in (("genept/logistic", expected_lr), ("genept/forest", expected_rf)):
-        assert summary.loc[protocol, "mean"] == pytest.approx(np.mean(expected), abs=1e-12)
-        assert summary.loc[protocol, "fold_sd"] == pytest.approx(np.std(expected), abs=1e-12)
+    for probe, expected in (("logistic", expected_lr), ("forest", expected_rf)):
+        assert mean(frame, "mine", protocol=f"genept/{probe}")["value"] == pytest.approx(np.mean(expected), abs=1e-12)
     one = frame.iloc[0]
     n_absent = sum(g not in embedding for g in positives + negatives)
-    assert (one["n_used"], one["n_missing"]) == (len(labels) - n_absent, n_absent)
+    assert (one["n"], one["n_missing"]) == (len(labels) - n_absent, n_absent)
     assert n_absent == 4
     assert "5 zero vectors among mine" in one["note"]
     assert frame["seed"].dropna().unique().tolist() == [2023]
@@ -139,14 +136,14 @@ def test_real_labels_are_scored_as_in_the_notebook(shared_data, bag_of_words, mo
 
     monkeypatch.setenv("BFTEMBED_DATA", str(shared_data("gene_labels").parent))
     mine = {"mine": vectors(list(bag_of_words), np.array(list(bag_of_words.values())))}
-    frame = bftembed.bench.genes(mine, name, protocols="genept,strict", seeds=1, floors=False)
+    frame = bftembed.bench.genes(mine, name, protocols="genept,strict", seeds=1, baselines=False)
     of = {probe: frame[frame["protocol"] == probe] for probe in ("genept/logistic", "genept/forest", "strict/logistic")}
     for (protocol, rows), aucs in zip(of.items(), expected, strict=False):
         assert np.abs(scores(rows, "mine", protocol=protocol) - aucs).max() < 1e-12
-        assert set(rows["n_used"]) == {n_items}
+        assert set(rows["n"]) == {n_items}
         assert np.mean(aucs) > 0.6
     # Protocol strict counts a gene of both labels, and leaves it out.
-    assert set(of["strict/logistic"]["n_used"]) == {len(set(lists[0] + lists[1]) & set(bag_of_words)) - len(both)}
+    assert set(of["strict/logistic"]["n"]) == {len(set(lists[0] + lists[1]) & set(bag_of_words)) - len(both)}
     for protocol, rows in of.items():
         assert rows["note"].str.contains("genes of both classes").all() == bool(both), protocol
 
@@ -154,7 +151,7 @@ def test_real_labels_are_scored_as_in_the_notebook(shared_data, bag_of_words, mo
 def test_neither_global_generator_is_touched_nor_listened_to():
     embedding, positives, negatives = case(2, np.float64)
     labels = [1] * len(positives) + [0] * len(negatives)
-    task = single_task(card(), "binary", [*positives, *negatives], labels)
+    task = make_task(card(), "binary", [*positives, *negatives], labels)
     mine = {"mine": vectors(list(embedding), np.array(list(embedding.values())))}
     frames = []
     for seed in (1, 2):
@@ -168,18 +165,6 @@ def test_neither_global_generator_is_touched_nor_listened_to():
         assert after[2:] == before[2:]
         assert random.getstate() == own
     assert frames[0].equals(frames[1])
-
-
-def test_other_embeddings_and_floors_do_not_move_the_forest():
-    embedding, positives, negatives = case(3, np.float32)
-    task = single_task(card(), "binary", [*positives, *negatives], [1] * len(positives) + [0] * len(negatives))
-    mine = vectors(list(embedding), np.array(list(embedding.values())))
-    other = vectors(list(embedding), np.random.default_rng(0).normal(size=(len(embedding), 3)))
-    alone = bftembed.bench.genes({"mine": mine}, task, protocols="genept", floors=False)
-    beside = bftembed.bench.genes({"a": other, "mine": mine}, task, protocols="genept")
-    for probe in ("logistic", "forest"):
-        found = [scores(f, "mine", protocol=f"genept/{probe}") for f in (alone, beside)]
-        assert (found[0] == found[1]).all()
 
 
 def notebook_pairs(embedding, train, test):
@@ -223,26 +208,20 @@ def test_pairs_are_scored_as_in_the_notebook(dtype):
     rows = [(a, b, y, part) for part, found in parts.items() for a, b, y in found]
     task = pair_task(card(), [r[:2] for r in rows], [r[2] for r in rows], split=[r[3] for r in rows])
     mine = {"mine": vectors(list(embedding), np.array(list(embedding.values())))}
-    frame = bftembed.bench.genes(mine, task, protocols="genept", floors=False)
+    frame = bftembed.bench.genes(mine, task, protocols="genept", baselines=False)
     found = scores(frame, "mine", protocol="genept/logistic")
     assert len(found) == 1
     assert abs(found[0] - expected) < 1e-12
     assert 0.6 < expected < 1.0
+    assert set(frame["n"]) == {
+        sum(label[0] in embedding and label[1] in embedding for p in ("train", "test") for label in parts[p])
+    }
     assert "genept/forest" not in set(frame["protocol"])
     # What the split does not use changes nothing, whatever its labels are.
     rows = [(a, b, 1 if part == "unused" else y, part) for a, b, y, part in rows]
     other = pair_task(card(), [r[:2] for r in rows], [r[2] for r in rows], split=[r[3] for r in rows])
-    again = bftembed.bench.genes(mine, other, protocols="genept", floors=False)
+    again = bftembed.bench.genes(mine, other, protocols="genept", baselines=False)
     assert scores(again, "mine")[0] == found[0]
-
-
-def test_pairs_that_the_split_does_not_use_are_not_counted_as_used():
-    genes, _, parts = pair_rows(1)
-    rows = [(a, b, y, part) for part, found in parts.items() for a, b, y in found]
-    task = pair_task(card(), [r[:2] for r in rows], [r[2] for r in rows], split=[r[3] for r in rows])
-    mine = {"mine": vectors(genes, np.random.default_rng(0).normal(size=(len(genes), 4)))}
-    frame = bftembed.bench.genes(mine, task, protocols="genept", floors=False)
-    assert set(frame["n_used"]) == {len(parts["train"]) + len(parts["test"])}
 
 
 def notebook_types(embedding, kinds):
@@ -271,32 +250,24 @@ def test_gene_types_are_scored_by_accuracy_as_in_the_notebook(dtype):
     embedding[next(g for g, k in kinds.items() if k == "just")] = np.zeros(6, dtype)
     del embedding[next(g for g, k in kinds.items() if k == "lncRNA")]
     expected, n = notebook_types(embedding, kinds)
-    task = single_task(card(), "multiclass", names, [codes[k] for k in kinds.values()], label_names=sorted(sizes))
+    task = make_task(card(), "multiclass", names, [codes[k] for k in kinds.values()], label_names=sorted(sizes))
     mine = {"mine": vectors(list(embedding), np.array(list(embedding.values())))}
-    frame = bftembed.bench.genes(mine, task, protocols="genept", floors=False)
-    found = scores(frame, "mine", "accuracy", protocol="genept/logistic")
+    frame = bftembed.bench.genes(mine, task, protocols="genept", baselines=False)
+    found = scores(frame, "mine", metric="accuracy", protocol="genept/logistic")
     assert found == pytest.approx([expected], abs=1e-12)
     assert 0.4 < expected < 1.0
-    assert set(frame["n_used"]) == {n}
+    assert set(frame["n"]) == {n}
     assert frame["note"].str.contains("3 types with more than 75 genes").all()
     assert "roc_auc" not in set(frame["metric"])
 
 
 def test_what_the_notebooks_do_not_have_is_a_named_failure():
-    many = single_task(card(), "multilabel", ["A", "B"], [[1, 0], [0, 1]], label_names=["x", "y"])
+    many = make_task(card(), "multilabel", ["A", "B"], [[1, 0], [0, 1]], label_names=["x", "y"])
     with pytest.raises(bftembed.BftembedError, match="no multilabel task"):
         plan_genept(many)
-    few = single_task(card(), "binary", [f"G{i}" for i in range(12)], [1] * 4 + [0] * 8)
+    few = make_task(card(), "binary", [f"G{i}" for i in range(12)], [1] * 4 + [0] * 8)
     with pytest.raises(bftembed.BftembedError, match="the class 'positive' has 4 genes"):
         plan_genept(few)
-    types = single_task(card(), "multiclass", [f"G{i}" for i in range(90)], [0] * 80 + [1] * 10, label_names=["x", "y"])
+    types = make_task(card(), "multiclass", [f"G{i}" for i in range(90)], [0] * 80 + [1] * 10, label_names=["x", "y"])
     with pytest.raises(bftembed.BftembedError, match="fewer than two types"):
         plan_genept(types)
-
-
-def test_the_folds_are_unshuffled_in_the_order_of_the_file():
-    task = single_task(card(), "binary", [f"G{i}" for i in range(20)], [1] * 10 + [0] * 10)
-    plan = plan_genept(task)
-    assert [f.test_items[:, 0].tolist() for f in plan.folds] == [
-        [2 * i, 2 * i + 1, 10 + 2 * i, 11 + 2 * i] for i in range(5)
-    ]

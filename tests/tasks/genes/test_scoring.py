@@ -6,16 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from gene_toys import binary, card, end, random_pairs, scores, signal, symbols, vectors
+from gene_toys import binary, mean, random_pairs, scores, signal, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 import bftembed
-from bftembed.tasks.genes.definition import single_task
-from bftembed.tasks.genes.rows import Table
 from bftembed.tasks.genes.scoring import evaluate, fold_value, node_propensity, replicates
-from bftembed.tasks.genes.splits import Fold, Plan, plan_strict
+from bftembed.tasks.genes.splits import Fold, Plan
 
 EMPTY = np.empty((0, 1), np.int64)
 
@@ -124,48 +122,37 @@ def test_node_propensity_is_that_of_a_loop(seed):
     assert node_propensity(fold_on(items, labels)) == pytest.approx(naive_propensity(items.tolist(), labels))
 
 
-def test_permuted_labels_and_random_vectors_are_at_chance():
+def test_permuted_labels_and_random_vectors_are_at_chance_and_never_the_best_baseline():
     seeds = [0, 1, 2]
     task, labels = binary(300, 110)
     mine = {"mine": vectors(task.genes, signal(labels, 1.0, 6))}
     frame = bftembed.bench.genes(mine, task, seeds=seeds)
-    for name in ("floor: permuted labels of mine", "floor: random vectors (6 dimensions)", "floor: symbol only"):
-        low, high = (end(frame, name, f"ci95-{side}") for side in ("low", "high"))
-        assert abs(scores(frame, name).mean() - 0.5) < 0.1, name
-        assert low <= 0.5 <= high, name
-    low, high = (end(frame, "mine", f"ci95-{side}") for side in ("low", "high"))
-    assert 0.5 < low <= scores(frame, "mine").mean() <= high < 1
-    assert high - low < 0.3
-    above = end(frame, "mine", "all", "roc_auc_above_floor")
-    floors = {n: scores(frame, n).mean() for n in frame["embedding"].unique() if n.startswith("floor: ")}
-    # Permuted labels check the procedure; they are no floor to be the best.
-    floors = {n: f for n, f in floors.items() if "has a vector" not in n and "permuted" not in n}
-    best = max(floors.values())
-    assert above == pytest.approx(scores(frame, "mine").mean() - best, abs=1e-12)
-    row = frame[(frame["metric"] == "roc_auc_above_floor") & (frame["split"] == "all")].iloc[0]
-    assert row["note"].startswith(f"best floor: {max(floors, key=floors.get)}")
-    assert 0 < end(frame, "mine", "ci95-low", "roc_auc_above_floor") <= above
-    assert above <= end(frame, "mine", "ci95-high", "roc_auc_above_floor")
+    for name, kind in (("mine", "chance"), ("random vectors (6 dimensions)", "random"), ("symbol only", "baseline")):
+        row = mean(frame, name, kind)
+        assert abs(row["value"] - 0.5) < 0.1, name
+        assert row["low"] <= 0.5 <= row["high"], name
+    row = mean(frame, "mine")
+    assert row["value"] == pytest.approx(scores(frame, "mine").mean(), abs=1e-12)
+    assert 0.5 < row["low"] <= row["value"] <= row["high"] < 1
+    assert row["high"] - row["low"] < 0.3
+    baselines = frame[frame["kind"].isin(["baseline", "random"]) & frame["seed"].isna() & (frame["run"] == "shared")]
+    best = baselines.loc[baselines["value"].idxmax()]
+    assert row["reference"] == best["subject"]
+    assert row["difference"] == pytest.approx(row["value"] - best["value"], abs=1e-12)
+    assert 0 < row["difference_low"] <= row["difference"] <= row["difference_high"]
     assert sorted(frame["seed"].dropna().unique()) == seeds
+    assert (frame.loc[frame["kind"] != "subject", "reference"] == "").all()
 
 
-def test_noise_is_not_above_the_floor():
-    task, labels = binary(200)
-    frame = bftembed.bench.genes({"noise": vectors(task.genes, signal(labels, 0.0))}, task, seeds=1)
-    assert end(frame, "noise", "ci95-low", "roc_auc_above_floor") < 0
-
-
-def test_an_embedding_that_is_its_floor_differs_by_nothing():
+def test_an_embedding_that_is_its_baseline_differs_by_nothing():
     draw = np.random.default_rng(0)
     plan = plan_of(fold_on(range(50), draw.integers(0, 2, 50)))
-    table = Table("shared", "toy", "strict/logistic", plan, 0, "what was left out")
-    better = [draw.standard_normal(50) + plan.folds[0].test_labels]
-    same, worse = (evaluate(plan, s, 50, 100) for s in (better, [np.zeros(50)]))
-    rows = table.above_floor("x", {"x": same, "floor: same": same, "floor: worse": worse})
-    assert [(r.split, r.value) for r in rows] == [("all", 0.0), ("ci95-low", 0.0), ("ci95-high", 0.0)]
-    assert {r.note for r in rows} == {"best floor: floor: same; what was left out"}
-    assert {r.metric for r in rows} == {"roc_auc_above_floor"}
-    assert table.above_floor("x", {"x": same}) == []
+    values = [draw.standard_normal(50) + plan.folds[0].test_labels]
+    same, other = (evaluate(plan, s, 50, 100) for s in (values, [np.zeros(50)]))
+    assert ((same - same).mean, *(same - same).interval()) == (0.0, 0.0, 0.0)
+    low, high = (same - other).interval()
+    assert low < (same - other).mean < high
+    assert math.isnan((same - evaluate(plan, values)).interval()[0])
 
 
 def test_permuted_labels_of_pairs_are_at_chance():
@@ -173,27 +160,15 @@ def test_permuted_labels_of_pairs_are_at_chance():
     frame = bftembed.bench.genes(
         {"mine": vectors(task.genes, np.random.default_rng(0).normal(size=(80, 4)))}, task, seeds=2
     )
-    for name in ("mine", "floor: permuted labels of mine", "ceiling: degree"):
-        assert abs(scores(frame, name).mean() - 0.5) < 0.12, name
-        assert end(frame, name, "ci95-low") <= 0.5 <= end(frame, name, "ci95-high"), name
-    assert "ceiling: node propensity" not in set(frame["embedding"])  # degrees are matched: it would say nothing
+    for name, kind in (("mine", "subject"), ("mine", "chance"), ("degree", "upper-bound")):
+        row = mean(frame, name, kind)
+        assert abs(row["value"] - 0.5) < 0.12, name
+        assert row["low"] <= 0.5 <= row["high"], name
+    assert "node propensity" not in set(frame["subject"])  # degrees are matched: it would say nothing
 
 
-def test_a_fold_without_a_value_says_why():
+def test_a_fold_of_one_class_has_no_value_and_is_left_out_of_the_mean():
     plan = plan_of(fold_on(range(2), [1, 1]), fold_on(range(2, 6), [0, 1, 0, 1], fold=1))
-    table = Table("shared", "toy", "strict/logistic", plan, 3, "3 items left out")
-    rows = table.rows("x", evaluate(plan, [np.zeros(2), np.array([0.0, 1.0, 0.0, 1.0])]))
-    assert math.isnan(rows[0].value)
-    assert "one class only" in rows[0].note
-    assert (rows[1].value, rows[1].n_used, rows[1].n_missing, rows[1].note) == (1.0, 6, 3, "3 items left out")
-
-
-def test_the_interval_narrows_with_more_genes():
-    widths = []
-    for n in (60, 960):
-        labels = np.random.default_rng(0).permutation(np.repeat([0, 1], n // 2))
-        plan = plan_strict(single_task(card(), "binary", symbols(n), labels), [0])
-        values = [signal(labels, 1.0, 1)[f.test_items[:, 0], 0] for f in plan.folds]
-        found = replicates(plan, values, n, 300)
-        widths.append(found.std())
-    assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
+    found = evaluate(plan, [np.zeros(2), np.array([0.0, 1.0, 0.0, 1.0])])
+    assert math.isnan(found.values[0])
+    assert (found.values[1], found.mean) == (1.0, 1.0)

@@ -1,1 +1,0 @@
-"""Tables, figures and the one self-contained HTML file."""
