@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 
 ## Tune a packaged language model for a minute, then run the main job with it: runs/demo/report.html
 demo: $(VENV)/.run
-	$(VENV)/bin/bftembed demo --config configs/demo.yaml
+	$(VENV)/bin/bftembed run configs/demo.yaml
 
 ## Run the test suite, in two processes
 test: $(VENV)/.dev

@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from bftembed.reports.html import write_report
 
 import bftembed
 from bftembed.errors import BftembedError
 from bftembed.profiles.export import export_profiles
+from bftembed.tasks.report import report
 
 
 @pytest.fixture
@@ -21,6 +21,7 @@ def files(tmp_path, pbmc_path):
     bftembed.GeneEmbeddings(["CD3D", "LYZ"], np.eye(2)).save(tmp_path / "g.safetensors")
     cells, scored = tmp_path / "in.h5ad", tmp_path / "r.parquet"
     bftembed.bench.clustering(cells, "X_pca", "bulk_labels", protocol="genept", out=scored)
+    scored.rename(tmp_path / "r.html")
     return tmp_path
 
 
@@ -30,7 +31,7 @@ def test_an_output_that_is_an_input_is_refused_and_the_input_kept(files):
     for verb in (
         lambda: bftembed.bench.clustering(files / "in.h5ad", "X_pca", "bulk_labels", out=files / "in.h5ad"),
         lambda: bftembed.bench.clustering(files / "in.h5ad", "X_pca", "bulk_labels", out=files / "link.h5ad"),
-        lambda: write_report(files / "r.parquet", files / "r.parquet"),
+        lambda: report(files / "r.html", files / "r.html"),
         lambda: bftembed.embed_genes(files / "p.parquet", "tfidf", out=files / "p.parquet"),
         lambda: bftembed.embed_cells(
             files / "in.h5ad", files / "g.safetensors", use_raw=True, out=files / "g.safetensors"
@@ -42,5 +43,5 @@ def test_an_output_that_is_an_input_is_refused_and_the_input_kept(files):
 
 
 def test_facts_of_an_antibody_with_several_genes_are_not_taken_for_a_loop(tmp_path):
-    report = bftembed.generate_profiles(["CD3", "HLA-A,B,C", "CD45RA"], generator="facts", kind="protein", out=tmp_path)
-    assert report.marks["ok"] == report.entities
+    made = bftembed.generate_profiles(["CD3", "HLA-A,B,C", "CD45RA"], generator="facts", kind="protein", out=tmp_path)
+    assert made.marks["ok"] == made.entities

@@ -8,10 +8,10 @@ import anndata
 import cite_toys
 import numpy as np
 import pytest
-from bftembed.results import read_results, write_results
 from integration_toys import as_anndata
 
-from bftembed.tasks import clustering
+from bftembed.tasks.base import read_results, write_results
+from bftembed.tasks.cells import clustering
 from bftembed.testing import simulate_perturbations
 
 
@@ -30,8 +30,9 @@ def test_clustering(run, pbmc_path, tmp_path):
     assert code == 0, found
     frame = read_results(out)
     assert (found["out"], found["rows"], found["failed"]) == (str(out), len(frame), 0)
-    assert {"X_pca", "X_umap", "baseline: random"} <= set(frame["embedding"])
-    assert {row["metric"] for row in found["summary"]} == set(frame["metric"])
+    assert {"X_pca", "X_umap", "random"} == set(frame["subject"])
+    assert {row["metric"] for row in found["scores"]} == set(frame["metric"])
+    assert all(row["seed"] is None for row in found["scores"])
     assert figure.read_text().startswith("<?xml")
 
 
@@ -76,16 +77,14 @@ def test_integration(run, tmp_path, monkeypatch):
     pytest.importorskip("scib_metrics")
     monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
     as_anndata().write_h5ad(tmp_path / "cells.h5ad")
-    out, figure, dots = tmp_path / "r.parquet", tmp_path / "table.svg", tmp_path / "dots.svg"
+    out, figure = tmp_path / "r.parquet", tmp_path / "table.svg"
     words = ("--keys", "X_a", "--before", "X_pre", "--label", "kind", "--batch", "lot", "--out", out)
-    words += ("--figure", figure, "--dots", dots)
+    words += ("--figure", figure)
     code, found = asked(run, "bench", "integration", tmp_path / "cells.h5ad", *words)
     assert (code, found["failed"]) == (0, 0), found
-    (row,) = found["summary"]
-    assert row["embedding"] == "X_a"
-    assert 0 < row["total"] < 1
+    (total,) = [row["value"] for row in found["scores"] if row["metric"] == "total"]
+    assert 0 < total < 1
     assert figure.exists()
-    assert dots.exists()
 
 
 def test_multimodal(run, tmp_path, monkeypatch):
@@ -98,9 +97,9 @@ def test_multimodal(run, tmp_path, monkeypatch):
     files = ("--genes", tmp_path / "text.safetensors", "--genes", f"two={tmp_path / 'other.safetensors'}")
     code, found = asked(run, *base, *files, "--baselines", "linked")
     assert code == 0, found
-    assert {row["embedding"] for row in found["summary"]} == {"text", "two", "baseline: linked"}
+    assert {row["subject"] for row in found["scores"]} == {"text", "two", "linked", "chance"}
     one = ("--genes", tmp_path / "text.safetensors", "--baselines", "")
-    assert asked(run, *base, *one)[1]["summary"][0]["embedding"] == "text"
+    assert {row["subject"] for row in asked(run, *base, *one)[1]["scores"]} == {"text", "chance"}
     for wrong in (("--genes", "=x"), ("--genes", "text=y"), ("--proteins", "txt=y"), ("--joined", "m.h5ad")):
         assert run(*base, *one, *wrong)[0] == 1
 
@@ -129,12 +128,12 @@ def test_tasks_are_listed(run):
 def test_report_joins_the_files(run, tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
         X = np.random.default_rng(seed).normal(size=(20, 3))
-        write_results(clustering.run({"X": X}, ["p", "q"] * 10, run=name, seeds=[0]), tmp_path / f"{name}.parquet")
+        write_results(clustering.score({"X": X}, ["p", "q"] * 10, run=name, seeds=[0]), tmp_path / f"{name}.parquet")
     out = tmp_path / "report.html"
     words = ("report", tmp_path / "a.parquet", tmp_path / "b.parquet", "--out", out)
     assert asked(run, *words) == (0, {"out": str(out)})
     page = out.read_text(encoding="utf-8")
-    assert "clustering · a" in page
-    assert "clustering · b" in page
+    assert "a · clustering" in page
+    assert "b · clustering" in page
     assert run("report", tmp_path / "none.parquet", "--out", tmp_path / "none.html")[0] == 1
     assert not (tmp_path / "none.html").exists()

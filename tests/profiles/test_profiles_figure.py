@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
-from bftembed.reports.profiles import Drawn, draw_profiles, write_page
 
 from bftembed.errors import BftembedError
-from bftembed.reports import profiles as figures
+from bftembed.profiles import report as figures
+from bftembed.profiles.report import Drawn, draw_profiles, write_page
 
 
 def picture(path):
@@ -19,8 +19,8 @@ def picture(path):
     return imread(path)[..., :3]
 
 
-def columns_with(image, colour, tolerance=0.02):
-    wanted = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+def columns_with(image, color, tolerance=0.02):
+    wanted = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     return np.flatnonzero((np.abs(image - wanted).max(axis=-1) < tolerance).any(axis=0))
 
 
@@ -33,15 +33,15 @@ def test_lengths_and_marks_are_drawn(tmp_path):
     draw_profiles(tmp_path / "a.png", [row(), row(marks=marks)], title="Profiles")
     image = picture(tmp_path / "a.png")
     for mark in marks:
-        assert len(columns_with(image, figures.MARK_COLOURS[mark])) > 10
-    assert len(columns_with(image, figures.MARK_COLOURS["off-topic"])) == 0
+        assert len(columns_with(image, figures.MARK_COLORS[mark])) > 10
+    assert len(columns_with(image, figures.MARK_COLORS["off-topic"])) == 0
     assert image[0, 0].tolist() == [1, 1, 1]
 
 
 def test_a_bar_is_as_long_as_its_share(tmp_path):
     draw_profiles(tmp_path / "a.png", [row(marks={"ok": 4, "refusal": 1, "off-topic": 2}, profiles=8)])
     image = picture(tmp_path / "a.png")
-    wide = {m: len(columns_with(image, figures.MARK_COLOURS[m])) for m in ("ok", "refusal", "off-topic")}
+    wide = {m: len(columns_with(image, figures.MARK_COLORS[m])) for m in ("ok", "refusal", "off-topic")}
     assert wide["ok"] == pytest.approx(4 * wide["refusal"], rel=0.1)
     assert wide["off-topic"] == pytest.approx(2 * wide["refusal"], rel=0.1)
 
@@ -54,7 +54,7 @@ def test_a_bar_is_as_long_as_its_share(tmp_path):
         row(words=[7] * 100),
         row(words=[*range(100)] * 5 + [90_000]),
         row(marks={}, profiles=0),
-        row(marks=dict.fromkeys(figures.MARK_COLOURS, 1) | {"a later mark": 2}),
+        row(marks=dict.fromkeys(figures.MARK_COLORS, 1) | {"a later mark": 2}),
         row(label="a $spec$ with_ marks " * 9),
         row(label="日本 α"),
     ],
@@ -64,11 +64,11 @@ def test_odd_rows_are_drawn(tmp_path, drawn):
     assert picture(tmp_path / "a.png").std() > 0
 
 
-def test_every_mark_has_a_colour_of_its_own():
+def test_every_mark_has_a_color_of_its_own():
     from bftembed.profiles.records import MARKS
 
-    assert set(figures.MARK_COLOURS) == {"ok", *MARKS}
-    assert len(set(figures.MARK_COLOURS.values())) == len(MARKS) + 1
+    assert set(figures.MARK_COLORS) == {"ok", *MARKS}
+    assert len(set(figures.MARK_COLORS.values())) == len(MARKS) + 1
 
 
 def test_the_bins_follow_most_texts_and_a_far_one_is_told():

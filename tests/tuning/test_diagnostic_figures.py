@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bftembed.errors import BftembedError
-from bftembed.reports import diagnostic as figures
+from bftembed.tuning import figures
 
 HEAD = b"\x89PNG\r\n\x1a\n"
 
@@ -18,8 +18,8 @@ def picture(path):
     return imread(path)[..., :3]
 
 
-def has(image, colour, tolerance=0.02):
-    wanted = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+def has(image, color, tolerance=0.02):
+    wanted = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     return bool((np.abs(image - wanted).max(axis=-1) < tolerance).any())
 
 
@@ -39,7 +39,7 @@ def test_windows_and_ratios_are_drawn(tmp_path):
     ]
     figures.draw_windows(tmp_path / "a.png", *windows(), ratios, title="Answers")
     image = picture(tmp_path / "a.png")
-    assert all(has(image, colour) for colour in figures.TAG_COLOURS.values())
+    assert all(has(image, color) for color in figures.TAG_COLORS.values())
     assert image[0, 0].tolist() == [1, 1, 1]
 
 
@@ -77,7 +77,7 @@ def test_a_response_is_drawn_whole(tmp_path, n):
     figures.draw_response(tmp_path / "b.png", *response(n), tau=0.5, title="one answer")
     image = picture(tmp_path / "b.png")
     if n > 5:
-        assert all(has(image, c) for c in figures.TAG_COLOURS.values())
+        assert all(has(image, c) for c in figures.TAG_COLORS.values())
         assert has(image, figures.GROUPS["A"][0])
         assert has(image, figures.GROUPS["B"][0])
 
