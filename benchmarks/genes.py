@@ -4,8 +4,8 @@ Usage: BFTEMBED_DATA=FOLDER python benchmarks/genes.py [--folder runs/genes] [--
 
 ``profiles`` tunes SmolLM2 on RefSeq summaries of other genes, writes profiles of the evaluation genes with the model
 before and after, and encodes everything. ``text`` scores RefSeq summaries and facts of all genes that have them, by
-MiniLM (TF-IDF of the same texts is among the baselines). ``model`` scores all sets of texts on the evaluation genes. Every
-step goes on where it stopped.
+MiniLM (TF-IDF of the same texts is among the baselines). ``model`` scores all sets of texts on the evaluation genes.
+Every step goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from bftembed.embeddings import GeneEmbeddings, embed_genes
 from bftembed.errors import BftembedError
 from bftembed.tasks.base import read_results
 from bftembed.tasks.genes import make_task, scoring
-from bftembed.tasks.genes.benchmark import arrays_digest, read_scores, score_key, write_scores
+from bftembed.tasks.genes.benchmark import read_scores, write_scores
 
 
 def bench(embeddings, tasks, **options):
@@ -97,14 +97,6 @@ def test_a_vector_that_tells_by_being_there_is_a_baseline(toy):
     task, labels, whole = toy
     frame = bench({"mine": part_of(whole, (labels == 1) | (np.arange(60) % 3 == 0))}, task)
     assert mean(frame, "has a vector in mine", "baseline", run="all genes")["value"] > 0.75
-
-
-def test_genes_that_no_task_asks_for_change_nothing(toy):
-    task, _, whole = toy
-    matrix = np.concatenate([np.ones((20, 8)), whole.matrix[::-1]]).astype("f4")
-    more = vectors([*symbols(20, 5), *whole.ids[::-1]], matrix)
-    frames = [bench({"mine": v}, task, baselines=False) for v in (whole, more)]
-    assert frames[0].equals(frames[1])
 
 
 def test_zero_vectors_are_dropped_by_strict_and_kept_by_genept(toy):
@@ -404,14 +396,6 @@ def test_a_damaged_file_of_scores_counts_as_absent(tmp_path):
 
     np.savez(file, fold0=np.array([Bad()], dtype=object))
     assert read_scores(tmp_path / "new", "key", 1) == []
-
-
-def test_digests_tell_dtype_shape_and_value_apart():
-    a = np.arange(6.0)
-    digests = {arrays_digest([x]) for x in [a, a.astype(np.float32), a.reshape(2, 3), a + 1, np.arange(6)]}
-    assert len(digests) == 5
-    assert arrays_digest([a.reshape(2, 3).T]) == arrays_digest([np.ascontiguousarray(a.reshape(2, 3).T)])
-    assert score_key(probe="a", plan="b") != score_key(probe="b", plan="a")
 
 
 # Processes

@@ -167,18 +167,6 @@ def test_neither_global_generator_is_touched_nor_listened_to():
     assert frames[0].equals(frames[1])
 
 
-def test_other_embeddings_and_baselines_do_not_move_the_forest():
-    embedding, positives, negatives = case(3, np.float32)
-    task = make_task(card(), "binary", [*positives, *negatives], [1] * len(positives) + [0] * len(negatives))
-    mine = vectors(list(embedding), np.array(list(embedding.values())))
-    other = vectors(list(embedding), np.random.default_rng(0).normal(size=(len(embedding), 3)))
-    alone = bftembed.bench.genes({"mine": mine}, task, protocols="genept", baselines=False)
-    beside = bftembed.bench.genes({"a": other, "mine": mine}, task, protocols="genept")
-    for probe in ("logistic", "forest"):
-        found = [scores(f, "mine", protocol=f"genept/{probe}") for f in (alone, beside)]
-        assert (found[0] == found[1]).all()
-
-
 def notebook_pairs(embedding, train, test):
     """Follow the notebook gene_level_task_figure_2; the AUC on test."""
     parts = []

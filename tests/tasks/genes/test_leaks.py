@@ -84,20 +84,6 @@ def test_without_words_or_texts_nothing_leaks():
     assert mask_texts(single(words=()), {"G0": "bivalent"}) == {}
 
 
-def test_repeats_count_once_per_gene_and_multilabel_counts_each_label():
-    task = make_task(INFO, "binary", ["A", "A", "B"], [1, 1, 0], label_words=["bivalent"])
-    assert find_leaks(task, {"A": "bivalent", "B": "none"}).leaking.tolist() == [True, False]
-    many = make_task(
-        INFO,
-        "multilabel",
-        ["A", "B"],
-        np.array([[1, 1], [0, 1]]),
-        label_names=("x", "y"),
-        label_words=["glycolysis"],
-    )
-    assert find_leaks(many, {"A": "glycolysis", "B": "none"}).share_by_label == {"x": 1.0, "y": 0.5}
-
-
 def test_masked_texts_lose_the_words_alone_and_leak_no_more():
     texts = {
         "G0": "The gene is haplo-insufficient and bivalent, as known.",
