@@ -4,8 +4,8 @@ Usage: BFTEMBED_DATA=FOLDER python benchmarks/genes.py [--folder runs/genes] [--
 
 ``profiles`` tunes SmolLM2 on RefSeq summaries of other genes, writes profiles of the evaluation genes with the model
 before and after, and encodes everything. ``text`` scores RefSeq summaries and facts of all genes that have them, by
-MiniLM (TF-IDF is among the baselines). ``model`` scores all sets of texts on the evaluation genes. Every
-step goes on where it stopped.
+MiniLM (TF-IDF of the same texts is among the baselines). ``model`` scores all sets of texts on the evaluation genes.
+Every step goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def profiles(folder: Path, n: int) -> None:
     call("tune", folder / "tune.yaml")
     writers = {"base": SMOLLM2, "tuned": f"transformers:{folder / 'tuned' / 'model'}"}
     for name, spec in writers.items():
-        call("profiles", "generate", names, "--generator", spec, "--max-new-tokens", 40, "--out", folder / name)
+        call("profiles", "generate", names, "--generator", f"{spec},max_new_tokens=40", "--out", folder / name)
     call("profiles", "generate", coding, "--generator", "facts", "--out", folder / "facts")
     for name in (*writers, "facts"):
         for encoder, spec in (("MiniLM", f"{MINILM},dtype=bf16"), ("TF-IDF", "tfidf:dim=256")):

@@ -18,7 +18,6 @@ from bftembed.report.table import Cell, Column, Row, Table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-PAPER = "BFT paper, table 4"
 NOTEBOOK_LOGISTIC = "GenePT notebook, logistic regression"
 NOTEBOOK_FOREST = "GenePT notebook, random forest"
 NOTEBOOK_PLOT = "GenePT notebook, read from a plot"
@@ -79,7 +78,6 @@ NOTEBOOK_GENE_TYPE = 0.9564
 #: Embedding → ROC-AUC on the gene-gene interactions. The plot's title says random forest, its code logistic regression.
 NOTEBOOK_GGI = {"GenePT": 0.83, "random vectors": 0.49, "Gene2vec": 0.67}
 
-_GENEPT = "ada-002, NCBI summaries (GenePT)"
 #: Titles of the columns of table 2.
 _TABLE_2_TITLES = (
     *("isolated labels", "KMeans NMI", "cLISI", "silhouette batch", "iLISI", "graph connectivity"),
@@ -130,32 +128,25 @@ def clustering_table() -> Table:
 def gene_table(tasks: Iterable[str]) -> Table:
     """Return table 4 of the paper and the scores of GenePT's notebooks, for those of `tasks` that are in them."""
     chosen = [task for task in (*TASKS, "gene-type") if task in set(tasks)]
-    published: list[tuple[str, str, Mapping[str, Cell]]] = [
+    published: list[tuple[str, Mapping[str, Cell]]] = [
         (
             profiles if encoder == "–" else f"{encoder}, profiles by {profiles}",
-            PAPER,
             {task: Cell(value) for task, value in zip(TASKS, values, strict=True)},
         )
         for (encoder, profiles), values in TABLE_4.items()
     ]
     for i, source in enumerate((NOTEBOOK_LOGISTIC, NOTEBOOK_FOREST)):
         cells = {task: Cell(of[i][0], text=f"± {of[i][1]:.3f}") for task, of in NOTEBOOK.items()}
-        cells |= {} if i else {"gene-type": Cell(NOTEBOOK_GENE_TYPE)}
-        published.append((_GENEPT, source, cells))
-    published += [
-        (_GENEPT if name == "GenePT" else name, NOTEBOOK_PLOT, {"ggi": Cell(value)})
-        for name, value in NOTEBOOK_GGI.items()
-    ]
-    rows = (
-        Row(name, {t: cells[t] for t in chosen if t in cells}, "reference", note) for name, note, cells in published
-    )
+        published.append((source, cells if i else cells | {"gene-type": Cell(NOTEBOOK_GENE_TYPE)}))
+    published += [(f"{name}, {NOTEBOOK_PLOT}", {"ggi": Cell(value)}) for name, value in NOTEBOOK_GGI.items()]
+    rows = (Row(name, {t: cells[t] for t in chosen if t in cells}, "reference") for name, cells in published)
     return Table(
         "Published: table 4 of the BFT paper (arXiv 2511.21075) and notebooks of GenePT",
         tuple(Column(task, task, "accuracy" if task == "gene-type" else "ROC-AUC") for task in chosen),
         tuple(row for row in rows if row.cells),
         footnotes=(
             "Other models and texts, and in part other label files. The paper gives single values; ± is the standard "
-            "deviation over five folds.",
+            "deviation over five folds. GenePT's notebooks embed NCBI summaries by ada-002.",
         ),
         published=True,
     )
