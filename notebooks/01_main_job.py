@@ -82,24 +82,25 @@ embeddings.provenance["counts"]
 # way, are the floor.
 
 # %%
-floor = bftembed.embed_genes({gene: gene for gene in embeddings.ids}, encoder="random:dim=384,seed=0")
+baseline = bftembed.embed_genes({gene: gene for gene in embeddings.ids}, encoder="random:dim=384,seed=0")
 bftembed.embed_cells(adata, embeddings, key="X_bft", use_raw=True, empty_cells="nan")
-bftembed.embed_cells(adata, floor, key="X_random", use_raw=True, empty_cells="nan")
+bftembed.embed_cells(adata, baseline, key="X_random", use_raw=True, empty_cells="nan")
 print(adata.uns["bftembed"]["X_bft"]["reason"])
 adata.obsm["X_bft"].shape
 
 # %% [markdown]
 # ## How good are they?
 #
-# K-means clusterings over five seeds against the labels, and the silhouette of the labels. Mind the floor.
+# K-means clusterings over five seeds against the labels, and the silhouette of the labels. Mind the random baseline.
 
 # %%
 results = bftembed.bench.clustering(
     adata, ["X_bft", "X_random", "X_pca"], label="bulk_labels", protocol="standard", out=runs / "r.parquet"
 )
-from bftembed.reports.tables import summarise
+from bftembed.report.terminal import text
+from bftembed.tasks.base import tables_of
 
-summarise(results[results["protocol"] == "standard"])
+print(text(tables_of(results)["Clustering"], width=100))
 
 # %% [markdown]
 # ## A report
@@ -107,7 +108,7 @@ summarise(results[results["protocol"] == "standard"])
 # One HTML file that needs nothing else.
 
 # %%
-from bftembed.reports.html import write_report
+from bftembed.tasks.report import report
 
-page = write_report(runs / "r.parquet", runs / "report.html")
+page = report(runs / "r.parquet", runs / "report.html")
 assert page.stat().st_size > 10_000

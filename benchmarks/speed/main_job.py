@@ -73,25 +73,25 @@ def runner_rate() -> dict[str, float]:
 
 
 def demo(genes: int | None) -> dict[str, Any]:
-    from bftembed.reports.tables import summarise
-    from bftembed.results import read_results
+    from bftembed.tasks.base import read_results
 
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", "from bftembed.cli import main; main()", "demo", "--out", folder]
         if genes:
-            command += ["--genes", str(genes)]
+            command += ["--n-genes", str(genes)]
         first = seconds_of(command, 1)[0]
         record = json.loads((Path(folder) / "run.json").read_text())
         results = (Path(folder) / "results.parquet").read_bytes()
         second = seconds_of(command, 1)[0]
         equal = (Path(folder) / "results.parquet").read_bytes() == results
         frame = read_results(Path(folder) / "results.parquet")
-        summary = summarise(frame[frame["protocol"] == "standard"])
+        summary = frame[frame["seed"].isna()]
     scores = [
         {
-            "embedding": r.embedding,
+            "subject": r.subject,
+            "kind": r.kind,
             "metric": r.metric,
-            "mean": round(r.mean, 4),
+            "value": round(r.value, 4),
             "low": round(r.low, 4),
             "high": round(r.high, 4),
         }
