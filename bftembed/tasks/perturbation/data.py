@@ -110,25 +110,35 @@ def read_screen(
     """
     read = [_conditions(source, columns) for source in sources]
     names = sorted(set().union(*(own for own, _ in read)))
-    where = ", ".join(map(place_of, sources))
-    found = _perturbations(names, control, where)
-    of_label = dict(zip(found, _members(found, control), strict=True))
-    left_out = _without_vector(of_label, known or {}, allow_missing)
+    members = _members(names, control, ", ".join(map(place_of, sources)))
+    lacking = {
+        name: [x for x, own in members.items() if not has.issuperset(own)] for name, has in (known or {}).items()
+    }
+    left_out = sorted(set().union(*lacking.values()))
+    if left_out and not allow_missing:
+        listed = "; ".join(f"{name!r} lacks {examples(own, 20)}" for name, own in lacking.items() if own)
+        raise BftembedError(
+            f"Perturbations without a vector: {listed}. Embed these genes, or leave them out: allow_missing=True "
+            "(--allow-missing)."
+        )
+    for label in left_out:
+        del members[label]
+    if len(members) < 2:
+        raise BftembedError(f"{len(members)} perturbations with a vector beside the control; at least two are needed.")
     genes: list[str] = []
     notes = []
     for source, (own, _) in zip(sources, read, strict=True):
         with opened(source, layer=layer) as expression:
             if not genes:
-                genes, moments = expression.genes, _Moments(names, len(expression.genes))
-            notes.append(_add(moments, expression, own, _order(genes, expression), progress))
+                genes, moments = expression.genes, _Moments(names, expression.n_genes)
+            notes.append(_add(moments, expression, own, genes, progress))
     column_of: dict[str, list[int]] = {}
     for i, gene in enumerate(GeneIndex.default().resolve(genes)):
         column_of.setdefault(gene.entity, []).append(i)
-    labels = [label for label in found if label not in left_out]
-    members = [of_label[label] for label in labels]
+    labels = list(members)
     types = sorted({cell_type for cell_type, _ in names})
     controls = [i for i, name in enumerate(names) if name[1] == control]
-    effects = [i for i, name in enumerate(names) if name[1] in labels]
+    effects = [i for i, name in enumerate(names) if name[1] in members]
     mean, variance, cells = moments.result()
     return Screen(
         name=read[0][1],
@@ -136,8 +146,8 @@ def read_screen(
         genes=genes,
         cell_types=types,
         labels=labels,
-        members=members,
-        targets=[tuple(column for gene in own for column in column_of.get(gene, ())) for own in members],
+        members=list(members.values()),
+        targets=[tuple(column for gene in own for column in column_of.get(gene, ())) for own in members.values()],
         cell_type=np.searchsorted(types, [names[i][0] for i in effects]),
         label=np.searchsorted(labels, [names[i][1] for i in effects]),
         mean=mean[effects],
@@ -191,71 +201,30 @@ def _conditions(source: Source, columns: tuple[str, str]) -> tuple[list[Conditio
     return [(str(cell_type), str(label)) for cell_type, label in zip(*(found[c] for c in columns), strict=True)], name
 
 
-def _perturbations(names: Sequence[Condition], control: str, where: str) -> list[str]:
-    """Return the perturbations without the control."""
-    found = sorted({label for _, label in names})
-    if control not in found:
-        raise unknown_name("control", control, found, where=f"the perturbations of {where}")
+def _members(names: Sequence[Condition], control: str, where: str) -> dict[str, tuple[str, ...]]:
+    """Return perturbation → genes: ``"A+B"`` has two, ``"A+ctrl"`` one when ctrl is the control."""
+    labels = sorted({label for _, label in names})
+    if control not in labels:
+        raise unknown_name("control", control, labels, where=f"the perturbations of {where}")
     if bare := sorted({cell_type for cell_type, _ in names if (cell_type, control) not in names}):
-        raise BftembedError(
-            f"{where}: no control cell ({control!r}) in the cell type {examples(bare)}. Add or leave out."
-        )
-    if len(found) < 3:
-        raise BftembedError(f"{where} has {len(found) - 1} perturbation beside the control; at least two are needed.")
-    return [label for label in found if label != control]
-
-
-def _members(labels: Sequence[str], control: str) -> list[tuple[str, ...]]:
-    """Return the genes of each label: ``"A+B"`` has two, ``"A+ctrl"`` one when ctrl is the control."""
+        raise BftembedError(f"{where}: no control cell ({control!r}) in the cell type {examples(bare)}.")
+    labels.remove(control)
     parts = [[p.strip() for p in label.split("+") if p.strip() not in ("", control)] or [label] for label in labels]
-    names = iter(found.entity for found in GeneIndex.default().resolve([p for one in parts for p in one]))
-    return [tuple(dict.fromkeys(next(names) for _ in one)) for one in parts]
-
-
-def _without_vector(
-    members: Mapping[str, tuple[str, ...]], known: Mapping[str, set[str]], allow_missing: bool
-) -> list[str]:
-    """Return the perturbations without a vector in some embedding; "A+B" needs one of each gene."""
-    lacking = {
-        name: [label for label, own in members.items() if not has.issuperset(own)] for name, has in known.items()
-    }
-    left = sorted(set().union(*lacking.values()))
-    if left and not allow_missing:
-        listed = "; ".join(f"{name!r} lacks {examples(labels, 20)}" for name, labels in lacking.items() if labels)
-        raise BftembedError(
-            f"Perturbations without a vector: {listed}. Embed these genes, or leave them out: allow_missing=True "
-            "(--allow-missing)."
-        )
-    if len(members) - len(left) < 2:
-        raise BftembedError(
-            f"Fewer than two perturbations have a vector in every embedding; {examples(left)} lack one."
-        )
-    return left
-
-
-def _order(genes: list[str], expression: Expression) -> list[int] | None:
-    """Return the column of each gene, None where they are in order already."""
-    at = {gene: i for i, gene in enumerate(expression.genes)}
-    if len(at) < expression.n_genes:
-        twice = [g for i, g in enumerate(expression.genes) if at[g] != i]
-        raise BftembedError(
-            f"{expression.where}: the gene {examples(twice, 3)} occurs twice; adata.var_names_make_unique() renames it."
-        )
-    if other := sorted(at.keys() ^ set(genes)):
-        raise BftembedError(
-            f"{expression.where} has other genes than the first file: {examples(other)}. Take the shared ones."
-        )
-    return None if expression.genes == genes else [at[gene] for gene in genes]
+    found = iter(one.entity for one in GeneIndex.default().resolve([p for one in parts for p in one]))
+    return {label: tuple(dict.fromkeys(next(found) for _ in own)) for label, own in zip(labels, parts, strict=True)}
 
 
 def _add(
-    moments: _Moments,
-    expression: Expression,
-    conditions: Sequence[Condition],
-    order: list[int] | None,
-    progress: Progress,
+    moments: _Moments, expression: Expression, conditions: Sequence[Condition], genes: list[str], progress: Progress
 ) -> str:
-    """Add all cells of a matrix; return what was done to its values."""
+    """Add all cells of a matrix, its columns in the order of `genes`; return what was done to its values."""
+    at = {gene: i for i, gene in enumerate(expression.genes)}
+    if len(at) < expression.n_genes:
+        twice = [g for i, g in enumerate(expression.genes) if at[g] != i]
+        raise BftembedError(f"{expression.where}: the gene {examples(twice, 3)} occurs twice: var_names_make_unique().")
+    if other := sorted(at.keys() ^ set(genes)):
+        raise BftembedError(f"{expression.where} has other genes than the first file ({examples(other)}).")
+    order = None if expression.genes == genes else [at[gene] for gene in genes]
     n_cells, n_genes = expression.matrix.shape
     summary = summarize(expression.matrix.rows(_BLOCK), np.zeros(n_genes, dtype=np.int32), range(n_cells))
     if summary.bad:
@@ -307,10 +276,7 @@ def read_predictions(
     wanted = sorted((name for name in names if name[1] not in passed), key=lambda name: at.get(name, -1))
     if not wanted or not at.keys() >= set(wanted):
         unknown = sorted(" in ".join(reversed(name)) for name in wanted if name not in at)
-        raise BftembedError(
-            f"{where} predicts {examples(unknown) or 'no condition'}, not in the data. Give the data that STATE was "
-            "trained on."
-        )
+        raise BftembedError(f"{where} predicts {examples(unknown) or 'no condition'}, which the data do not have.")
     with open_h5ad(source) as handle:
         matrix = stored_matrix(handle["X"], where)
         n_genes = matrix.shape[1]
@@ -319,8 +285,7 @@ def read_predictions(
             variable = [column[gene] for gene in variable_genes(data) if gene in column]
             if n_genes != len(variable):
                 raise BftembedError(
-                    f"{where} predicts {n_genes} genes; the data have {len(screen.genes)}, and {len(variable)} in "
-                    "X_hvg. Give the data that STATE was trained on."
+                    f"{where} predicts {n_genes} genes; the data have {len(screen.genes)}, {len(variable)} in X_hvg."
                 )
             screen = screen.of_genes(variable)
         moments = _Moments(names, n_genes)
@@ -358,10 +323,7 @@ class Split(NamedTuple):
 
 
 def unseen_gene(screen: Screen, seed: int) -> list[Split]:
-    """Hold out each fifth of the shuffled targeted genes in turn, in every cell type.
-
-    A combination is held out with any of its members, and so may be predicted twice.
-    """
+    """Hold out each fifth of the shuffled targeted genes in turn, in every cell type; a combination with any member."""
     genes = screen.targeted
     order = np.random.default_rng([seed, 1]).permutation(len(genes))
     splits = []
@@ -376,10 +338,7 @@ def unseen_gene(screen: Screen, seed: int) -> list[Split]:
 
 
 def unseen_cell_type(screen: Screen) -> list[Split]:
-    """Hold out each cell type in turn, all of its perturbations; its controls are in training, as in STATE.
-
-    Conditions whose perturbation no other cell type has are neither trained on nor predicted.
-    """
+    """Hold out each cell type in turn, those of its perturbations that others have; its controls are in training."""
     if len(screen.cell_types) < 2:
         raise BftembedError(f"there is one cell type only ({screen.cell_types[0]!r}): none can be held out")
     splits = []

@@ -73,14 +73,8 @@ def bilinear(
     within each cell type (there is one in the paper), and P and G have the same scale (`reduced`), where the paper
     takes principal components in the scale of the data.
 
-    Parameters
-    ----------
-    centered, of_genes
-        Y', (n_train, n_genes), and G, (n_genes, k).
-    trained, tested
-        P' of the training and of the test conditions, (n_train, l) and (n_test, l).
-    ridge
-        r.
+    `centered` is Y' (n_train, n_genes), `of_genes` G (n_genes, k), `trained` and `tested` P' of the conditions, `ridge`
+    r.
     """
     left = of_genes.T @ of_genes + ridge * np.eye(of_genes.shape[1])
     right = trained.T @ trained + ridge * np.eye(trained.shape[1])
@@ -191,25 +185,19 @@ def predictors_of(
     With each embedding come random and shuffled vectors of its shape, and the model in which the vectors of the
     measured genes are G. (These are known without the data, so their PCA takes them all.)
     """
-    found = [
-        Predictor("baseline", CONTROL_MEAN, lambda t, *_: np.zeros_like(t.center), "no effect"),
-        Predictor(
-            "baseline", PERTURBED_MEAN, lambda t, *_: t.center, "mean effect in training, of the cell type if any"
-        ),
+    same, axes = "mean effect of the same perturbation in the training cell types", "P = one axis per perturbation"
+
+    def of_pca(t: Training, *_: int) -> NDArray[np.float64]:
+        return t.predict(reduced(t.label_means(t.centered), t.known, n_dims))
+
+    table: list[tuple[str, str, Predict, str]] = [
+        ("baseline", CONTROL_MEAN, lambda t, *_: np.zeros_like(t.center), "no effect"),
+        ("baseline", PERTURBED_MEAN, lambda t, *_: t.center, "mean effect in training, of the cell type if any"),
+        ("baseline", PERTURBATION_MEAN, lambda t, *_: t.label_means(t.delta)[t.tested], same),
+        ("reference", "identity", lambda t, *_: t.predict(np.eye(t.n_labels)), axes),
+        ("reference", "training PCA", of_pca, "P = training PCA of the perturbations"),
     ]
-    if seen:
-        found += [
-            Predictor(
-                *("baseline", PERTURBATION_MEAN, lambda t, *_: t.label_means(t.delta)[t.tested]),
-                note="mean effect of the same perturbation in the training cell types",
-            ),
-            Predictor("reference", "identity", lambda t, *_: t.predict(np.eye(t.n_labels)), "P = one axis per label"),
-            Predictor(
-                *("reference", "training PCA"),
-                lambda t, *_: t.predict(reduced(t.label_means(t.centered), t.known, n_dims)),
-                note="P = training PCA of the perturbations",
-            ),
-        ]
+    found = [Predictor(*one) for one in table[: None if seen else 2]]
     shares = membership(screen)
     for one in vectors:
 

@@ -25,7 +25,7 @@ from bftembed.io import refuse_input_as_output
 from bftembed.metrics.intervals import pigeonhole_interval, prediction_half_width
 from bftembed.progress import Progress, silent
 from bftembed.report.table import Cell, Column, Row, Table
-from bftembed.tasks.base import Metric, Result, TaskInfo, score_table, to_frame, write_results
+from bftembed.tasks.base import Metric, Result, score_table, to_frame, write_results
 from bftembed.tasks.data import listed
 from bftembed.tasks.perturbation import data as screens
 from bftembed.tasks.perturbation import predictors, scoring
@@ -40,16 +40,9 @@ if TYPE_CHECKING:
     Source: TypeAlias = "anndata.AnnData | str | os.PathLike[str]"
     Embedding = GeneEmbeddings | str | os.PathLike[str]
 
-INFO = TaskInfo(
-    name="perturbation",
-    kind="genes",
-    source="the given screen",
-    license="that of the given data",
-    split_rule="each fifth of the targeted genes is held out in turn, or each cell type",
-    main_metric="pds_l1",  # vectors of the target can raise it, knowledge of what perturbations share cannot
-    direction="higher",
-    version=1,
-)
+TASK = "perturbation"
+#: Decides: vectors of the target can raise it, knowledge of what perturbations share cannot.
+MAIN_METRIC = "pds_l1"
 _SCORES = (
     Metric("pds_l1", "PDS (L1)", concludes=False),
     Metric("pds_cosine", "PDS (cosine)", concludes=False),
@@ -188,7 +181,7 @@ def perturbation(
     done, total = itertools.count(1), len(spaces) * len(seed_list)
     results = []
     for protocol, space, other in spaces:
-        row = functools.partial(Result, run=run, task=INFO.name, protocol=protocol, n_missing=left)
+        row = functools.partial(Result, run=run, task=TASK, protocol=protocol, n_missing=left)
         results += _score(row, protocol, space, embeddings, how, other, lambda x: progress(next(done), total, x))
     frame = to_frame(results)
     if out is not None:
@@ -268,7 +261,7 @@ def _score(
     for i, seed in enumerate(how.seeds):
         for split in splits[i]:
             training = predictors.Training(screen, truth.delta, split, how.pca_dim, how.ridge)
-            for p, draw in ((one, i) for one in found for i in range(one.n_draws)):
+            for p, draw in ((one, draw) for one in found for draw in range(one.n_draws)):
                 predicted = p.predict(training, seed, draw, i)  # type: ignore[misc]
                 values = scoring.scores_of(truth, split, predicted)
                 if how.second and p.n_draws == 1:
@@ -276,9 +269,8 @@ def _score(
                 keep((p.kind, p.subject), values, (i, draw, split.test), p.n_draws)
             keep(_CHANCE, scoring.chance_scores(truth, split), (i, 0, split.test))
         tick(f"{protocol}, seed {seed}")
-    fewest = min(
-        len(x) for y in splits for split in y for x in scoring.by_cell_type(screen, np.flatnonzero(split.test))
-    )
+    of_types = (scoring.by_cell_type(screen, np.flatnonzero(x.test)) for own in splits for x in own)
+    fewest = min(len(rows) for own in of_types for rows in own)
     few = f"only {fewest} test perturbations in a cell type" if fewest < MIN_PERTURBATIONS else ""
     for p in found:
         seeds = how.seeds if p.seeded or protocol == UNSEEN_GENE else ()
@@ -368,10 +360,10 @@ def _differences(whole: Sequence[Result], scores: _Scores, screen: Screen, few: 
 def helps(frame: pd.DataFrame) -> dict[str, bool]:
     """Return subject → whether its vectors help, from the rows of one run and protocol.
 
-    They do where the differences of the main metric to random and shuffled vectors and, where it occurs, to the mean of
-    the perturbation are above zero with their whole intervals.
+    They do where the PDS (L1) differs from that of random and shuffled vectors and, where it occurs, the mean of the
+    perturbation by more than zero, with the whole interval.
     """
-    decisive = frame[(frame["metric"] == INFO.main_metric) & frame["reference"].isin(_DECISIVE)]
+    decisive = frame[(frame["metric"] == MAIN_METRIC) & frame["reference"].isin(_DECISIVE)]
     return {str(name): bool((rows["difference_low"] > 0).all()) for name, rows in decisive.groupby("subject")}
 
 
@@ -385,9 +377,8 @@ def tables(frame: pd.DataFrame) -> list[Table]:
         notes = [_ABOUT, *filter(None, dict.fromkeys(made))]
         # Left out are perturbations, not the conditions that n counts; the notes name them.
         table = score_table(plain.assign(n_missing=0), METRICS, title=title, footnotes=notes)
-        found.append(
-            replace(table, columns=tuple(replace(c, drawn=c.key in (*_DISCRIMINATION, "mae")) for c in table.columns))
-        )
+        columns = tuple(replace(c, drawn=c.key in (*_DISCRIMINATION, "mae")) for c in table.columns)
+        found.append(replace(table, columns=columns))
         if (rows["reference"] != "").any():
             found.append(_difference_table(rows[rows["reference"] != ""], f"{title}: differences"))
     return found
@@ -395,7 +386,7 @@ def tables(frame: pd.DataFrame) -> list[Table]:
 
 _ABOUT = (
     "PDS: perturbation discrimination without the targeted genes; 1 is best, 0.5 chance. Intervals: 95 %, over "
-    "perturbed genes and seeds. Random: normal vectors of the same shape. Shuffled: the vectors permuted over the genes."
+    "perturbed genes and seeds. Random: normal vectors of the same shape. Shuffled: vectors permuted over the genes."
 )
 _RULE = (
     "An embedding helps where its PDS (L1) exceeds that of random and shuffled vectors and, where it is given, of the "

@@ -15,7 +15,7 @@ from bftembed.testing import simulate_perturbations
 
 
 def screen_from(adata):
-    return read_screen([adata], ("cell_type", "gene"), "non-targeting")[0]
+    return read_screen([adata], ("cell_type", "gene"), "non-targeting")
 
 
 @pytest.fixture(scope="module")
