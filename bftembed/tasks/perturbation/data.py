@@ -14,7 +14,7 @@ from bftembed.cells.normalize import DEPTH, LARGEST_LOG, decide
 from bftembed.cells.refusals import refuse_bad_values
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.hdf5 import is_group, open_h5ad, strings
+from bftembed.hdf5 import open_h5ad, strings
 from bftembed.progress import Progress, silent
 from bftembed.tasks.baselines import opened
 from bftembed.tasks.data import missing_label, place_of, read_cells
@@ -98,15 +98,8 @@ def read_screen(
 ) -> Screen:
     """Read a screen block by block into moments per condition; counts become log1p of counts per 10,000.
 
-    Parameters
-    ----------
-    sources, columns
-        Files or AnnData, matched by the names of genes in the order of the first; cell type and perturbation in
-        ``.obs``.
-    known
-        Name of an embedding → genes with a vector.
-    control, layer, allow_missing, progress
-        As in `bftembed.tasks.perturbation.perturbation`.
+    `columns` are those of cell type and perturbation in ``.obs``; `known` are the genes with a vector in each
+    embedding; all else is as in `bftembed.tasks.perturbation.perturbation`. Genes are in the order of the first file.
     """
     read = [_conditions(source, columns) for source in sources]
     names = sorted(set().union(*(own for own, _ in read)))
@@ -241,14 +234,6 @@ def _add(
     return f"{expression.name}: {decision.normalize} ({decision.reason})"
 
 
-def is_simulated(source: Source) -> bool:
-    """Return whether the data are simulated, by their ``uns["simulated"]``."""
-    if not isinstance(source, (str, os.PathLike)):
-        return "simulated" in source.uns
-    with open_h5ad(source) as handle:
-        return is_group(handle.get("uns")) and "simulated" in handle["uns"]
-
-
 class Predictions(NamedTuple):
     """Predictions of another program: true data in their genes, the predicted conditions (bool), and their effects."""
 
@@ -259,60 +244,60 @@ class Predictions(NamedTuple):
 
 
 def read_predictions(
-    source: str | os.PathLike[str], data: Source, columns: tuple[str, str], screen: Screen
+    source: str | os.PathLike[str], variable: Sequence[str], columns: tuple[str, str], screen: Screen
 ) -> Predictions:
     """Read predicted log1p expression, ``adata_pred.h5ad`` of ``state tx predict``; its genes have no names.
 
-    `data` are the true data, read as `screen`; effects are measured from the true controls.
+    `variable` are the genes of ``X_hvg``; effects are measured from the true controls in `screen`.
     """
     where = place_of(source)
     conditions, stem = _conditions(source, columns)
     names = sorted(set(conditions))
-    at = {
-        (screen.cell_types[t], screen.labels[i]): row
-        for row, (t, i) in enumerate(zip(screen.cell_type, screen.label, strict=True))
-    }
+    types, labels = np.array(screen.cell_types), np.array(screen.labels)
+    at = {name: i for i, name in enumerate(zip(types[screen.cell_type], labels[screen.label], strict=True))}
     passed = {screen.control, *screen.left_out}
-    wanted = sorted((name for name in names if name[1] not in passed), key=lambda name: at.get(name, -1))
+    wanted = [name for name in names if name[1] not in passed]
     if not wanted or not at.keys() >= set(wanted):
-        unknown = sorted(" in ".join(reversed(name)) for name in wanted if name not in at)
+        unknown = [f"{name[1]} in {name[0]}" for name in wanted if name not in at]
         raise BftembedError(f"{where} predicts {examples(unknown) or 'no condition'}, which the data do not have.")
     with open_h5ad(source) as handle:
         matrix = stored_matrix(handle["X"], where)
         n_genes = matrix.shape[1]
         if n_genes != len(screen.genes):
             column = {gene: i for i, gene in enumerate(screen.genes)}
-            variable = [column[gene] for gene in variable_genes(data) if gene in column]
-            if n_genes != len(variable):
+            kept = [column[gene] for gene in variable if gene in column]
+            if n_genes != len(kept):
                 raise BftembedError(
-                    f"{where} predicts {n_genes} genes; the data have {len(screen.genes)}, {len(variable)} in X_hvg."
+                    f"{where} predicts {n_genes} genes; the data have {len(screen.genes)}, {len(kept)} in X_hvg."
                 )
-            screen = screen.of_genes(variable)
+            screen = screen.of_genes(kept)
         moments = _Moments(names, n_genes)
         for rows in matrix.rows(_BLOCK):
             block = rows.to_csr(n_genes)
             if not np.isfinite(block.data).all() or block.data.max(initial=0.0) > LARGEST_LOG:
                 raise BftembedError(f"{where}: X is not log1p expression. Predict with output_space gene or all.")
             moments.add(block, conditions[rows.start : rows.stop])
+    wanted.sort(key=at.__getitem__)
     held = np.zeros(len(screen.label), dtype=bool)
     held[[at[name] for name in wanted]] = True
     mean = moments.result()[0][[moments.at[name] for name in wanted]]
     return Predictions(f"STATE: {stem}", screen, held, mean - screen.control_mean[screen.cell_type[held]])
 
 
-def variable_genes(source: Source) -> list[str]:
-    """Return the genes of ``X_hvg``, in its order: ``uns["hvg_names"]``, else those of ``var["highly_variable"]``."""
+def about(source: Source) -> tuple[bool, list[str]]:
+    """Return whether data are simulated, and the genes of their ``X_hvg``, in its order, as far as they tell."""
     if isinstance(source, (str, os.PathLike)):
         from anndata.io import read_elem
 
         with open_h5ad(source) as handle:
-            names, var = handle.get("uns/hvg_names"), read_elem(handle["var"])
-            names = None if names is None else strings(names)
+            var, uns = read_elem(handle["var"]), handle.get("uns", {})
+            names: Any = strings(uns["hvg_names"]) if "hvg_names" in uns else None
+            simulated = "simulated" in uns
     else:
-        names, var = source.uns.get("hvg_names"), source.var
-    if names is None:
+        var, simulated, names = source.var, "simulated" in source.uns, source.uns.get("hvg_names")
+    if names is None:  # as STATE's own preparation leaves it
         names = var.index[var["highly_variable"].to_numpy(bool)] if "highly_variable" in var else ()
-    return [str(name) for name in names]
+    return simulated, [str(name) for name in names]
 
 
 class Split(NamedTuple):

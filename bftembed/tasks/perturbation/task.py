@@ -54,13 +54,12 @@ METRICS = (*_SCORES, *(replace(m, name=f"cell_eval2_{m.name}", group=scoring.CEL
 SPLITS = (UNSEEN_GENE, UNSEEN_CELL_TYPE)
 #: With fewer test perturbations in a cell type, perturbation discrimination has too few ranks for a conclusion.
 MIN_PERTURBATIONS = 5
-HELPS, NOT_SHOWN = "helps", "does not help (not shown to)"
 #: What text has to exceed; the last where the perturbation is known from other cell types.
 _DECISIVE = ("random", "shuffled", PERTURBATION_MEAN)
 _REFERENCES = ("random", "shuffled", PERTURBED_MEAN, PERTURBATION_MEAN)
 _COMPARED = tuple(m.name for m in _SCORES)
 _DISCRIMINATION = ("pds_l1", "pds_cosine")
-_UNDEFINED = {
+_UNDEFINED = dict.fromkeys((m.name for m in METRICS), "no test condition has a score") | {
     "pearson_delta": "the predicted change is the same for every gene",
     "de_overlap": "no test condition has a significantly changed gene",
 }
@@ -163,8 +162,10 @@ def perturbation(
     columns = (cell_type_key, pert_col)
     choice: dict[str, Any] = {"layer": layer, "known": known, "allow_missing": allow_missing}
     screen = screens.read_screen(sources, columns, control, progress=progress, **choice)
-    simulated = any(map(screens.is_simulated, sources))
-    simulated |= any(x.provenance.get("simulated") for x in itertools.chain(*embeddings.values()))
+    told = [screens.about(source) for source in sources]
+    simulated = any(one for one, _ in told) or any(
+        x.provenance.get("simulated") for x in itertools.chain(*embeddings.values())
+    )
     left = len(screen.left_out)
     notes = [
         *(["simulated data"] if simulated else []),
@@ -174,7 +175,7 @@ def perturbation(
     ]
     spaces: list[tuple[str, Screen, Predictions | None]] = [(name, screen, None) for name in protocols]
     if state is not None:
-        predictions = screens.read_predictions(state, sources[0], columns, screen)
+        predictions = screens.read_predictions(state, told[0][1], columns, screen)
         spaces.append((HELD_OUT_BY_STATE, predictions.screen, predictions))
     run = run or (f"simulated: {screen.name}" if simulated else screen.name)
     how = _Settings(seed_list, draws, pca_dim, ridge, top, second_scorer is not None, "; ".join(notes))
@@ -292,7 +293,7 @@ def _of_predictor(
     for metric, values in scores.items():
         means = _over_draws(values)
         finite = np.isfinite(means)
-        undefined = {"reason": "undefined", "note": _undefined(metric)}
+        undefined = {"reason": "undefined", "note": _UNDEFINED[metric]}
         if not finite.any():
             found.append(row(metric=metric, **undefined))
             continue
@@ -305,10 +306,6 @@ def _of_predictor(
     return found
 
 
-def _undefined(metric: str) -> str:
-    return _UNDEFINED.get(metric, "no test condition has a score")
-
-
 def _over_draws(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Return the mean over draws of scores (n_seeds, n_draws, n_conditions), NaN where there is no score."""
     with np.errstate(invalid="ignore"):
@@ -318,16 +315,9 @@ def _over_draws(scores: NDArray[Any]) -> NDArray[np.float64]:
 def difference(
     scores: NDArray[Any], other: NDArray[Any], labels: NDArray[Any], members: Sequence[Sequence[str]], *, drawn: bool
 ) -> tuple[float, float, float]:
-    """Return the mean paired difference of two predictors and the ends of its interval, see the module.
+    """Return the mean paired difference of scores (n_seeds, n_draws, n_conditions) and the ends of its interval.
 
-    Parameters
-    ----------
-    scores, other
-        (n_seeds, n_draws, n_conditions), NaN where there is none; numbers of draws may differ.
-    labels, members
-        As in `pigeonhole_interval`.
-    drawn
-        Whether `other` is of random or shuffled vectors, whose chance counts.
+    `drawn` says whether `other` is of random or shuffled vectors, whose chance counts (see the module).
     """
     apart = _over_draws(scores) - _over_draws(other)
     if not np.isfinite(apart).any():
@@ -349,7 +339,7 @@ def _differences(whole: Sequence[Result], scores: _Scores, screen: Screen, few: 
                 continue
             of_subject, of_other = scores["subject", row.subject][row.metric], scores[key][row.metric]
             mean, low, high = difference(of_subject, of_other, screen.label, screen.members, drawn=drawn)
-            reason, note = ("undefined", _undefined(row.metric)) if math.isnan(mean) else ("", "")
+            reason, note = ("undefined", _UNDEFINED[row.metric]) if math.isnan(mean) else ("", "")
             if few and not reason and row.metric in _DISCRIMINATION:
                 low, high, reason, note = math.nan, math.nan, "too-few", few
             ends = {"difference": mean, "difference_low": low, "difference_high": high}
@@ -358,11 +348,7 @@ def _differences(whole: Sequence[Result], scores: _Scores, screen: Screen, few: 
 
 
 def helps(frame: pd.DataFrame) -> dict[str, bool]:
-    """Return subject → whether its vectors help, from the rows of one run and protocol.
-
-    They do where the PDS (L1) differs from that of random and shuffled vectors and, where it occurs, the mean of the
-    perturbation by more than zero, with the whole interval.
-    """
+    """Return subject → whether its vectors help, by the decisive differences of the rows of one run and protocol."""
     decisive = frame[(frame["metric"] == MAIN_METRIC) & frame["reference"].isin(_DECISIVE)]
     return {str(name): bool((rows["difference_low"] > 0).all()) for name, rows in decisive.groupby("subject")}
 
@@ -405,6 +391,8 @@ def _difference_table(rows: pd.DataFrame, title: str) -> Table:
         cells.setdefault((r["subject"], r["reference"]), {})[r["metric"]] = ends
     order = sorted(cells, key=lambda key: (key[0], _REFERENCES.index(key[1])))
     shown = tuple(Row(f"{subject} − {reference}", cells[subject, reference]) for subject, reference in order)
-    words = tuple(f"{name}: {HELPS if found else NOT_SHOWN}." for name, found in helps(rows).items())
+    words = tuple(
+        f"{name}: {'helps' if found else 'does not help (not shown to)'}." for name, found in helps(rows).items()
+    )
     few = dict.fromkeys(rows.loc[rows["reason"] == "too-few", "note"])
     return Table(title, columns, shown, words, (_RULE, *(f"No interval: {note}." for note in few)))

@@ -139,12 +139,6 @@ def test_wrong_options_are_an_error(simulated, option, value):
         bench.perturbation(**({"data": simulated[0], "genes": {"text": simulated[1]}} | {option: value}))
 
 
-def test_draws_of_another_dimension_are_an_error(simulated):
-    screen, genes = simulated
-    with pytest.raises(BftembedError, match="'7', '32'"):
-        bench.perturbation(screen, {"text": [genes, GeneEmbeddings(genes.ids, genes.matrix[:, :7])]})
-
-
 def test_an_anndata_is_not_changed(simulated):
     screen, genes = simulated
     values, obs = screen.X.copy(), screen.obs.copy()
