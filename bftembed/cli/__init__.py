@@ -35,6 +35,8 @@ RENAMED = {
     ("bench genes", "--use-cache"): "the default",
     ("bench multimodal", "--joined-key"): "--joined-keys",
     ("bench perturbation", "--de-top"): "bftembed.bench.perturbation(top=…) in Python",
+    ("bench perturbation", "--gene-column"): "adata.var_names, to be set before",
+    ("bench perturbation", "--use-raw"): "adata.raw.to_adata(), to be written before",
     ("demo", "--config"): "bftembed run CONFIG",
     ("demo", "--genes"): "--n-genes",
     ("cells embed", "--shard-count"): "bftembed.cells.spread.embed_with_ray in Python",

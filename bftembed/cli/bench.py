@@ -16,7 +16,7 @@ _HIDDEN = ("run", "draws", "cache", "jobs", "permuted", "progress")
 _HIDDEN_OF = {
     "genes": ("probes", "key"),
     "multimodal": ("seeds", "rna", "adt", "obsm_names", "layer", "use_raw", "gene_column", "normalize"),
-    "perturbation": ("pca_dim", "ridge", "top", "layer", "use_raw", "gene_column"),
+    "perturbation": ("pca_dim", "ridge", "top", "layer"),
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "clustering": {"keys": ""},

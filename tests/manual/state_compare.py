@@ -179,9 +179,10 @@ def differences(run, ours):
 def benched(place, question):
     """Return embedding → metric → value: what `bench perturbation --state` says of the conditions held out."""
     frame = pd.read_parquet(place / f"{question}.parquet")
-    frame = frame[(frame["protocol"] == "held-out-by-state") & (frame["split"] == "all")]
+    frame = frame[(frame["protocol"] == "held-out-by-state") & (frame["reference"] == "") & frame["seed"].isna()]
+    frame = frame[frame["kind"] == "reference"]
     frame = frame[frame["metric"].isin(["mae", "pearson_delta", "pds_l1"])]
-    return frame.pivot(index="embedding", columns="metric", values="value")
+    return frame.pivot(index="subject", columns="metric", values="value")
 
 
 def rounded(frame):

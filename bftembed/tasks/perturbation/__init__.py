@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bftembed.tasks.perturbation.task import INFO, METRICS, helps, perturbation, tables
+from bftembed.tasks.perturbation.task import METRICS, helps, perturbation, tables
 
-__all__ = ["INFO", "METRICS", "helps", "perturbation", "tables"]
+__all__ = ["METRICS", "helps", "perturbation", "tables"]

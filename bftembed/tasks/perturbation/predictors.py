@@ -7,8 +7,7 @@ mean delta of the training conditions of the same cell type (of all, for a cell 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, examples
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -30,6 +29,14 @@ CONTROL_MEAN, PERTURBED_MEAN, PERTURBATION_MEAN = "control mean", "perturbed mea
 _MIN_SHARE = 1e-6
 
 
+def _spectrum(gram: NDArray[Any], n_dims: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return at most `n_dims` eigenvalues that are not rounding errors, the largest first, and their vectors."""
+    values, axes = np.linalg.eigh(gram)
+    values, axes = values[::-1], axes[:, ::-1]
+    k = int(min(n_dims, (values > _MIN_SHARE**2 * max(float(values[0]), 1e-300)).sum()))
+    return values[:k], axes[:, :k]
+
+
 def reduced(vectors: NDArray[Any], train: NDArray[np.bool_], n_dims: int) -> NDArray[np.float64]:
     """Return at most `n_dims` principal components of vectors (n, d), float64 (n, k).
 
@@ -40,13 +47,10 @@ def reduced(vectors: NDArray[Any], train: NDArray[np.bool_], n_dims: int) -> NDA
     known = vectors[train] - mean
     # The Gram matrix of the shorter side has the same spectrum, and is small.
     wide = known.shape[1] > known.shape[0]
-    values, axes = np.linalg.eigh(known @ known.T if wide else known.T @ known)
-    values, axes = values[::-1], axes[:, ::-1]
-    k = int(min(n_dims, (values > _MIN_SHARE**2 * max(float(values[0]), 1e-300)).sum(), max(len(known) - 1, 1)))
+    values, axes = _spectrum(known @ known.T if wide else known.T @ known, min(n_dims, max(len(known) - 1, 1)))
     if wide:
-        axes = known.T @ (axes[:, :k] / np.sqrt(values[:k]))
-    scale = np.sqrt(values[:k] / len(known))
-    return np.asarray((vectors - mean) @ axes[:, :k] / scale, dtype=np.float64)
+        axes = known.T @ (axes / np.sqrt(values))
+    return np.asarray((vectors - mean) @ axes / np.sqrt(values / len(known)), dtype=np.float64)
 
 
 def expression_components(centered: NDArray[Any], n_dims: int) -> NDArray[np.float64]:
@@ -54,38 +58,23 @@ def expression_components(centered: NDArray[Any], n_dims: int) -> NDArray[np.flo
 
     Made of deltas less the perturbed mean of their cell type, (n_train, n_genes); scaled to a mean square of 1.
     """
-    values, sides = np.linalg.eigh(centered @ centered.T)
-    values, sides = values[::-1], sides[:, ::-1]
-    k = int(min(n_dims, (values > _MIN_SHARE**2 * max(float(values[0]), 1e-300)).sum()))
-    loadings = centered.T @ (sides[:, :k] / np.sqrt(values[:k]))
+    values, sides = _spectrum(centered @ centered.T, n_dims)
+    loadings = centered.T @ (sides / np.sqrt(values))
     return np.asarray(loadings * np.sqrt(len(loadings)), dtype=np.float64)
 
 
 def bilinear(
     centered: NDArray[Any], of_genes: NDArray[Any], trained: NDArray[Any], tested: NDArray[Any], ridge: float = RIDGE
 ) -> NDArray[np.float64]:
-    """Fit ``Y ~ G K P`` to centered deltas and predict the centered deltas of test conditions.
+    """Fit ``Y ~ G K P`` to centered deltas and predict the centered deltas of test conditions, (n_test, n_genes).
 
     The linear model of Ahlmann-Eltze, Huber and Anders (Nature Methods 2025; code of the paper:
     ``run_linear_pretrained_model.R``): ``K = (G'G + r I)^-1 G' Y P' (P P' + r I)^-1``. Differences: Y is centered
     within each cell type (there is one in the paper), and P and G have the same scale (`reduced`), where the paper
     takes principal components in the scale of the data.
 
-    Parameters
-    ----------
-    centered
-        Y', (n_train, n_genes).
-    of_genes
-        G, (n_genes, k).
-    trained, tested
-        P' of the training and of the test conditions, (n_train, l) and (n_test, l).
-    ridge
-        r.
-
-    Returns
-    -------
-    ndarray
-        float64 (n_test, n_genes).
+    `centered` is Y' (n_train, n_genes), `of_genes` G (n_genes, k), `trained` and `tested` P' of the conditions, `ridge`
+    r.
     """
     left = of_genes.T @ of_genes + ridge * np.eye(of_genes.shape[1])
     right = trained.T @ trained + ridge * np.eye(trained.shape[1])
@@ -95,10 +84,7 @@ def bilinear(
 
 
 class Training:
-    """What the predictors of a split learn from its training conditions.
-
-    Only the training rows of `delta`, (n_conditions, n_genes), are read.
-    """
+    """What the predictors of a split learn from the training rows of `delta`, (n_conditions, n_genes)."""
 
     def __init__(self, screen: Screen, delta: NDArray[Any], split: Split, n_dims: int, ridge: float) -> None:
         own = [split.train & (screen.cell_type == i) for i in range(len(screen.cell_types))]
@@ -125,17 +111,11 @@ class Training:
         return np.asarray(sums / np.maximum(np.bincount(self.trained, minlength=len(sums)), 1)[:, None])
 
 
-@dataclass(frozen=True, eq=False)
-class Vectors:
-    """The vectors of an embedding that a screen needs.
-
-    `targeted`: vectors of ``screen.targeted``, float32 (n_targeted, d), a matrix per draw. `measured`: G of the first
-    draw, principal components of the vectors of the measured genes, float64 (n_genes, k), zero where there is no
-    vector; None where too few have one.
-    """
+class Vectors(NamedTuple):
+    """Vectors of ``screen.targeted``, a matrix per draw; and G, components of those of the measured genes or None."""
 
     name: str
-    targeted: tuple[NDArray[Any], ...]
+    targeted: list[NDArray[Any]]
     measured: NDArray[np.float64] | None
 
     @classmethod
@@ -144,20 +124,19 @@ class Vectors:
         dims = sorted({draw.dim for draw in draws})
         if len(dims) > 1:
             raise BftembedError(f"Draws of {name!r} have {examples(dims)} dimensions; they must have the same.")
-        rows = [_rows_of(draw) for draw in draws]
+        rows = [rows_of(draw) for draw in draws]
         targeted = [draw.matrix[[own[g] for g in screen.targeted]] for draw, own in zip(draws, rows, strict=True)]
-        entities = [found.entity for found in GeneIndex.default().resolve(screen.genes)]
-        known = np.array([gene in rows[0] for gene in entities])
+        at = [rows[0].get(found.entity, -1) for found in GeneIndex.default().resolve(screen.genes)]
+        known = np.array(at) >= 0
         measured = None
         if known.sum() > n_dims:
-            of_known = draws[0].matrix[[rows[0][g] for g in entities if g in rows[0]]]
-            components = reduced(of_known, np.ones(len(of_known), dtype=bool), n_dims)
-            measured = np.zeros((len(entities), components.shape[1]))
+            components = reduced(draws[0].matrix[[i for i in at if i >= 0]], np.ones(known.sum(), dtype=bool), n_dims)
+            measured = np.zeros((len(at), components.shape[1]))
             measured[known] = components
-        return cls(name, tuple(targeted), measured)
+        return cls(name, targeted, measured)
 
     def draw(self, kind: str, seed: int, draw: int, position: int) -> NDArray[Any]:
-        """Return vectors of the targeted genes, (n_targeted, d), for the seed at a position in the list of seeds.
+        """Return vectors of the targeted genes for the seed at a position in the list of seeds.
 
         Of kind ``"subject"`` the embedding's own, ``"random"`` standard normal ones, ``"shuffled"`` its own, permuted
         over the genes.
@@ -170,7 +149,7 @@ class Vectors:
         return own
 
 
-def _rows_of(embedding: GeneEmbeddings) -> dict[str, int]:
+def rows_of(embedding: GeneEmbeddings) -> dict[str, int]:
     """Return gene → row, by approved symbols; the first of several is kept."""
     rows: dict[str, int] = {}
     for i, found in enumerate(GeneIndex.default().resolve(embedding.ids)):
@@ -178,91 +157,47 @@ def _rows_of(embedding: GeneEmbeddings) -> dict[str, int]:
     return rows
 
 
-def with_vectors(
-    screen: Screen, embeddings: Mapping[str, Sequence[GeneEmbeddings]], *, allow_missing: bool = False
-) -> Screen:
-    """Return the screen with the perturbations that have a vector in every embedding; "A+B" needs one of each gene.
-
-    Raises
-    ------
-    BftembedError
-        For perturbations without a vector, unless `allow_missing`, and fewer than two with one.
-    """
-    lacking: dict[str, list[str]] = {}
-    for name, draws in embeddings.items():
-        known = set.intersection(*(set(_rows_of(draw)) for draw in draws))
-        own = [label for label, genes in zip(screen.labels, screen.members, strict=True) if not known.issuperset(genes)]
-        lacking |= {name: own} if own else {}
-    if lacking and not allow_missing:
-        listed = "; ".join(f"{name!r} lacks {examples(labels, 20)}" for name, labels in lacking.items())
-        raise BftembedError(
-            f"Perturbations without a vector: {listed}. Embed these genes too, or leave the perturbations out: "
-            "allow_missing=True (--allow-missing)."
-        )
-    left = sorted(set().union(*lacking.values()))
-    if len(screen.labels) - len(left) < 2:
-        raise BftembedError(
-            f"Fewer than two perturbations have a vector in every embedding; {examples(left)} have none."
-        )
-    return screen.without(left) if left else screen
-
-
 def membership(screen: Screen) -> NDArray[np.float64]:
     """Return the share of each targeted gene in each label, (n_labels, n_targeted): vectors of "A+B" are means."""
-    at = {gene: i for i, gene in enumerate(screen.targeted)}
-    shares = np.zeros((len(screen.labels), len(at)))
-    for row, genes in zip(shares, screen.members, strict=True):
-        row[[at[g] for g in genes]] = 1 / len(genes)
-    return shares
+    return np.array([[(gene in own) / len(own) for gene in screen.targeted] for own in screen.members])
 
 
 #: Training, seed, draw and number of the seed → deltas (n_test, n_genes).
 Predict = Callable[[Training, int, int, int], "NDArray[np.float64]"]
 
 
-@dataclass(frozen=True, eq=False)
-class Predictor:
-    """A predictor: kind, subject and note in the results, and function.
-
-    There are `n_draws` of its vectors per seed; `seeded` says whether it depends on the seed, `problem` why it cannot
-    be applied.
-    """
+class Predictor(NamedTuple):
+    """A predictor, in `n_draws` draws per seed; one without a function cannot be applied, and the note says why."""
 
     kind: str
     subject: str
-    predict: Predict
+    predict: Predict | None
     note: str = ""
     n_draws: int = 1
     seeded: bool = False
-    problem: str = ""
 
 
 def predictors_of(
     screen: Screen, vectors: Sequence[Vectors], n_dims: int, n_draws: int, *, seen: bool
 ) -> list[Predictor]:
-    """Return all predictors of a protocol.
+    """Return all predictors of a protocol; `seen` says whether every tested perturbation is in training.
 
-    With each embedding come random and shuffled vectors of its shape, in `n_draws` draws per seed, and the model in
-    which the vectors of the measured genes are G. (These are known without the data, so their PCA takes them all.)
-    `seen` says whether every tested perturbation is in training: it has a mean and a training PCA of its own then.
+    With each embedding come random and shuffled vectors of its shape, and the model in which the vectors of the
+    measured genes are G. (These are known without the data, so their PCA takes them all.)
     """
-    mean = "mean effect of the training perturbations in the same cell type, or in all where it has none"
-    found = [
-        Predictor("baseline", CONTROL_MEAN, lambda t, *_: np.zeros_like(t.center), "no effect"),
-        Predictor("baseline", PERTURBED_MEAN, lambda t, *_: t.center, mean),
+    same, axes = "mean effect of the same perturbation in the training cell types", "P = one axis per perturbation"
+
+    def of_pca(t: Training, *_: int) -> NDArray[np.float64]:
+        return t.predict(reduced(t.label_means(t.centered), t.known, n_dims))
+
+    table: list[tuple[str, str, Predict, str]] = [
+        ("baseline", CONTROL_MEAN, lambda t, *_: np.zeros_like(t.center), "no effect"),
+        ("baseline", PERTURBED_MEAN, lambda t, *_: t.center, "mean effect in training, of the cell type if any"),
+        ("baseline", PERTURBATION_MEAN, lambda t, *_: t.label_means(t.delta)[t.tested], same),
+        ("reference", "identity", lambda t, *_: t.predict(np.eye(t.n_labels)), axes),
+        ("reference", "training PCA", of_pca, "P = training PCA of the perturbations"),
     ]
-    if seen:
-        same = "mean effect of the same perturbation in the training cell types"
-        axes, pca = "P = one axis per perturbation, not reduced", "P = training PCA of the perturbations"
-
-        def of_pca(t: Training, *_: int) -> NDArray[np.float64]:
-            return t.predict(reduced(t.label_means(t.centered), t.known, n_dims))
-
-        found += [
-            Predictor("baseline", PERTURBATION_MEAN, lambda t, *_: t.label_means(t.delta)[t.tested], same),
-            Predictor("reference", "identity", lambda t, *_: t.predict(np.eye(t.n_labels)), axes),
-            Predictor("reference", "training PCA", of_pca, pca),
-        ]
+    found = [Predictor(*one) for one in table[: None if seen else 2]]
     shares = membership(screen)
     for one in vectors:
 
@@ -270,9 +205,12 @@ def predictors_of(
             return lambda t, *draw: t.predict(reduced(shares @ one.draw(kind, *draw), t.known, n_dims), of_genes)
 
         several, both = len(one.targeted) > 1, f"{one.name}, G = {one.name}"
-        too_few = "" if one.measured is not None else f"fewer than {n_dims + 1} measured genes have a vector"
         found.append(Predictor("subject", one.name, predict_with("subject"), seeded=several))
-        found.append(Predictor("subject", both, predict_with("subject", one.measured), seeded=several, problem=too_few))
+        if one.measured is None:
+            too_few = f"fewer than {n_dims + 1} measured genes have a vector"
+            found.append(Predictor("subject", both, None, too_few))
+        else:
+            found.append(Predictor("subject", both, predict_with("subject", one.measured), seeded=several))
         for kind in ("random", "shuffled"):
             found.append(Predictor(kind, one.name, predict_with(kind), n_draws=n_draws, seeded=True))
     return found

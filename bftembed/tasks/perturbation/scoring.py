@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,12 +17,10 @@ if TYPE_CHECKING:
 CELL_EVAL2 = "cell-eval2"
 #: Metric of cell-eval2 → its name in the results.
 OF_CELL_EVAL2 = {"expr_mae": "cell_eval2_mae"} | {name: f"cell_eval2_{name}" for name in ("pds_l1", "pds_cosine")}
-_CONTROL = "control"
 
 
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """True effects: the data, deltas (n_conditions, n_genes), and columns of the changed genes of each condition."""
+class Truth(NamedTuple):
+    """The data, true deltas (n_conditions, n_genes), and columns of the changed genes of each condition."""
 
     screen: Screen
     delta: NDArray[np.float64]
@@ -34,16 +31,10 @@ class Truth:
         """Compute true deltas and changed genes: Welch's t test, false discovery rate below 5 %, at most `top`."""
         delta = screen.delta
         changed: list[NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)] * len(delta)
-        for number in np.unique(screen.cell_type):
-            rows = np.flatnonzero(screen.cell_type == number)
-            p = metrics.welch_p_values(
-                screen.mean[rows],
-                screen.variance[rows],
-                screen.cells[rows, None],
-                screen.control_mean[number],
-                screen.control_variance[number],
-                int(screen.control_cells[number]),
-            )
+        for rows in by_cell_type(screen, np.arange(len(delta))):
+            number = screen.cell_type[rows[0]]
+            control = screen.control_mean[number], screen.control_variance[number], int(screen.control_cells[number])
+            p = metrics.welch_p_values(screen.mean[rows], screen.variance[rows], screen.cells[rows, None], *control)
             found = metrics.differential_genes(delta[rows], metrics.benjamini_hochberg(p), top)
             for row, genes in zip(rows, found, strict=True):
                 changed[row] = genes
@@ -51,13 +42,9 @@ class Truth:
 
 
 def scores_of(truth: Truth, split: Split, predicted: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Score the predicted deltas of the test conditions of a split, (n_test, n_genes).
+    """Return metric → scores of predicted deltas (n_test, n_genes), float64 (n_test,), NaN where undefined.
 
-    Returns
-    -------
-    dict
-        Metric → float64 (n_test,); NaN where it is undefined for a condition. Perturbation discrimination is among
-        the test conditions of the same cell type.
+    Perturbation discrimination is among the test conditions of the same cell type.
     """
     rows = np.flatnonzero(split.test)
     true = truth.delta[rows]
@@ -94,10 +81,9 @@ def by_cell_type(screen: Screen, rows: NDArray[Any]) -> list[NDArray[np.intp]]:
 
 
 def cell_eval2_scores(truth: Truth, split: Split, predicted: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Score the same with cell-eval2 (Arc Institute, MIT; extra ``perturb``), metrics `OF_CELL_EVAL2`.
+    """Score the same with cell-eval2 (Arc Institute, MIT; extra ``perturb``), on means instead of cells.
 
-    It gets each cell type as two AnnData of means, one row per condition and one of the true controls; targets are
-    named by their columns, of a combination the first. NaN where a cell type has a single condition.
+    Targets are named by their columns, of a combination the first; NaN where a cell type has a single condition.
     """
     import anndata
     import pandas as pd
@@ -105,27 +91,22 @@ def cell_eval2_scores(truth: Truth, split: Split, predicted: NDArray[np.float64]
     package = require("cell_eval2", "perturb")
     screen, rows = truth.screen, np.flatnonzero(split.test)
     found = {name: np.full(len(rows), np.nan) for name in OF_CELL_EVAL2.values()}
-    var = pd.DataFrame(index=pd.Index([f"gene{i}" for i in range(len(screen.genes))]))
-    for own in by_cell_type(screen, rows):
-        if len(own) < 2:
-            continue
-        names = [f"condition{i}" for i in range(len(own))]
+    var = pd.DataFrame(index=[f"gene{i}" for i in range(len(screen.genes))])
+    for own in (own for own in by_cell_type(screen, rows) if len(own) > 1):
+        at = {f"condition{i}": i for i in own}
         control = screen.control_mean[screen.cell_type[rows[own[0]]]]
-        obs = pd.DataFrame({"perturbation": pd.Categorical([_CONTROL, *names])}, index=pd.Index([_CONTROL, *names]))
-        pair = [
-            anndata.AnnData(np.vstack([control, control + delta[own]]).astype(np.float32), obs, var)
-            for delta in (predicted, truth.delta[rows])
-        ]
-        targets = [screen.targets[screen.label[rows[i]]] for i in own]
+        obs = pd.DataFrame({"gene": pd.Categorical(["control", *at])}, index=["control", *at])
+        means = [np.vstack([control, control + delta[own]]) for delta in (predicted, truth.delta[rows])]
+        targets = {name: screen.targets[screen.label[rows[i]]] for name, i in at.items()}
         config = package.EvalConfig(
             metrics=list(OF_CELL_EVAL2),
-            pert_col="perturbation",
-            control=_CONTROL,
+            pert_col="gene",
+            control="control",
             input_type="lognorm",
             validate_input=False,
-            target_gene_map={n: f"gene{t[0]}" if t else None for n, t in zip(names, targets, strict=True)},
+            target_gene_map={name: f"gene{t[0]}" if t else None for name, t in targets.items()},
         )
-        at = dict(zip(names, own, strict=True))
+        pair = [anndata.AnnData(x.astype(np.float32), obs, var) for x in means]
         for name, metric, value in package.compute_metrics(*pair, config=config).iter_rows():
             found[OF_CELL_EVAL2[metric]][at[name]] = value
     return found

@@ -1,18 +1,9 @@
 """Benchmark of perturbation prediction: scores of linear predictors, their differences with intervals, and tables.
 
-What varies, and therefore widens the interval of a difference:
-
-- The genes that happened to be perturbed, and the seeds, which decide the splits. Both are resampled
-  (`bftembed.metrics.intervals.pigeonhole_interval`), genes with all their cell types and seeds, because the scores of
-  one perturbation are not independent.
-- The chance in the vectors themselves: any one set of meaningless vectors scores a little better or worse than the
-  mean of others, in the same way for all perturbations and seeds, which no resampling of either shows. Draws of random
-  and of shuffled vectors show it; `bftembed.metrics.intervals.prediction_half_width` is the half width of the interval
-  in which one more draw of meaningless vectors would lie. It is exact where text vectors are exchangeable with these
-  and their scores normal.
-
-The interval of a difference to random or shuffled vectors is the wider of the two at each end; that of a difference to
-a mean is the first alone.
+The interval of a difference covers the genes that happened to be perturbed and the seeds, which are resampled
+(`pigeonhole_interval`). That of a difference to random or shuffled vectors is at each end the wider of this and of
+`prediction_half_width`: any one set of meaningless vectors is better or worse than others for all perturbations alike,
+which no resampling shows. It is exact where text vectors are exchangeable with these and their scores normal.
 """
 
 from __future__ import annotations
@@ -21,11 +12,10 @@ import functools
 import itertools
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -35,7 +25,7 @@ from bftembed.io import refuse_input_as_output
 from bftembed.metrics.intervals import pigeonhole_interval, prediction_half_width
 from bftembed.progress import Progress, silent
 from bftembed.report.table import Cell, Column, Row, Table
-from bftembed.tasks.base import Metric, Result, TaskInfo, score_table, to_frame, write_results
+from bftembed.tasks.base import Metric, Result, score_table, to_frame, write_results
 from bftembed.tasks.data import listed
 from bftembed.tasks.perturbation import data as screens
 from bftembed.tasks.perturbation import predictors, scoring
@@ -50,16 +40,9 @@ if TYPE_CHECKING:
     Source: TypeAlias = "anndata.AnnData | str | os.PathLike[str]"
     Embedding = GeneEmbeddings | str | os.PathLike[str]
 
-INFO = TaskInfo(
-    name="perturbation",
-    kind="genes",
-    source="the given screen",
-    license="that of the given data",
-    split_rule="each fifth of the targeted genes is held out in turn, or each cell type",
-    main_metric="pds_l1",  # vectors of the target can raise it, knowledge of what perturbations share cannot
-    direction="higher",
-    version=1,
-)
+TASK = "perturbation"
+#: Decides: vectors of the target can raise it, knowledge of what perturbations share cannot.
+MAIN_METRIC = "pds_l1"
 _SCORES = (
     Metric("pds_l1", "PDS (L1)", concludes=False),
     Metric("pds_cosine", "PDS (cosine)", concludes=False),
@@ -71,14 +54,12 @@ METRICS = (*_SCORES, *(replace(m, name=f"cell_eval2_{m.name}", group=scoring.CEL
 SPLITS = (UNSEEN_GENE, UNSEEN_CELL_TYPE)
 #: With fewer test perturbations in a cell type, perturbation discrimination has too few ranks for a conclusion.
 MIN_PERTURBATIONS = 5
-HELPS, NOT_SHOWN = "helps", "does not help (not shown to)"
 #: What text has to exceed; the last where the perturbation is known from other cell types.
 _DECISIVE = ("random", "shuffled", PERTURBATION_MEAN)
+_REFERENCES = ("random", "shuffled", PERTURBED_MEAN, PERTURBATION_MEAN)
 _COMPARED = tuple(m.name for m in _SCORES)
 _DISCRIMINATION = ("pds_l1", "pds_cosine")
-_DRAWN = (*_DISCRIMINATION, "mae")
-_REFERENCES = ("random", "shuffled", PERTURBED_MEAN, PERTURBATION_MEAN)
-_UNDEFINED = {
+_UNDEFINED = dict.fromkeys((m.name for m in METRICS), "no test condition has a score") | {
     "pearson_delta": "the predicted change is the same for every gene",
     "de_overlap": "no test condition has a significantly changed gene",
 }
@@ -93,11 +74,9 @@ def perturbation(
     control: str = "non-targeting",
     split: str | Iterable[str] = SPLITS,
     seeds: int | Iterable[int] = 5,
-    state: Source | None = None,
+    state: str | os.PathLike[str] | None = None,
     allow_missing: bool = False,
     layer: str | None = None,
-    use_raw: bool = False,
-    gene_column: str | None = None,
     draws: int = 4,
     pca_dim: int = PCA_DIM,
     ridge: float = RIDGE,
@@ -133,10 +112,6 @@ def perturbation(
         Leave out perturbations without a vector; else they are an error.
     layer
         Layer with the expression; default ``.X``.
-    use_raw
-        Take the expression of ``.raw``.
-    gene_column
-        Column of ``.var`` with the gene names; default the index.
     draws
         Draws of random and of shuffled vectors per seed, at least 2.
     pca_dim
@@ -157,27 +132,16 @@ def perturbation(
     Returns
     -------
     pandas.DataFrame
-        The results table (`bftembed.tasks.base`). The model is ``Y ~ G K P + b``
-        (`bftembed.tasks.perturbation.predictors.bilinear`). Subjects by kind:
-
-        - ``subject``: NAME, P is the embedding and G the training PCA of the genes; "NAME, G = NAME", G is the
-          embedding of the measured genes. Both are reduced by PCA.
-        - ``random``, ``shuffled``: NAME, P is random of the same shape, or permuted over the genes; means over draws.
-        - ``baseline``: control mean, perturbed mean; mean of the perturbation, where that is in training.
-        - ``reference``: identity and training PCA as P, where the perturbation is in training; STATE.
-        - ``chance``: exact levels of the discrimination scores and of ``de_overlap``.
-
-        Intervals are over perturbed genes and seeds. NAME has one more row per metric and reference (random, shuffled,
-        perturbed mean, mean of the perturbation) with the paired difference. The reason is ``too-few`` where the data
-        allow no split, and for differences of discrimination scores with fewer than five test perturbations in a cell
-        type, which have no interval.
+        Rows of each predictor and metric: per seed, over all seeds with a 95 % interval, and for an embedding over all
+        seeds once more per reference with the paired difference. The reason is ``too-few`` where the data allow no
+        split, and for differences of discrimination scores with fewer than five test perturbations in a cell type,
+        which have no interval.
 
     Raises
     ------
     BftembedError
-        For files that cannot be read, unknown columns, no control in a cell type, cells without a label, values that
-        are not expression, files with other genes, fewer than two perturbations, perturbations without a vector
-        (unless `allow_missing`), draws of other dimensions, and predictions that do not fit.
+        For data without controls, labels, expression or shared genes, perturbations without a vector (unless
+        `allow_missing`), draws of other dimensions, and predictions that do not fit.
     """
     sources: list[Any] = list(data) if isinstance(data, (list, tuple)) else [data]
     named, protocols = _named(genes), listed(split)
@@ -192,35 +156,34 @@ def perturbation(
     if draws < 2 or pca_dim < 1 or ridge <= 0 or (top is not None and top < 1):
         raise BftembedError("draws must be at least 2, pca_dim and top at least 1, and ridge above 0.")
     if out is not None:
-        given = [*sources, state, *(x for one in named.values() for x in one)]
-        refuse_input_as_output(out, *(x for x in given if isinstance(x, (str, os.PathLike))))
+        refuse_input_as_output(out, *sources, state, *itertools.chain(*named.values()))
     embeddings = {name: [GeneEmbeddings.of(x) for x in one] for name, one in named.items()}
+    known = {name: set.intersection(*(set(predictors.rows_of(x)) for x in one)) for name, one in embeddings.items()}
     columns = (cell_type_key, pert_col)
-    choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
-    screen, notes = screens.read_screen(sources, columns, control, progress=progress, **choice)
-    screen = predictors.with_vectors(screen, embeddings, allow_missing=allow_missing)
-    of_genes = any(e.provenance.get("simulated") for one in embeddings.values() for e in one)
-    simulated = of_genes or any(map(screens.is_simulated, sources))
-    notes = ["simulated data", *notes] if simulated else notes
-    notes.append(f"{pca_dim} dimensions, ridge {ridge:g}, {draws} draws of random and shuffled vectors per seed")
-    if screen.left_out:
-        notes.append(f"{len(screen.left_out)} perturbations left out, without a vector: {examples(screen.left_out)}")
+    choice: dict[str, Any] = {"layer": layer, "known": known, "allow_missing": allow_missing}
+    screen = screens.read_screen(sources, columns, control, progress=progress, **choice)
+    told = [screens.about(source) for source in sources]
+    simulated = any(one for one, _ in told) or any(
+        x.provenance.get("simulated") for x in itertools.chain(*embeddings.values())
+    )
+    left = len(screen.left_out)
+    notes = [
+        *(["simulated data"] if simulated else []),
+        *screen.notes,
+        f"{pca_dim} dimensions, ridge {ridge:g}, {draws} draws of random and shuffled vectors per seed",
+        *([f"{left} perturbations left out, without a vector: {examples(screen.left_out)}"] if left else []),
+    ]
     spaces: list[tuple[str, Screen, Predictions | None]] = [(name, screen, None) for name in protocols]
     if state is not None:
-        predictions = screens.read_predictions(state, sources[0], columns, screen, control)
+        predictions = screens.read_predictions(state, told[0][1], columns, screen)
         spaces.append((HELD_OUT_BY_STATE, predictions.screen, predictions))
-    stem = screens.stem_of(sources[0])
-    run = run or (f"simulated: {stem}" if simulated else stem)
-    how = _Settings(seed_list, draws, pca_dim, ridge, top, second_scorer is not None)
+    run = run or (f"simulated: {screen.name}" if simulated else screen.name)
+    how = _Settings(seed_list, draws, pca_dim, ridge, top, second_scorer is not None, "; ".join(notes))
     done, total = itertools.count(1), len(spaces) * len(seed_list)
-
-    def tick(note: str) -> None:
-        progress(next(done), total, note)
-
     results = []
     for protocol, space, other in spaces:
-        row = functools.partial(Result, run=run, task=INFO.name, protocol=protocol, n_missing=len(screen.left_out))
-        results += _score(row, protocol, space, embeddings, how, other, "; ".join(notes), tick)
+        row = functools.partial(Result, run=run, task=TASK, protocol=protocol, n_missing=left)
+        results += _score(row, protocol, space, embeddings, how, other, lambda x: progress(next(done), total, x))
     frame = to_frame(results)
     if out is not None:
         write_results(frame, out)
@@ -234,24 +197,23 @@ def _named(genes: Mapping[str, Embedding | Sequence[Embedding]] | Sequence[str])
         for name, given in genes.items():
             found[name] = list(given) if isinstance(given, (list, tuple)) else [given]  # type: ignore[list-item]
     else:
-        for text in [genes] if isinstance(genes, (str, os.PathLike)) else genes:
-            name, sign, file = str(text).partition("=")
-            if not sign or Path(str(text)).exists():
-                name, file = Path(str(text)).stem, str(text)
-            found.setdefault(name, []).append(file)
+        for text in map(str, [genes] if isinstance(genes, (str, os.PathLike)) else genes):
+            name, sign, file = text.partition("=")
+            named = sign and not Path(text).exists()
+            found.setdefault(name if named else Path(text).stem, []).append(file if named else text)
     if not any(found.values()):
         raise BftembedError("No gene embeddings were given: genes=, --genes NAME=FILE.")
     return found
 
 
-@dataclass(frozen=True)
-class _Settings:
+class _Settings(NamedTuple):
     seeds: Sequence[int]
     draws: int
     pca_dim: int
     ridge: float
     top: int | None
     second: bool
+    note: str
 
 
 #: (Kind, subject) → metric → scores (n_seeds, n_draws, n_conditions), NaN where there is none.
@@ -266,7 +228,6 @@ def _score(
     embeddings: Mapping[str, Sequence[GeneEmbeddings]],
     how: _Settings,
     predictions: Predictions | None,
-    note: str,
     tick: Callable[[str], None],
 ) -> list[Result]:
     """Return the rows of a protocol."""
@@ -277,16 +238,16 @@ def _score(
         seen = not any(screens.has_unseen_genes(screen, one) for of_seed in splits for one in of_seed)
     except BftembedError as err:
         problem = str(err)
-    found = predictors.predictors_of(screen, vectors, how.pca_dim, how.draws, seen=seen)
+    every = predictors.predictors_of(screen, vectors, how.pca_dim, how.draws, seen=seen)
+    found = [] if problem else [p for p in every if p.predict]
+    failed = [p for p in every if p not in found]
     results = [
-        row(kind=p.kind, subject=p.subject, metric=metric, reason="too-few", note=problem or p.problem)
-        for p in found
-        if problem or p.problem
+        row(kind=p.kind, subject=p.subject, metric=metric, reason="too-few", note=problem or p.note)
+        for p in failed
         for metric in _COMPARED
     ]
     if problem:
         return results
-    found = [p for p in found if not p.problem]
     if predictions is not None:
         about = "effects from the true controls; genes by position"
         found.append(predictors.Predictor("reference", predictions.name, lambda *_: predictions.delta, about))
@@ -301,24 +262,22 @@ def _score(
     for i, seed in enumerate(how.seeds):
         for split in splits[i]:
             training = predictors.Training(screen, truth.delta, split, how.pca_dim, how.ridge)
-            for p in found:
-                for draw in range(p.n_draws):
-                    predicted = p.predict(training, seed, draw, i)
-                    values = scoring.scores_of(truth, split, predicted)
-                    if how.second and p.n_draws == 1:
-                        values |= scoring.cell_eval2_scores(truth, split, predicted)
-                    keep((p.kind, p.subject), values, (i, draw, split.test), p.n_draws)
+            for p, draw in ((one, draw) for one in found for draw in range(one.n_draws)):
+                predicted = p.predict(training, seed, draw, i)  # type: ignore[misc]
+                values = scoring.scores_of(truth, split, predicted)
+                if how.second and p.n_draws == 1:
+                    values |= scoring.cell_eval2_scores(truth, split, predicted)
+                keep((p.kind, p.subject), values, (i, draw, split.test), p.n_draws)
             keep(_CHANCE, scoring.chance_scores(truth, split), (i, 0, split.test))
         tick(f"{protocol}, seed {seed}")
-    sizes = [len(own) for of_seed in splits for split in of_seed for own in scoring.by_cell_type(screen, split.test)]
-    few = ""
-    if min(sizes) < MIN_PERTURBATIONS:
-        few = f"only {min(sizes)} test perturbations in a cell type; discrimination needs {MIN_PERTURBATIONS}"
+    of_types = (scoring.by_cell_type(screen, np.flatnonzero(x.test)) for own in splits for x in own)
+    fewest = min(len(rows) for own in of_types for rows in own)
+    few = f"only {fewest} test perturbations in a cell type" if fewest < MIN_PERTURBATIONS else ""
     for p in found:
         seeds = how.seeds if p.seeded or protocol == UNSEEN_GENE else ()
         own = functools.partial(row, kind=p.kind, subject=p.subject)
         rows = _of_predictor(own, scores[p.kind, p.subject], screen, seeds)
-        results += [r if r.note else replace(r, note=note if p.kind == "subject" else p.note) for r in rows]
+        results += [r if r.note else replace(r, note=how.note if p.kind == "subject" else p.note) for r in rows]
         if p.kind == "subject" and p.subject in embeddings:
             results += _differences([r for r in rows if r.seed is None], scores, screen, few)
     own = functools.partial(row, kind="chance", subject="chance")
@@ -334,7 +293,7 @@ def _of_predictor(
     for metric, values in scores.items():
         means = _over_draws(values)
         finite = np.isfinite(means)
-        undefined = {"reason": "undefined", "note": _undefined(metric)}
+        undefined = {"reason": "undefined", "note": _UNDEFINED[metric]}
         if not finite.any():
             found.append(row(metric=metric, **undefined))
             continue
@@ -347,30 +306,18 @@ def _of_predictor(
     return found
 
 
-def _undefined(metric: str) -> str:
-    return _UNDEFINED.get(metric, "no test condition has a score")
-
-
 def _over_draws(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Return the mean over draws of scores (n_seeds, n_draws, n_conditions), NaN where there is no score."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.asarray(np.nanmean(scores, axis=1))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(scores, axis=1) / np.isfinite(scores).sum(axis=1))
 
 
 def difference(
     scores: NDArray[Any], other: NDArray[Any], labels: NDArray[Any], members: Sequence[Sequence[str]], *, drawn: bool
 ) -> tuple[float, float, float]:
-    """Return the mean paired difference of two predictors and the ends of its interval, see the module.
+    """Return the mean paired difference of scores (n_seeds, n_draws, n_conditions) and the ends of its interval.
 
-    Parameters
-    ----------
-    scores, other
-        (n_seeds, n_draws, n_conditions), NaN where there is none; numbers of draws may differ.
-    labels, members
-        int (n_conditions,), the perturbation of each condition; and the genes of each perturbation.
-    drawn
-        Whether `other` is of random or shuffled vectors, whose chance counts.
+    `drawn` says whether `other` is of random or shuffled vectors, whose chance counts (see the module).
     """
     apart = _over_draws(scores) - _over_draws(other)
     if not np.isfinite(apart).any():
@@ -392,7 +339,7 @@ def _differences(whole: Sequence[Result], scores: _Scores, screen: Screen, few: 
                 continue
             of_subject, of_other = scores["subject", row.subject][row.metric], scores[key][row.metric]
             mean, low, high = difference(of_subject, of_other, screen.label, screen.members, drawn=drawn)
-            reason, note = ("undefined", _undefined(row.metric)) if math.isnan(mean) else ("", "")
+            reason, note = ("undefined", _UNDEFINED[row.metric]) if math.isnan(mean) else ("", "")
             if few and not reason and row.metric in _DISCRIMINATION:
                 low, high, reason, note = math.nan, math.nan, "too-few", few
             ends = {"difference": mean, "difference_low": low, "difference_high": high}
@@ -401,12 +348,8 @@ def _differences(whole: Sequence[Result], scores: _Scores, screen: Screen, few: 
 
 
 def helps(frame: pd.DataFrame) -> dict[str, bool]:
-    """Return subject → whether its vectors help, from the rows of one run and protocol.
-
-    They do where the differences of the main metric to random and shuffled vectors and, where it occurs, to the mean of
-    the perturbation are above zero with their whole intervals.
-    """
-    decisive = frame[(frame["metric"] == INFO.main_metric) & frame["reference"].isin(_DECISIVE)]
+    """Return subject → whether its vectors help, by the decisive differences of the rows of one run and protocol."""
+    decisive = frame[(frame["metric"] == MAIN_METRIC) & frame["reference"].isin(_DECISIVE)]
     return {str(name): bool((rows["difference_low"] > 0).all()) for name, rows in decisive.groupby("subject")}
 
 
@@ -420,20 +363,20 @@ def tables(frame: pd.DataFrame) -> list[Table]:
         notes = [_ABOUT, *filter(None, dict.fromkeys(made))]
         # Left out are perturbations, not the conditions that n counts; the notes name them.
         table = score_table(plain.assign(n_missing=0), METRICS, title=title, footnotes=notes)
-        found.append(replace(table, columns=tuple(replace(c, drawn=c.key in _DRAWN) for c in table.columns)))
+        columns = tuple(replace(c, drawn=c.key in (*_DISCRIMINATION, "mae")) for c in table.columns)
+        found.append(replace(table, columns=columns))
         if (rows["reference"] != "").any():
             found.append(_difference_table(rows[rows["reference"] != ""], f"{title}: differences"))
     return found
 
 
 _ABOUT = (
-    "PDS: perturbation discrimination without the targeted genes, 1 at best, 0.5 by chance. Intervals: 95 %, over "
-    "perturbed genes and seeds. Kinds random and shuffled: normal vectors of the shape of the embedding, and its "
-    "vectors permuted over the genes."
+    "PDS: perturbation discrimination without the targeted genes; 1 is best, 0.5 chance. Intervals: 95 %, over "
+    "perturbed genes and seeds. Random: normal vectors of the same shape. Shuffled: vectors permuted over the genes."
 )
 _RULE = (
-    "An embedding helps where the PDS (L1) exceeds that of random and of shuffled vectors and, where the same "
-    "perturbation is known from other cell types, of its mean: each 95 % interval above 0."
+    "An embedding helps where its PDS (L1) exceeds that of random and shuffled vectors and, where it is given, of the "
+    "mean of the perturbation: each 95 % interval above 0."
 )
 
 
@@ -448,6 +391,8 @@ def _difference_table(rows: pd.DataFrame, title: str) -> Table:
         cells.setdefault((r["subject"], r["reference"]), {})[r["metric"]] = ends
     order = sorted(cells, key=lambda key: (key[0], _REFERENCES.index(key[1])))
     shown = tuple(Row(f"{subject} − {reference}", cells[subject, reference]) for subject, reference in order)
-    words = tuple(f"{name}: {HELPS if found else NOT_SHOWN}." for name, found in helps(rows).items())
+    words = tuple(
+        f"{name}: {'helps' if found else 'does not help (not shown to)'}." for name, found in helps(rows).items()
+    )
     few = dict.fromkeys(rows.loc[rows["reason"] == "too-few", "note"])
     return Table(title, columns, shown, words, (_RULE, *(f"No interval: {note}." for note in few)))

@@ -15,7 +15,7 @@ from bftembed.testing import simulate_perturbations
 
 
 def screen_from(adata):
-    return read_screen([adata], ("cell_type", "gene"), "non-targeting")[0]
+    return read_screen([adata], ("cell_type", "gene"), "non-targeting")
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,7 @@ def test_every_gene_is_held_out_once_per_seed_in_every_cell_type(simulated):
 
 def test_a_combination_is_unseen_with_either_member(simulated):
     screen, _ = simulated
-    labels = list(screen.labels)
-    members = list(screen.members)
-    members[0] = (labels[1], labels[2])
-    combined = replace(screen, members=members)
+    combined = replace(screen, members=[tuple(screen.labels[1:3]), *screen.members[1:]])
     for split in unseen_gene(combined, 0):
         held = {combined.labels[i] for i in set(combined.label[split.test]) if len(combined.members[i]) == 1}
         trained = {g for i in set(combined.label[split.train]) for g in combined.members[i]}
