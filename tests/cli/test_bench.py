@@ -101,7 +101,7 @@ def test_multimodal(run, tmp_path, monkeypatch):
     assert {row["embedding"] for row in found["summary"]} == {"text", "two", "baseline: linked"}
     one = ("--genes", tmp_path / "text.safetensors", "--baselines", "")
     assert asked(run, *base, *one)[1]["summary"][0]["embedding"] == "text"
-    for wrong in (("--genes", "=x"), ("--genes", "text=y"), ("--proteins", "txt=y"), ("--joined", "m.h5ad")):
+    for wrong in (("--genes", "=x"), ("--genes", "text=y"), ("--proteins", "txt=y")):
         assert run(*base, *one, *wrong)[0] == 1
 
 
