@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import logging
 import os
-import random
 import re
 import warnings
 from collections.abc import Mapping
@@ -24,10 +22,10 @@ from bftembed.cells.vectors import Aggregation, vectors_of
 from bftembed.embeddings import GeneEmbeddings, embed_genes
 from bftembed.errors import BftembedError, MissingExtraError, examples, require, unknown_name
 from bftembed.machine import available_memory
-from bftembed.tasks.data import missing_label
+from bftembed.tasks.data import listed, missing_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     import anndata
     from numpy.typing import NDArray
@@ -64,16 +62,7 @@ N_GENES = 2000
 def pca(expression: Any, *, n_components: int = N_COMPONENTS, seed: int = 0) -> NDArray[np.float32]:
     """Return the principal components of log-normalized expression, float32 (n_cells, at most n_components).
 
-    Genes are centered and not scaled, as scib-metrics and scanpy do.
-
-    Parameters
-    ----------
-    expression
-        (n_cells, n_genes), a SciPy sparse matrix or an array.
-    n_components
-        Number of components.
-    seed
-        Of the solver's start.
+    Of a SciPy sparse matrix or an array. Genes are centered and not scaled, as scib-metrics and scanpy do.
 
     Raises
     ------
@@ -90,27 +79,15 @@ def pca(expression: Any, *, n_components: int = N_COMPONENTS, seed: int = 0) -> 
     values = expression.data if issparse(expression) else np.asarray(expression)
     if not np.isfinite(values).all():
         raise BftembedError(f"{int((~np.isfinite(values)).sum())} values of the expression are NaN or infinite.")
-    if not (_largest(expression) + _largest(-expression)).any():
+    if not abs(expression.max(axis=0) - expression.min(axis=0)).sum():
         raise BftembedError("The expression is the same in all cells: it has no principal components.")
     model = PCA(n, svd_solver="arpack", random_state=seed)
     with threadpool_limits(limits=1):  # threads add up in another order each time
         return np.asarray(model.fit_transform(expression), dtype=np.float32)
 
 
-def _largest(expression: Any) -> NDArray[Any]:
-    """Return the largest value of each gene."""
-    found = expression.max(axis=0)
-    return np.asarray(found.toarray() if hasattr(found, "toarray") else found).ravel()
-
-
 def harmony(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> NDArray[np.float32]:
-    """Return the components corrected by Harmony (Korsunsky et al. 2019), float32, in their shape.
-
-    Raises
-    ------
-    BftembedError
-        For fewer than two batches, fewer than 30 cells, or when harmonypy (extra ``[scib]``) gives another shape.
-    """
+    """Return the components corrected by Harmony (Korsunsky et al. 2019), float32, in their shape."""
     from pandas import DataFrame
 
     if len(set(batches.tolist())) < 2:
@@ -118,18 +95,11 @@ def harmony(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -
     if len(components) < MIN_CELLS_HARMONY:
         raise BftembedError(f"Harmony clusters cells by thirties: it needs {MIN_CELLS_HARMONY}, not {len(components)}.")
     harmonypy = require("harmonypy", "scib")
-    made = harmonypy.run_harmony(
-        np.asarray(components, dtype=np.float64),
-        DataFrame({"batch": batches}),
-        ["batch"],
-        random_state=seed,
-        verbose=False,
-    )
+    batch, given = DataFrame({"batch": batches}), np.asarray(components, dtype=np.float64)
+    made = harmonypy.run_harmony(given, batch, ["batch"], random_state=seed, verbose=False)
     corrected = np.asarray(made.Z_corr)
     if corrected.shape != components.shape:
         corrected = corrected.T  # before harmonypy 2 the cells were the columns
-    if corrected.shape != components.shape:
-        raise BftembedError(f"harmonypy gave {made.Z_corr.shape} for components of shape {components.shape}.")
     return np.ascontiguousarray(corrected, dtype=np.float32)
 
 
@@ -139,11 +109,6 @@ def bbknn(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> 
     BBKNN gives a graph and no vectors. These are the graph's leading diffusion components (eigenvectors of the
     symmetrically normalized connectivities but the first, each times its eigenvalue and divided by the root of the
     cell's degree), so that all metrics can be computed; how the paper filled the columns of table 2 is not known.
-
-    Raises
-    ------
-    BftembedError
-        For fewer than two batches, and batches of too few cells.
     """
     from scipy.sparse import diags
     from scipy.sparse.linalg import LinearOperator, eigsh
@@ -206,7 +171,7 @@ def scvi(
     max_epochs
         Passes over the cells; None for that of scvi-tools, 8 million / n_cells and at most 400.
     seed
-        Of the weights and the order of the cells. The random states of the process are as before afterwards.
+        Of the weights and the order of the cells; scvi-tools seeds Python, NumPy and PyTorch with it.
 
     Raises
     ------
@@ -217,14 +182,12 @@ def scvi(
     """
     from anndata import AnnData
     from pandas import DataFrame
+    from threadpoolctl import threadpool_limits
 
     values = counts.data
     bad = int((~np.isfinite(values) | (values < 0) | (values != np.floor(values))).sum())
     if bad:
-        raise BftembedError(
-            f"scVI models counts, and {bad} values are fractions, negative or not finite: logged or scaled values. "
-            "Give the raw counts (layer=…, --layer, or --use-raw)."
-        )
+        raise BftembedError(f"scVI models counts, and {bad} values are none: give the raw counts (layer=…, --layer).")
     if len(set(batches.tolist())) < 2:
         raise BftembedError("scVI corrects batches, and there is one only.")
     has = np.asarray(counts.sum(axis=1)).ravel() > 0
@@ -238,20 +201,28 @@ def scvi(
     if cells.n_vars > n_genes:
         cells = cells[:, _variable(cells, n_genes)].copy()
     size = next(b for b in (128, 127, 126) if n % b != 1)  # no batch of one cell: it has no variance
-    with _seeded(seed) as models:
-        models.SCVI.setup_anndata(cells, batch_key="batch")
-        model = models.SCVI(cells, n_latent=n_latent, n_layers=N_LAYERS, gene_likelihood="nb")
-        model.train(
-            max_epochs=max_epochs,
-            accelerator="cpu",
-            devices=1,
-            train_size=1.0,
-            batch_size=size,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            logger=False,
-        )
-        latent = model.get_latent_representation()
+    for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        warnings.simplefilter("ignore")
+        try:
+            tools, models = importlib.import_module("scvi"), importlib.import_module("scvi.model")
+        except ModuleNotFoundError as err:
+            raise MissingExtraError("The baseline scvi needs scvi-tools: pip install scvi-tools") from err
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            tools.settings.seed = seed
+            models.SCVI.setup_anndata(cells, batch_key="batch")
+            model = models.SCVI(cells, n_latent=n_latent, n_layers=N_LAYERS, gene_likelihood="nb")
+            quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+            machine = {"accelerator": "cpu", "devices": 1}
+            model.train(max_epochs=max_epochs, train_size=1.0, batch_size=size, **machine, **quiet)
+            latent = model.get_latent_representation()
+        finally:
+            torch.set_num_threads(threads)
     found = np.full((len(has), n_latent), np.nan, dtype=np.float32)
     found[has] = latent
     return found
@@ -270,55 +241,6 @@ def _variable(counts: Any, n: int) -> NDArray[np.bool_]:
     return logged.var["highly_variable"].to_numpy(dtype=bool)
 
 
-def _scvi_models() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module("scvi.model")
-    except ModuleNotFoundError as err:
-        raise MissingExtraError(
-            f"The package {err.name!r} is not installed; the baseline scvi needs scvi-tools, which no extra of "
-            "bftembed brings. Install it with: pip install scvi-tools"
-        ) from err
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[Any]:
-    """Give the models of scvi-tools, drawing from a seed in one thread and silently; leave the process as it was."""
-    from threadpoolctl import threadpool_limits
-
-    of_python, of_numpy = random.getstate(), np.random.get_state()  # the import draws numbers, too
-    models = _scvi_models()
-    import torch
-
-    settings, cudnn = importlib.import_module("scvi").settings, torch.backends.cudnn
-    of_scvi, of_cudnn, threads = settings.seed, (cudnn.deterministic, cudnn.benchmark), torch.get_num_threads()
-    of_torch = torch.get_rng_state()
-    environment = dict(os.environ)
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi")]
-    levels = [logger.level for logger in loggers]
-    try:
-        with warnings.catch_warnings(), threadpool_limits(limits=1):
-            warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            torch.set_num_threads(1)
-            settings.seed = seed
-            yield models
-    finally:
-        settings.seed = of_scvi
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        torch.set_rng_state(of_torch)
-        cudnn.deterministic, cudnn.benchmark = of_cudnn
-        torch.set_num_threads(threads)
-        for name in set(os.environ) - set(environment):  # Lightning tells its workers the seed there
-            del os.environ[name]
-        os.environ.update(environment)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 #: Baseline → function of principal components and batches.
 OF_BATCHES = {"harmony": harmony, "bbknn": bbknn}
 
@@ -334,19 +256,10 @@ class Baseline:
 
 
 def parse_baselines(names: str | Iterable[str]) -> dict[str, int]:
-    """Return baseline → number of draws, of names or one text of names separated by commas: ``"pca,random:3"``.
-
-    Raises
-    ------
-    BftembedError
-        For an unknown name, or draws of what is not random.
-    """
+    """Return baseline → number of draws, of names or one text of names separated by commas: ``"pca,random:3"``."""
     found: dict[str, int] = {}
-    for part in names.split(",") if isinstance(names, str) else names:
-        text = part.strip()
+    for text in listed(names):
         name, _, draws = text.partition(":")
-        if not text:
-            continue
         if name not in KIND_OF:
             raise unknown_name("baseline", name, list(KIND_OF))
         if draws and (name not in DRAWN or not re.fullmatch(r"[1-9]\d?", draws)):
@@ -369,17 +282,8 @@ def shuffled_vectors(embeddings: GeneEmbeddings, seed: int) -> GeneEmbeddings:
 class CellBaselines:
     """Baselines of the cells of one AnnData or file, whose expression is read once.
 
-    Parameters
-    ----------
-    data
-        AnnData, or a file.
-    names
-        From `parse_baselines`.
-    layer, use_raw
-        Which expression: ``.X`` unless one is given. Gene vectors are aggregated over the matrix of `keys`.
-    batches
-        Batch of each cell, (n_cells,), for Harmony, BBKNN and scVI; None where there are none. A cell without a batch
-        has NaN in these.
+    Of ``.X``, or `layer` or ``.raw``; gene vectors are aggregated over the matrix of the scored embedding. `batches`,
+    (n_cells,), are for Harmony, BBKNN and scVI; a cell without one has NaN in these.
     """
 
     def __init__(
@@ -410,11 +314,6 @@ class CellBaselines:
         """Principal components of the log-normalized expression, float32 (n_cells, at most 50), and how they were made.
 
         Counts are turned into log1p of counts per 10,000, logged values are taken as they are.
-
-        Raises
-        ------
-        BftembedError
-            Where there is no such matrix, it is not expression (NaN, negative), or does not fit into memory.
         """
         matrix, expression = self._expression(self.choice)
         logged, reason = _log_counts(matrix, expression)
@@ -423,13 +322,7 @@ class CellBaselines:
         return pca(logged), f"principal components of {expression.name}, {reason}{left_out}"
 
     def of_expression(self) -> list[Baseline]:
-        """Return PCA, Harmony, BBKNN and scVI, those that were named.
-
-        Raises
-        ------
-        BftembedError
-            For Harmony, BBKNN or scVI without batches, scVI without raw counts, or as `components`.
-        """
+        """Return PCA, Harmony, BBKNN and scVI, those that were named."""
         found = []
         for name in (n for n in (*OF_COMPONENTS, "scvi") if n in self.names):
             if name == "pca":
@@ -461,23 +354,10 @@ class CellBaselines:
     ) -> list[Baseline]:
         """Return random, shuffled, TF-IDF, symbol and NCBI gene vectors, those that were named, aggregated to cells.
 
-        Parameters
-        ----------
-        keys
-            Embeddings that are scored. The first with a provenance, ``.uns["bftembed"][KEY]``, decides how gene vectors
-            are aggregated, and over which matrix; without one the defaults of `embed_cells` hold.
-        texts
-            For ``tfidf``; where they are given, ``random`` and ``symbol`` have vectors for the same genes only.
-        genes
-            For ``shuffled``, gene embeddings or their file.
-        encoder
-            Encoder of RefSeq's summaries (``ncbi``), as GenePT's, and of gene symbols (``symbol``).
-
-        Raises
-        ------
-        BftembedError
-            For ``tfidf`` without texts, ``shuffled`` without gene embeddings, data that are not at hand, or as
-            `bftembed.cells.vectors.cell_vectors`.
+        The first of the scored embeddings, `keys`, with a provenance (``.uns["bftembed"][KEY]``) decides how they are
+        aggregated, and over which matrix; without one the defaults of `embed_cells` hold. `texts` are for ``tfidf``;
+        where they are given, ``random`` and ``symbol`` have vectors for the same genes only. `genes` are for
+        ``shuffled``, `encoder` for ``ncbi`` (as GenePT's) and ``symbol``.
         """
         wanted = [name for name in OF_GENES if name in self.names]
         if not wanted:
@@ -487,41 +367,28 @@ class CellBaselines:
         if "shuffled" in wanted and genes is None:
             raise BftembedError("The baseline 'shuffled' needs gene embeddings (genes=…, --genes).")
         how, choice, dim = _like(self.data, keys) or (Aggregation(), self.choice, N_RANDOM_DIMENSIONS)
-        of_texts = None if texts is None else read_texts(texts)
+        of_texts, found = None if texts is None else read_texts(texts), []
         with opened(self.data, **choice) as stored:
             # A matrix that does not fit into memory is streamed once per set of gene vectors.
             expression = stored if shortage_of(stored) else self._expression(choice)[1]
-            return self._aggregated(wanted, expression, how, dim, of_texts, genes, encoder)
-
-    def _aggregated(
-        self,
-        wanted: Sequence[str],
-        expression: Expression,
-        how: Aggregation,
-        dim: int,
-        texts: Mapping[str, str] | None,
-        genes: Any,
-        encoder: str,
-    ) -> list[Baseline]:
-        symbols = list(texts) if texts is not None else _symbols(expression.genes)
-        found = []
-        for name in wanted:
-            for draw in range(self.names[name]):
-                if name == "random":
-                    vectors, note = random_vectors(symbols, dim, draw), f"Gaussian vectors, {dim} dimensions"
-                elif name == "shuffled":
-                    vectors, note = shuffled_vectors(GeneEmbeddings.of(genes), draw), "vectors of other genes"
-                elif name == "tfidf":
-                    vectors, note = embed_genes(dict(texts or {}), "tfidf"), "TF-IDF of the texts"
-                elif name == "symbol":
-                    vectors, note = embed_genes({s: s for s in symbols}, encoder), f"symbols by {encoder}"
-                else:
-                    vectors, note = _ncbi(encoder), f"RefSeq summaries by {encoder}"
-                of_cells, report = vectors_of(expression, vectors, how)
-                matched = f"{report.n_matched:,} of {report.n_genes:,} genes"
-                note = f"{note}, {matched}, aggregated by {replace(how, normalize=report.normalize)}"
-                numbered = f"{name} {draw + 1}" if self.names[name] > 1 else name
-                found.append(Baseline(numbered, of_cells, KIND_OF[name], note))
+            symbols = _symbols(expression.genes) if of_texts is None else list(of_texts)
+            for name in wanted:
+                for draw in range(self.names[name]):
+                    if name == "random":
+                        vectors, note = random_vectors(symbols, dim, draw), f"Gaussian vectors, {dim} dimensions"
+                    elif name == "shuffled" and genes is not None:
+                        vectors, note = shuffled_vectors(GeneEmbeddings.of(genes), draw), "vectors of other genes"
+                    elif name == "tfidf":
+                        vectors, note = embed_genes(dict(of_texts or {}), "tfidf"), "TF-IDF of the texts"
+                    elif name == "symbol":
+                        vectors, note = embed_genes({s: s for s in symbols}, encoder), f"symbols by {encoder}"
+                    else:
+                        vectors, note = _ncbi(encoder), f"RefSeq summaries by {encoder}"
+                    of_cells, report = vectors_of(expression, vectors, how)
+                    matched = f"{report.n_matched:,} of {report.n_genes:,} genes"
+                    note = f"{note}, {matched}, aggregated by {replace(how, normalize=report.normalize)}"
+                    numbered = f"{name} {draw + 1}" if self.names[name] > 1 else name
+                    found.append(Baseline(numbered, of_cells, KIND_OF[name], note))
         return found
 
 
@@ -537,29 +404,29 @@ def _symbols(genes: Sequence[str]) -> list[str]:
 
 
 def _like(data: Any, keys: Sequence[str]) -> tuple[Aggregation, dict[str, Any], int] | None:
-    """Return how the first of the embeddings with a provenance was made: aggregation, matrix, dimensions of genes."""
-    for key in keys:
-        told = provenance_of(data, key)
-        if told:
-            break
-    else:
+    """Return how the first embedding with a provenance was made: aggregation, matrix, dimensions of genes."""
+    told = next(filter(None, (provenance_of(data, key) for key in keys)), None)
+    if told is None:
         return None
+    kind, gene_matrix, matrix = (
+        str(told.get(name, usual)) for name, usual in (("kind", "gene"), ("gene_matrix", "raw"), ("matrix", "X"))
+    )
     how = Aggregation(
-        kind=str(told.get("kind", "gene")),
+        kind=kind,
         normalize=str(told.get("normalize", "auto")),
         weights=told.get("weights", "expression"),
         top_k=int(told.get("top_k", 0)) or None,
-        gene_matrix=str(told.get("gene_matrix", "raw")),
+        gene_matrix=gene_matrix,
         denominator=str(told.get("denominator", "all-genes")),
         l2=bool(told.get("l2", True)),
     )
-    matrix = str(told.get("matrix", "X"))
-    choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None, "kind": how.kind}
-    choice |= {"use_raw": matrix == "raw/X", "layer": matrix[7:] if matrix.startswith("layers/") else None}
-    if matrix.startswith("obsm/"):
-        choice["obsm"] = matrix[5:]
+    slot, _, name = matrix.partition("/")
+    choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None, "kind": kind}
+    choice |= {"use_raw": matrix == "raw/X", "layer": name if slot == "layers" else None}
+    if slot == "obsm":
+        choice["obsm"] = name
     # Of a whitened matrix the cells have fewer dimensions than the genes.
-    dim = int(told.get("dim", N_RANDOM_DIMENSIONS)) if not how.gene_matrix.startswith("whiten") else N_RANDOM_DIMENSIONS
+    dim = N_RANDOM_DIMENSIONS if gene_matrix.startswith("whiten") else int(told.get("dim", N_RANDOM_DIMENSIONS))
     return how, choice, dim
 
 
@@ -587,13 +454,7 @@ def opened(data: anndata.AnnData | str | os.PathLike[str], **choice: Any) -> Abs
 
 
 def whole_matrix(expression: Expression) -> Any:
-    """Return the whole matrix, SciPy CSR (n_cells, n_genes).
-
-    Raises
-    ------
-    BftembedError
-        When it does not fit into memory.
-    """
+    """Return the whole matrix, SciPy CSR (n_cells, n_genes); an error where it does not fit into memory."""
     from scipy.sparse import vstack
 
     if message := shortage_of(expression):
@@ -602,20 +463,11 @@ def whole_matrix(expression: Expression) -> Any:
 
 
 def shortage_of(expression: Expression) -> str:
-    """Return why the matrix does not fit into memory, or ``""``."""
-    cells, genes = expression.matrix.shape
-    return memory_shortage(cells, genes, expression.matrix.n_values, expression.where)
-
-
-def memory_shortage(cells: int, genes: int, n_values: int, where: str) -> str:
-    """Return why a sparse matrix does not fit into memory, or ``""``; it is there twice while it is put together."""
-    needed, free = 2 * 12 * n_values, available_memory()
+    """Return why the matrix does not fit into memory, or ``""``; it is there twice while it is put together."""
+    needed, free = 2 * 12 * expression.matrix.n_values, available_memory()
     if free is None or needed <= free:
         return ""
-    return (
-        f"{where}: {cells:,} cells and {genes:,} genes need about {needed / 1e9:.1f} GB of memory, and "
-        f"{free / 1e9:.1f} GB are free. Take a sample of the cells."
-    )
+    return f"{expression.where} needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: sample the cells."
 
 
 def _log_counts(matrix: Any, expression: Expression) -> tuple[Any, str]:
@@ -624,12 +476,8 @@ def _log_counts(matrix: Any, expression: Expression) -> tuple[Any, str]:
     from bftembed.cells.normalize import decide, log_cp10k
 
     values = matrix.data
-    bad = int((~np.isfinite(values)).sum()) + int((values < 0).sum())
-    if bad:
-        raise BftembedError(
-            f"{expression.where}: {bad} values are NaN, infinite or negative, so this is no expression (scaled data "
-            "are not). Name another matrix: layer=…, --layer."
-        )
+    if bad := int((~np.isfinite(values) | (values < 0)).sum()):
+        raise BftembedError(f"{expression.where}: {bad} values are NaN, infinite or negative: name another layer.")
     totals = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
     whole = bool((values == np.round(values)).all())
     summary = ValueSummary(totals, totals, whole, float(values.max(initial=0.0)))
@@ -644,18 +492,8 @@ def _log_counts(matrix: Any, expression: Expression) -> tuple[Any, str]:
 def read_texts(source: Texts, allow_marks: Sequence[str] = ()) -> Mapping[str, str]:
     """Return gene → text.
 
-    Parameters
-    ----------
-    source
-        A mapping, which is returned; ``"dataset:NAME"``; a table of gene and text (``.tsv``, ``.csv``, ``.txt``); else
-        a profile store or its Parquet.
-    allow_marks
-        Marks of screening that do not exclude a profile.
-
-    Raises
-    ------
-    BftembedError
-        For data that are not at hand or hold no texts, and files that cannot be read.
+    Of a mapping, which is returned; ``"dataset:NAME"``; a table of gene and text (``.tsv``, ``.csv``, ``.txt``); else a
+    profile store or its Parquet, where `allow_marks` are the marks of screening that do not exclude a profile.
     """
     from bftembed.datasets import load
     from bftembed.profiles.context import read_context

@@ -100,7 +100,7 @@ def test_multimodal(run, tmp_path, monkeypatch):
     assert {row["subject"] for row in found["scores"]} == {"text", "two", "linked", "chance"}
     one = ("--genes", tmp_path / "text.safetensors", "--baselines", "")
     assert {row["subject"] for row in asked(run, *base, *one)[1]["scores"]} == {"text", "chance"}
-    for wrong in (("--genes", "=x"), ("--genes", "text=y"), ("--proteins", "txt=y"), ("--joined", "m.h5ad")):
+    for wrong in (("--genes", "=x"), ("--genes", "text=y"), ("--proteins", "txt=y")):
         assert run(*base, *one, *wrong)[0] == 1
 
 

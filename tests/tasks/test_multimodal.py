@@ -23,12 +23,12 @@ from bftembed.tasks.base import read_results, tables_of
 from bftembed.tasks.baselines import random_vectors
 from bftembed.tasks.cells import integration
 from bftembed.tasks.multimodal import score as task_score
-from bftembed.tasks.multimodal.data import read_modalities
 from bftembed.tasks.multimodal.joint_space import (
     JointAggregation,
     antibody_embeddings,
     joint_vectors,
     linked_features,
+    read_modalities,
     rna_clusters,
 )
 
@@ -159,7 +159,7 @@ def test_cells_are_paired_by_name_and_those_alone_are_counted():
     assert set(frame["n"]) == {105, 210}
     note = rows(frame, "chance").loc["foscttm", "note"]
     assert "10 of the RNA and 5 of the proteins without a partner" in note
-    matching = tables_of(frame)["Matching"][0]
+    matching = tables_of(frame)["Multimodal"][0]
     assert f"{note}." in matching.footnotes
 
 
@@ -258,7 +258,7 @@ def test_references_and_baselines_of_the_run(tmp_path):
     assert table(frame, "linked", "integration")["pcr_comparison"] == pytest.approx(1, abs=1e-6)
     assert frame["value"].notna().all()
 
-    (matching,) = tables_of(frame)["Matching"]
+    (matching,) = tables_of(frame)["Multimodal"]
     assert [(c.title, c.better) for c in matching.columns] == [
         ("FOSCTTM", "lower"),
         *((title, "higher") for title in ("Matching accuracy", "Among 10 nearest", "Label matching")),
@@ -302,42 +302,6 @@ def test_without_linked_features_the_comparison_before_is_a_row_with_its_reason(
     assert (row["reason"], math.isnan(row["value"])) == ("undefined", True)
     with pytest.raises(BftembedError, match="linked"):
         score(data, baselines="linked")
-
-
-def joined_data(kinds=("rna", "protein"), n=120):
-    """Return what MaxFuse would leave: rows in any order, the cell and the modality in obs."""
-    draw = np.random.default_rng(2)
-    order = draw.permutation(2 * n)
-    X = np.repeat(draw.normal(size=(n, 5)), 2, axis=0) + 0.01 * draw.normal(size=(2 * n, 5))
-    obs = pd.DataFrame({"cell": np.repeat(names(n), 2), "modality": np.tile(kinds, n)}, index=names(2 * n))
-    found = anndata.AnnData(np.zeros((2 * n, 1), np.float32), obs=obs, obsm={"X_maxfuse": X, "X_other": X + 1})
-    return found[order].copy()
-
-
-def test_joint_embeddings_of_other_programs_are_read_by_cell_name(tmp_path):
-    joined_data().write_h5ad(tmp_path / "m.h5ad")
-    frame = score(toys.with_obsm(), joined=tmp_path / "m.h5ad", joined_keys="X_maxfuse,X_other")
-    assert table(frame, "X_maxfuse")["foscttm"] == 0
-    assert table(frame, "X_other")["matching_accuracy"] == 1
-    less = score(toys.with_obsm(), joined=joined_data(("GEX", "ADT"))[:200].copy(), joined_keys="X_maxfuse")
-    assert 60 < less["n"].min() < 110
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "keys"),
-    [
-        ("modality", "atac", "X_maxfuse"),
-        ("cell", "c1", "X_maxfuse"),
-        ("cell", [f"z{i}" for i in range(240)], "X_maxfuse"),
-        ("other", "", "X_maxfus"),
-        ("other", "", ""),
-    ],
-)
-def test_a_joint_embedding_that_does_not_fit_is_an_error(column, value, keys):
-    data = joined_data()
-    data.obs[column] = value
-    with pytest.raises(BftembedError):
-        score(toys.with_obsm(), joined=data, joined_keys=keys)
 
 
 def changed(data, **obs_or_uns):

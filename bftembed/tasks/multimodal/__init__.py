@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bftembed.tasks.multimodal.scores import INFO, METRICS, score
-from bftembed.tasks.multimodal.task import multimodal, tables
+from bftembed.tasks.multimodal.task import INFO, METRICS, multimodal, score, tables
 
 __all__ = ["INFO", "METRICS", "multimodal", "score", "tables"]

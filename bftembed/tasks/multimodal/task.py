@@ -1,11 +1,11 @@
-"""The benchmark of RNA and proteins in one space: embeddings, references and baselines of one run, and its tables."""
+"""The benchmark of RNA and proteins in one space: scIB metrics of all cells, and matching of each to its partner."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,25 +14,57 @@ import numpy as np
 from bftembed.embeddings import GeneEmbeddings
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import refuse_input_as_output
+from bftembed.metrics.checks import Undefined
 from bftembed.metrics.integration import compilation_cache
+from bftembed.metrics.matching import chance_of_a_label, foscttm, label_matching_accuracy, matching_accuracy, true_ranks
 from bftembed.progress import Progress, silent
-from bftembed.tasks.base import over_seeds, score_table, to_frame, write_results
+from bftembed.tasks.base import Metric, Result, TaskInfo, over_seeds, score_table, to_frame, write_results
 from bftembed.tasks.baselines import OF_BATCHES, random_vectors, shuffled_vectors
 from bftembed.tasks.cells import integration
-from bftembed.tasks.data import check_labels, listed, place_of
-from bftembed.tasks.multimodal.data import read_joined, read_modalities
-from bftembed.tasks.multimodal.joint_space import JointAggregation, joint_vectors, linked_features, rna_clusters
-from bftembed.tasks.multimodal.scores import METRICS, PROTEIN, RNA, Pair, score, valid_pairs
+from bftembed.tasks.data import ValidCells, as_matrix, check_labels, has_vector, listed, place_of, valid_cells
+from bftembed.tasks.multimodal.joint_space import (
+    JointAggregation,
+    joint_vectors,
+    linked_features,
+    read_modalities,
+    rna_clusters,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from bftembed.cells.weighting import Weights
     from bftembed.report.table import Table
-    from bftembed.tasks.base import Result
-    from bftembed.tasks.multimodal.data import Modalities
+    from bftembed.tasks.multimodal.joint_space import Modalities
+
+Pair = tuple["NDArray[Any]", "NDArray[Any]"]
+
+INFO = TaskInfo(
+    name="matching",
+    kind="cells",
+    source="the given cells and labels, measured in two modalities",
+    license="that of the given data",
+    split_rule="none: nothing is fitted to the pairs",
+    main_metric="foscttm",
+    direction="lower",
+    version=1,
+)
+#: Cells among which the partner counts as found, in the second of the two accuracies.
+WIDER = 10
+#: Without intervals over cells, no conclusions are drawn.
+METRICS = (
+    Metric("foscttm", "FOSCTTM", better="lower", concludes=False),
+    Metric("matching_accuracy", "Matching accuracy", concludes=False),
+    Metric(f"matching_accuracy_{WIDER}", f"Among {WIDER} nearest", concludes=False),
+    Metric("label_matching_accuracy", "Label matching", concludes=False),
+)
+#: Batches of the stacked cells, in the order of their rows.
+RNA, PROTEIN = "rna", "protein"
+#: Protocol of the rows: the distance that ranks the cells.
+EUCLIDEAN = "euclidean"
 
 Embeddings = GeneEmbeddings | str | os.PathLike[str]
 
@@ -65,8 +97,6 @@ def multimodal(
     center_cells: bool = False,
     baselines: str | Iterable[str] = (),
     draws: int = 5,
-    joined: Any = None,
-    joined_keys: str | Iterable[str] = (),
     profile: str = "current",
     seeds: int | Iterable[int] = 5,
     out: str | os.PathLike[str] | None = None,
@@ -124,11 +154,6 @@ def multimodal(
         of each of `genes` permuted over its genes.
     draws
         Number of draws of random and of shuffled vectors.
-    joined
-        Joint embeddings of other programs: AnnData or h5ad with a row per cell and modality, named in ``.obs["cell"]``
-        and ``.obs["modality"]``.
-    joined_keys
-        Their keys in ``.obsm``, separated by commas.
     profile
         Set of scIB metrics: ``current``, ``paper`` or ``scib``, as in `bftembed.bench.integration`.
     seeds
@@ -153,11 +178,11 @@ def multimodal(
     ------
     BftembedError
         For data, names and columns that are not there, embeddings of different dimension, proteins without any
-        embedding, labels of one class or continuous ones, unknown baselines, and cells that do not fit into memory.
+        embedding, labels of one class or continuous ones, and cells that do not fit into memory.
     MissingExtraError
         Without the extra ``scib``.
     """
-    made, keys = listed(baselines), listed(joined_keys)
+    made = listed(baselines)
     for name in made:
         if name not in BASELINES:
             raise unknown_name("baseline", name, BASELINES)
@@ -166,30 +191,19 @@ def multimodal(
         raise unknown_name("normalize", normalize, NORMALIZE)
     if draws < 1:
         raise BftembedError(f"draws is {draws}; give 1 or more.")
-    if (joined is None) == bool(keys):
-        raise BftembedError("A joint embedding needs both its file (joined) and its keys in .obsm (joined_keys).")
     if out is not None:
         files = [x for given in (genes, proteins) for x in (given.values() if isinstance(given, Mapping) else [given])]
-        refuse_input_as_output(out, data, protein_data, joined, *files)
+        refuse_input_as_output(out, data, protein_data, *files)
     named = _by_name(genes, proteins)
     how = JointAggregation(weights, gene_matrix, normalize, protein_normalize, center_cells)
     drawn = _drawn(made, {name: of_genes for name, (of_genes, _) in named.items()})
-    names = [*named, *keys, *(name for name in made if name in (LINKED, *OF_BATCHES)), *(one.name for one in drawn)]
+    names = [*named, *(name for name in made if name in (LINKED, *OF_BATCHES)), *(name for name, *_ in drawn)]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise BftembedError(f"Two embeddings have the name {twice[0]!r}. Give them different names: NAME=FILE.")
-    cells = read_modalities(
-        data,
-        protein_data=protein_data,
-        label=label,
-        rna=rna,
-        adt=adt,
-        obsm=obsm,
-        obsm_names=obsm_names,
-        layer=layer,
-        use_raw=use_raw,
-        gene_column=gene_column,
-    )
-    n, widest = len(cells.cells), max(of_genes.dim for of_genes, _ in named.values())
+    parts = {"label": label, "rna": rna, "adt": adt, "obsm": obsm, "obsm_names": obsm_names}
+    choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
+    cells = read_modalities(data, protein_data=protein_data, **parts, **choice)
+    n, widest = cells.n_cells, max(of_genes.dim for of_genes, _ in named.values())
     integration.check_memory([(2 * n, widest)], profile=profile, to_read=16 * len(named) * n * widest)
     if cells.labels is not None:
         check_labels(cells.labels, str(label), place_of(data))
@@ -201,8 +215,6 @@ def multimodal(
     for name, (of_genes, of_proteins) in named.items():
         found = joint_vectors(cells, of_genes, of_proteins, how, name)
         given[name], normalized = ((found.rna, found.protein), "subject", found.note), found.normalize
-    if keys:
-        given |= {k: (pair, "subject", note) for k, (pair, note) in read_joined(joined, keys, cells.cells).items()}
     labels, notes = cells.labels, list(cells.notes)
     if labels is None:
         labels = rna_clusters(cells.rna, normalized)
@@ -227,16 +239,17 @@ def multimodal(
     )
     mask = valid_pairs({name: pair for name, (pair, _, _) in given.items()}, labels).mask[:, None]
     done = len(given)
-    for one in drawn:
+    for name, kind, made_of, draw in drawn:
         rows: list[Result] = []
         for seed in range(draws):
-            found = joint_vectors(cells, one.draw(seed), None, how, one.name)
+            found = joint_vectors(cells, draw(seed), None, how, name)
             rna_part, protein_part = (np.where(mask, x, np.float32(np.nan)) for x in (found.rna, found.protein))
-            entry = ((rna_part, protein_part), one.kind, f"{one.note}; {found.note}")
-            of_draw = scored(compared={one.name: entry}, seeds=[seed])
-            rows += [replace(r, seed=seed) for r in of_draw if r.seed is None and r.kind == one.kind]
+            of_draw = scored(
+                compared={name: ((rna_part, protein_part), kind, f"{made_of}; {found.note}")}, seeds=[seed]
+            )
+            rows += [replace(r, seed=seed) for r in of_draw if r.seed is None and r.kind == kind]
             done += 1
-            progress(done, total, one.name)
+            progress(done, total, name)
         results += rows + _over_draws(rows)
     frame = to_frame(results)
     if out is not None:
@@ -248,9 +261,9 @@ def _by_name(genes: Any, proteins: Any) -> dict[str, tuple[GeneEmbeddings, GeneE
     """Return name → gene and protein embeddings, all read."""
     stem = Path(genes).stem if isinstance(genes, (str, os.PathLike)) else "embeddings"
     named = dict(genes) if isinstance(genes, Mapping) else {stem: genes}
+    of_name = dict(proteins) if isinstance(proteins, Mapping) else dict.fromkeys(named, proteins)
     if not named:
         raise BftembedError("No gene embeddings were given.")
-    of_name = dict(proteins) if isinstance(proteins, Mapping) else dict.fromkeys(named, proteins)
     for name in of_name:
         if name not in named:
             raise unknown_name("name of embeddings", name, named, where="proteins")
@@ -264,45 +277,37 @@ def _linked(
     cells: Modalities, how: JointAggregation, made: list[str]
 ) -> tuple[dict[str, tuple[Pair, str, str]], Pair | None, str]:
     """Return the linked features and their integrations, those unscaled for the PCR comparison, and what they are."""
+    found: dict[str, tuple[Pair, str, str]] = {}
     wanted = [name for name in made if name in (LINKED, *OF_BATCHES)]
     try:
         linked = linked_features(cells, how)
     except BftembedError as err:
         if wanted:
             raise
-        return {}, None, f"no embedding before the integration: {err}"
-    found: dict[str, tuple[Pair, str, str]] = {}
-    if wanted:
-        stacked, n = np.vstack(linked.scaled()), len(cells.cells)
-        batches = np.repeat([RNA, PROTEIN], n)
-        for name in wanted:
-            mixed = stacked if name == LINKED else OF_BATCHES[name](stacked, batches)
-            found[name] = (mixed[:n], mixed[n:]), "reference", f"{linked.note}, z-scored within the modality"
+        return found, None, f"no embedding before the integration: {err}"
+    stacked = np.vstack(linked.scaled()) if wanted else np.empty(0)
+    for name in wanted:
+        batches = np.repeat([RNA, PROTEIN], cells.n_cells)
+        mixed = stacked if name == LINKED else OF_BATCHES[name](stacked, batches)
+        rna, protein = np.split(mixed, 2)
+        found[name] = (rna, protein), "reference", f"{linked.note}, z-scored within the modality"
     return found, (linked.rna, linked.protein), f"{linked.note}, not scaled"
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Gene vectors that are drawn anew for every seed."""
-
-    name: str
-    kind: str
-    note: str
-    draw: Callable[[int], GeneEmbeddings]
-
-
-def _drawn(made: list[str], named: Mapping[str, GeneEmbeddings]) -> list[_Drawn]:
-    found = []
+def _drawn(
+    made: list[str], named: Mapping[str, GeneEmbeddings]
+) -> list[tuple[str, str, str, Callable[[int], GeneEmbeddings]]]:
+    """Return gene vectors that are drawn anew for every seed: name, kind, note, and function of the seed."""
+    found: list[tuple[str, str, str, Callable[[int], GeneEmbeddings]]] = []
     if RANDOM in made:
         ids = {gene for genes in named.values() for gene in genes.ids}
         dim = next(iter(named.values())).dim
         note = f"Gaussian vectors of {len(ids):,} genes"
-        found.append(_Drawn(RANDOM, RANDOM, note, lambda seed: random_vectors(ids, dim, seed)))
-    if SHUFFLED in made:
-        for name, genes in named.items():
-            called = SHUFFLED if len(named) == 1 else f"{SHUFFLED} {name}"
-            note = f"vectors of {name} permuted over its genes"
-            found.append(_Drawn(called, SHUFFLED, note, functools.partial(shuffled_vectors, genes)))
+        found.append((RANDOM, RANDOM, note, lambda seed: random_vectors(ids, dim, seed)))
+    for name, genes in named.items() if SHUFFLED in made else ():
+        called = SHUFFLED if len(named) == 1 else f"{SHUFFLED} {name}"
+        draw = functools.partial(shuffled_vectors, genes)
+        found.append((called, SHUFFLED, f"vectors of {name} permuted over its genes", draw))
     return found
 
 
@@ -311,14 +316,14 @@ def _over_draws(rows: list[Result]) -> list[Result]:
     of_score: dict[tuple[str, str], list[Result]] = {}
     for row in rows:
         of_score.setdefault((row.task, row.metric), []).append(row)
-    failed = {key: next((r for r in found if r.reason), None) for key, found in of_score.items()}
-    return [replace(bad, seed=None) if (bad := failed[key]) else over_seeds(found) for key, found in of_score.items()]
+    bad = ([r for r in found if r.reason] for found in of_score.values())
+    return [replace(b[0], seed=None) if b else over_seeds(f) for b, f in zip(bad, of_score.values(), strict=True)]
 
 
 EXPLAINED = (
-    "FOSCTTM: fraction of the other cells of the other modality that are closer than the cell's own partner (0 is "
-    "best). Matching accuracy: the partner is the nearest; among 10 nearest: it is one of ten. Label matching: the "
-    "nearest has the cell's label. Each the mean over cells and both directions; Euclidean."
+    "FOSCTTM: fraction of the other modality's cells closer than the cell's own partner (0 is best). Matching "
+    "accuracy: the partner is the nearest, or among 10. Label matching: the nearest has the cell's label. Means over "
+    "cells and both directions; Euclidean."
 )
 
 
@@ -331,4 +336,113 @@ def tables(frame: pd.DataFrame) -> list[Table]:
             lines.append(f"Random and shuffled embeddings: mean of {n} draws, 95 % intervals over draws (Student's t).")
         lines += [f"{note}." for note in rows.loc[rows["kind"] == "chance", "note"].unique() if note]
         found.append(score_table(rows, METRICS, title=f"{run} · matching", footnotes=lines))
+    return found
+
+
+def score(
+    pairs: Mapping[str, Pair],
+    labels: Sequence[object] | NDArray[Any],
+    *,
+    run: str,
+    before: Pair | None = None,
+    before_note: str = "",
+    note: str = "",
+    profile: str = "current",
+    seeds: Iterable[int] = integration.DEFAULT_SEEDS,
+    compared: Mapping[str, tuple[Pair, str, str]] | None = None,
+    progress: Progress = silent,
+) -> list[Result]:
+    """Score vectors of the RNA and of the proteins of the same cells, in one space.
+
+    Parameters
+    ----------
+    pairs
+        Name → vectors of the RNA and of the proteins, both ``(n_cells, d)``; row i of both is one cell.
+    labels
+        Cell type of each cell, shape ``(n_cells,)``.
+    before
+        The two modalities in one space before they are mixed, for the PCR comparison, which has no value without it.
+    before_note
+        What `before` is, or why there is none.
+    note
+        What limits the reading of all scores, shown below the tables.
+    run, profile, seeds, progress
+        As in `bftembed.tasks.cells.integration.score`.
+    compared
+        Name → vectors, kind and note of more embeddings.
+
+    Returns
+    -------
+    list of Result
+        Rows of the task ``integration``: of the 2 · n_cells cells, with the modality as the batch. Rows of the task
+        ``matching``: ``foscttm`` (0 is best), ``matching_accuracy``, ``matching_accuracy_10`` (the partner is among the
+        10 nearest) and ``label_matching_accuracy``, whose `n` counts pairs, and rows of kind ``chance``. A cell without
+        a label, or without a vector in either modality of any embedding, is left out of both modalities and all
+        embeddings. An embedding that leaves no cell fails alone.
+    """
+    given = {name: (pair, "subject", "") for name, pair in pairs.items()} | dict(compared or {})
+    valid = valid_pairs({name: pair for name, (pair, _, _) in given.items()}, labels)
+    masks = {name: valid.alone.get(name, valid.mask) for name in given}
+    stacked = {
+        name: (np.vstack([np.where(masks[name][:, None], part, np.float32(np.nan)) for part in pair]), kind, made)
+        for name, (pair, kind, made) in given.items()
+    }
+    results = integration.score(
+        {},
+        np.tile(np.asarray(labels, dtype=object), 2),
+        np.repeat([RNA, PROTEIN], len(labels)),
+        run=run,
+        before=None if before is None else np.vstack(before),
+        before_note=before_note,
+        profile=profile,
+        seeds=seeds,
+        compared=stacked,
+        progress=progress,
+    )
+    for i, r in enumerate(results if note else ()):
+        if r.metric == integration.BATCH and not r.reason:
+            results[i] = replace(r, note=f"{r.note}. {note}" if r.note else note)
+    row = functools.partial(Result, run=run, task=INFO.name, protocol=EUCLIDEAN)
+    for name, (pair, kind, made) in given.items():
+        mask = masks[name]
+        of_name = functools.partial(
+            row, subject=name, kind=kind, n=int(mask.sum()), n_missing=int((~mask).sum()), note=made
+        )
+        results += _matched(of_name, (pair[0][mask], pair[1][mask]), valid.labels["label"][mask])
+    if n := int(valid.mask.sum()):
+        of_label = chance_of_a_label(valid.labels["label"][valid.mask])
+        for metric, value in zip(METRICS, (0.5, 1 / n, min(1.0, WIDER / n), of_label), strict=True):
+            results.append(row(subject="chance", kind="chance", metric=metric.name, value=value, n=n, note=note))
+    return results
+
+
+def valid_pairs(pairs: Mapping[str, Pair], labels: Sequence[object] | NDArray[Any]) -> ValidCells:
+    """Find the cells with a label, and a vector in both modalities of every embedding that has any such cell."""
+    whole = {}
+    for name, pair in pairs.items():
+        rna, protein = (as_matrix(name, part, len(labels)) for part in pair)
+        if rna.shape != protein.shape:
+            raise BftembedError(f"{name}: RNA is {rna.shape}, proteins {protein.shape}: both must be in one space.")
+        whole[name] = (has_vector(rna) & has_vector(protein))[:, None].astype(float)
+    return valid_cells(whole, {"label": labels})
+
+
+def _matched(row: Callable[..., Result], pair: Pair, labels: NDArray[Any]) -> list[Result]:
+    if not len(labels):
+        row = functools.partial(row, reason="no-vectors", note="no cell has a label, and a vector in both modalities")
+        return [row(metric=metric.name) for metric in METRICS]
+    ranks = functools.cache(lambda: true_ranks(*pair))
+    compute: tuple[Callable[[], float], ...] = (
+        lambda: foscttm(*pair, ranks=ranks()),
+        lambda: matching_accuracy(*pair, ranks=ranks()),
+        lambda: matching_accuracy(*pair, WIDER, ranks=ranks()),
+        lambda: label_matching_accuracy(*pair, labels),
+    )
+    found = []
+    for metric, value in zip((m.name for m in METRICS), compute, strict=True):
+        try:
+            found.append(row(metric=metric, value=value()))
+        except ValueError as err:
+            reason = err.reason if isinstance(err, Undefined) else "error"
+            found.append(row(metric=metric, reason=reason, note=str(err).rstrip(".")))
     return found
