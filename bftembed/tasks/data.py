@@ -117,10 +117,10 @@ def _column(handle: Any, name: str, what: str) -> Any:
     if getattr(values, "ndim", 0) != 1:
         raise BftembedError(f"{what} is a {type(values).__name__}, not a column of labels. Choose another column.")
     pointer = f"uns/{name}_categories" if hasattr(obs, "dtype") else obs[name].attrs.get("categories")
-    if pointer and (not isinstance(pointer, str) or pointer in handle):
+    if pointer is not None and (not isinstance(pointer, str) or pointer in handle):
         check_declared_size(handle[pointer], what)
         known = [*as_text(handle[pointer][:]), None]
-        if values.dtype.kind not in "iu" or values.max(initial=0) > len(known) - 2:
+        if values.dtype.kind not in "iu" or values.astype(np.int64).max(initial=-1) > len(known) - 2:
             raise BftembedError(f"{what} refers to a category that does not exist. The file is damaged.")
         values = np.array(known, dtype=object)[np.maximum(values.astype(np.int64), -1)]
     elif isinstance(values, np.ndarray) and values.dtype.kind in "SO":

@@ -135,7 +135,7 @@ def test_few_cells_are_rows_with_reasons():
 def test_bad_input_is_an_error():
     (rna, protein), labels = pair()
     for broken in (protein[:, :4], protein[:99]):
-        with pytest.raises(BftembedError, match="^a: "):
+        with pytest.raises(BftembedError, match="^a"):
             score({"a": (rna, broken)}, labels)
     with pytest.raises(UnknownNameError):
         score({"a": (rna, protein)}, labels, profile="scibs")
