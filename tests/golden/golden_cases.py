@@ -396,7 +396,7 @@ def _without_names(values):
 @case("genes", "strict, mlp", loose=ORDER)
 def _(inputs):
     task = _task_folders(inputs)["monocyte"]
-    return lift(bench.genes({"tfidf": inputs.tfidf}, [task], probes="mlp", seeds=1, own=False, floors=False))
+    return lift(bench.genes({"tfidf": inputs.tfidf}, [task], probes="mlp", seeds=1, own=False, baselines=False))
 
 
 @case("genes", "genept")
@@ -404,7 +404,7 @@ def _(inputs):
     folders = _task_folders(inputs)
     given, options = {"tfidf": inputs.tfidf}, {"protocols": "genept", "own": False, "texts": inputs.texts}
     # Forests of all floors would take ten seconds.
-    forest = bench.genes(given, [folders["monocyte"]], floors=False, **options)
+    forest = bench.genes(given, [folders["monocyte"]], baselines=False, **options)
     return lift(forest) | lift(bench.genes(given, [folders["partners"]], **options))
 
 
@@ -417,8 +417,8 @@ def _(inputs):
 
         texts, _ = inputs.facts(sorted({gene for task in ("tf-range", "lys4") for gene in get_task(task).genes}))
         given = {"tfidf": bftembed.embed_genes(texts, "tfidf:dim=32")}
-        strict = bench.genes(given, "tf-range", seeds=2, floors=False)
-        genept = bench.genes(given, "tf-range,lys4", protocols="genept", floors=False)
+        strict = bench.genes(given, "tf-range", seeds=2, baselines=False)
+        genept = bench.genes(given, "tf-range,lys4", protocols="genept", baselines=False)
         return lift(strict) | lift(genept)
 
 
