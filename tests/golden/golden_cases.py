@@ -354,7 +354,6 @@ def _(inputs):
         genes=inputs.minilm,
         use_raw=True,
         seeds=1,
-        halves=3,
         run="pbmc",
     )
     return lift(frame)
@@ -363,7 +362,7 @@ def _(inputs):
 @case("integration", "real, paper", tolerance=FLOAT32, extras=("scib_metrics",))
 def _(inputs):
     cells, _ = inputs.symphony
-    options = {"profile": "paper", "seeds": 1, "run": "symphony"}
+    options = {"profile": "paper", "seeds": 1, "halves": 3, "run": "symphony"}
     return lift(bench.integration(cells, "", "cell_type", "batch", baselines="pca,harmony", **options))
 
 
