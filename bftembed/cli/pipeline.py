@@ -33,6 +33,11 @@ def run_config(
         Folder to write instead of that of the config (recipe run).
     n_genes
         Number of genes to profile instead of that of the config (recipe run).
+
+    Other Parameters
+    ----------------
+    bar
+        Called with the name of a step; gives its progress callback.
     """
     from bftembed.config import RunConfig, TuneConfig, load_config
     from bftembed.config.verbs import load_verb
@@ -76,6 +81,11 @@ def run_demo(*, out: str | os.PathLike[str] | None = None, n_genes: int | None =
         Folder to write. By default runs/demo.
     n_genes
         Number of genes to profile, those with the highest mean expression. By default all.
+
+    Other Parameters
+    ----------------
+    bar
+        Called with the name of a step; gives its progress callback.
     """
     from bftembed.config import templates
     from bftembed.pipeline import run_pipeline

@@ -85,7 +85,7 @@ class Benchmark(BaseModel):
 OWN_OPTIONS = {
     "aggregation": (
         "data",
-        "embeddings",
+        "genes",
         "key",
         "out",
         "sidecar",

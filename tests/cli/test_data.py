@@ -74,15 +74,23 @@ def test_get_of_one_that_fails_and_of_an_unknown_name_is_an_error(run, cache, se
 
 
 def test_config_show_writes_what_check_accepts(run, tmp_path):
-    mine, bad = tmp_path / "my.yaml", tmp_path / "bad.yaml"
-    for recipe in ("demo", "tune"):
-        code, shown, _ = run("config", "show", recipe)
+    mine = tmp_path / "my.yaml"
+    for name, recipe in (("demo", "run"), ("tune/smollm2_cpu", "tune"), ("cells", "cells embed")):
+        code, shown, _ = run("config", "show", REPOSITORY / "configs" / f"{name}.yaml")
         assert code == 0
         mine.write_text(shown)
         code, printed, _ = run("config", "check", mine, "--json")
         assert (code, json.loads(printed)) == (0, {"file": str(mine), "recipe": recipe, "ok": True})
-    assert run("config", "show", REPOSITORY / "configs" / "demo.yaml")[1] == run("config", "show", "demo")[1]
-    bad.write_text("recipe: demo\nseed: 5\n")
-    code, _, told = run("config", "check", bad)
+    mine.write_text("recipe: genes embed\nprofils: x\n")
+    code, _, told = run("config", "check", mine)
     assert code == 1
-    assert "Did you mean 'seeds'" in told
+    assert "'profiles'" in told
+
+
+def test_config_init_copies_a_template(run, tmp_path):
+    code, printed, _ = run("config", "init", "--json")
+    assert code == 0
+    assert {"my_data", "demo", "profiles", "bench_integration"} <= set(json.loads(printed)["configs"])
+    assert run("config", "init", "my_data", "--out", tmp_path / "a.yaml")[0] == 0
+    assert run("config", "check", tmp_path / "a.yaml")[0] == 0
+    assert run("config", "init", "my_data", "--out", tmp_path / "a.yaml")[0] == 1

@@ -31,7 +31,7 @@ def test_tune_takes_a_config_with_and_without_the_word_run(run, tmp_path):
         code, _, told = run(*words, config)
         assert code == 1
         assert "nothing.jsonl" in told
-    config.write_text("recipe: demo\n")
+    config.write_text("recipe: genes embed\nprofiles: x\n")
     code, _, told = run("tune", config)
     assert code == 1
     assert "recipe: tune" in told

@@ -70,7 +70,7 @@ def test_an_unknown_key_or_recipe_gets_a_suggestion(tmp_path, text, suggestion):
         (run_text(benchmarks=[{"task": "integration", "label": "x"}]), "batch"),
         (run_text(aggregations=[{"top_k": "ten"}]), "top_k"),
         ("recipe: genes embed\nencoder: tfidf\n", "profiles"),
-        ("recipe: cells embed\ndata: a\nembeddings: b\nl2: 3\n", "l2"),
+        ("recipe: cells embed\ndata: a\ngenes: b\nl2: 3\n", "l2"),
     ],
 )
 def test_a_wrong_or_missing_value_is_named_with_its_key(tmp_path, text, key):
