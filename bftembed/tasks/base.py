@@ -299,8 +299,8 @@ def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         name = ", ".join(f"{k}={first.iloc[0][k]}" for k in KEY)
         values = f"{first.iloc[0]['value']} and {first.iloc[1]['value']}"
         raise BftembedError(
-            f"{where}: the row ({name}) occurs with different content: value {values}. Give the runs different names, or "
-            "leave one file out."
+            f"{where}: the row ({name}) occurs with different content: value {values}. Give the runs different names, "
+            "or leave one file out."
         )
     return table
 
