@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bftembed.metrics.leiden import connectivities
+from bftembed.metrics.neighbours import nearest_neighbours
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -42,16 +45,33 @@ def umap_coordinates(
         raise ValueError(f"UMAP needs a matrix of at least 3 rows, got shape {rows.shape}.")
     if not np.isfinite(rows).all():
         raise ValueError(f"{int((~np.isfinite(rows).all(axis=1)).sum())} of {len(rows)} rows hold NaN or infinity.")
+    from sklearn.utils import check_random_state
+
+    neighbours = nearest_neighbours(rows, min(n_neighbors, len(rows) - 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from umap import UMAP
+        from umap.umap_ import find_ab_params, simplicial_set_embedding
 
-        model = UMAP(
-            n_neighbors=min(n_neighbors, len(rows) - 1),
-            min_dist=min_dist,
+        # From our own graph: compiling umap-learn's neighbours and weights takes longer than thousands of points do.
+        a, b = find_ab_params(1.0, min_dist)
+        placed, _ = simplicial_set_embedding(
+            rows,
+            connectivities(neighbours).tocoo(),
+            n_components=2,
+            initial_alpha=1.0,
+            a=a,
+            b=b,
+            gamma=1.0,
+            negative_sample_rate=5,
+            n_epochs=None,
             # The spectral start needs more rows than dimensions to spare.
             init="spectral" if len(rows) > 10 else "random",
-            random_state=seed,
-            n_jobs=1,
+            random_state=check_random_state(seed),
+            metric="euclidean",
+            metric_kwds={},
+            densmap=False,
+            densmap_kwds={},
+            output_dens=False,
+            parallel=False,
         )
-        return np.asarray(model.fit_transform(rows), dtype=np.float32)
+    return np.asarray(placed, dtype=np.float32)
