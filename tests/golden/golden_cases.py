@@ -35,7 +35,7 @@ FLOAT32 = 1e-4
 #: kBET accepts or refuses each cell, so that a last digit moves it, and with it the aggregates.
 KBET = {"|kbet_per_label|": 0.06, "|batch_correction|": 0.03, "|total|": 0.02}
 #: So does the order of two genes in a ROC curve of few; a penalty is chosen by it, too.
-ORDER = {"|monocyte|strict/": 0.03, "|tfidf of ": 0.03, "own: tfidf|types|strict/ridge|subject|": 0.1}
+ORDER = {"|monocyte|strict/": 0.03, "|TF-IDF of the text of ": 0.03, "own: tfidf|types|strict/ridge|subject|": 0.1}
 
 
 @dataclass
@@ -391,7 +391,7 @@ def _without_names(values):
 
     They are as many as the names, and many explain equally little. `genept` has the baseline too, on one split.
     """
-    return {key: value for key, value in values.items() if "|baseline|name|" not in key}
+    return {key: value for key, value in values.items() if "|baseline|name only|" not in key}
 
 
 @case("genes", "strict, mlp", loose=ORDER)
