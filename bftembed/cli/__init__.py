@@ -29,6 +29,9 @@ GROUPS = {
 #: Options of version 0.1 that are gone, by command ("" for every one), and what replaces them. For one version.
 RENAMED = {
     ("", "--raw"): "--use-raw",
+    ("bench clustering", "--no-floors"): "bftembed.bench.clustering(permuted=False) in Python",
+    ("bench integration", "--dots"): "--figure",
+    ("bench genes", "--no-floors"): "--no-baselines",
     ("bench genes", "--list-tasks"): "bftembed bench tasks",
     ("bench genes", "--protocol"): "--protocols",
     ("bench genes", "--report"): "bftembed report RESULTS --out FILE.html",
