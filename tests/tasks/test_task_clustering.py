@@ -277,7 +277,7 @@ def test_shared_cells_are_scored(shared_data):
 
 
 def test_tables_have_a_row_per_subject_and_one_of_chance():
-    compared = {"pca": (blobs(5.0, seed=2), "reference", "50 components"), "r": (blobs(20.0), "random", "Gaussian")}
+    compared = {"pca": (blobs(5.0, seed=2), "reference", "50 components"), "random 1": (blobs(20.0), "random", "Gaussian")}
     rows = task.score({"X": blobs(2.0)}, TRUTH, run="pbmc", protocol="strict", seeds=[0, 1], compared=compared)
     rows += task.score({"X": np.full((120, 2), np.nan)}, TRUTH, run="pbmc", protocol="genept")
     genept, published, strict = task.tables(to_frame(rows))
@@ -285,7 +285,7 @@ def test_tables_have_a_row_per_subject_and_one_of_chance():
     assert [c.key for c in strict.columns] == [*PARTITIONS, *SILHOUETTES, "knn_accuracy"]
     assert [(r.name, r.kind, r.note) for r in strict.rows] == [
         *(("X", "subject", ""), ("pca", "reference", "50 components")),
-        *(("r", "random", "Gaussian"), ("chance", "chance", "")),
+        *(("random 1", "random", "Gaussian"), ("chance", "chance", "")),
     ]
     frame = to_frame(rows)
     row = pick(frame, subject="X", protocol="strict", metric="ari", kind="subject", seed=None).iloc[0]
