@@ -72,7 +72,7 @@ def export_state(
 ) -> StateExport:
     """Write h5ad files, perturbation features, splits and scripts that STATE takes unmodified.
 
-    The folder holds cells/*.h5ad (one per input, with cell embeddings in .obsm["X_bft"]), pert_features.pt (the gene
+    The folder holds the cells (one h5ad file per input, with cell embeddings in .obsm["X_bft"]), pert_features.pt (gene
     embeddings of the perturbed genes), zeroshot_celltype.toml, unseen_gene.toml, train.sh, predict.sh, manifest.json
     and README.md. It is written as a whole or not at all.
 

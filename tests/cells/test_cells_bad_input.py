@@ -346,7 +346,7 @@ def test_value_beyond_float32_is_refused(make_cells, embeddings):
 
 
 def test_scaled_packaged_pbmc_points_to_raw(pbmc_path, tmp_path, embeddings):
-    with pytest.raises(BftembedError, match=r"negative.*--raw"):
+    with pytest.raises(BftembedError, match=r"negative.*--use-raw"):
         embed_cells(pbmc_path, GeneEmbeddings(["HES4", "SSU72"], np.eye(2)), out=tmp_path / "out.h5ad")
 
 
