@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bftembed.metrics.leiden import connectivities
-from bftembed.metrics.neighbours import nearest_neighbours
+from bftembed.metrics.neighbors import nearest_neighbors
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -47,7 +47,7 @@ def umap_coordinates(
         raise ValueError(f"{int((~np.isfinite(rows).all(axis=1)).sum())} of {len(rows)} rows hold NaN or infinity.")
     from sklearn.utils import check_random_state
 
-    neighbours = nearest_neighbours(rows, min(n_neighbors, len(rows) - 1))
+    neighbours = nearest_neighbors(rows, min(n_neighbors, len(rows) - 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap.umap_ import find_ab_params, simplicial_set_embedding

@@ -97,7 +97,7 @@ def draw_tables(path: str | os.PathLike[str], tables: Sequence[Table], title: st
     for part, (table, panels, first) in zip(parts, strips, strict=True):
         if first:
             part.suptitle("\n".join(textwrap.wrap(table.title, 100)), fontsize=10, weight="bold", x=0.01, ha="left")
-        _draw(part, table, panels, INK)
+        _draw(part, table, panels, INK, min(4, len(_panels(table))))
     kinds = [k for k in MARKERS if any(row.kind == k for t in drawn for row in t.rows)]
     figure.legend(handles=[_handle(k) for k in kinds], loc="outside lower left", ncols=6, fontsize=8, frameon=False)
     save_figure(figure, path)
@@ -123,7 +123,7 @@ def table_svg(table: Table, name: str) -> str:
     figure.patch.set_alpha(0)
     for part, chunk in zip(figure.subfigures(len(strips), 1, squeeze=False)[:, 0], strips, strict=True):
         part.patch.set_alpha(0)
-        _draw(part, table, chunk, PAGE_INK)
+        _draw(part, table, chunk, PAGE_INK, len(strips[0]))
     main = panels[0]
     told = ", ".join(f"{r.name} {number(r.cells[main.key].value)}" for r in table.rows if main.key in r.cells)
     return inline_svg(figure, f"{main.title} of each row: {told}.", name)
@@ -145,10 +145,12 @@ def _name_width(table: Table) -> float:
     return min(2.6, 0.075 * max((len(row.name) for row in table.rows), default=0) + 0.3)
 
 
-def _draw(figure: Any, table: Table, columns: list[Any], ink: str) -> None:
-    grid = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+def _draw(figure: Any, table: Table, columns: list[Any], ink: str, abreast: int) -> None:
+    grid = figure.subplots(1, abreast, squeeze=False, sharey=True)[0]
+    for axes in grid[len(columns) :]:
+        axes.set_visible(False)
     names = [_shortened(row.name, 36) for row in table.rows]
-    for axes, column in zip(grid, columns, strict=True):
+    for axes, column in zip(grid, columns, strict=False):
         style(axes, ink)
         for y, row in enumerate(table.rows):
             cell = row.cells.get(column.key)

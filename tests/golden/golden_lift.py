@@ -13,9 +13,9 @@ HEAD = ("run", "task", "protocol", "kind", "subject")
 def lift(frame):
     """Return ``run|task|protocol|kind|subject|metric|split|seed|WHAT`` → number of a table of `bftembed.tasks.base`.
 
-    WHAT is value, low, high, or a difference with the name of its reference. The row without a seed is the score over all
-    seeds. A value that is missing is None; other numbers that are NaN are left out. ``n`` and ``n_missing`` stand once for
-    a subject where all its rows agree.
+    WHAT is value, low, high, or a difference with the name of its reference. The row without a seed is the score over
+    all seeds. A value that is missing is None; other numbers that are NaN are left out. ``n`` and ``n_missing`` stand
+    once for a subject where all its rows agree.
     """
     found, counts = {}, defaultdict(dict)
     for row in frame.to_dict("records"):

@@ -277,7 +277,10 @@ def test_shared_cells_are_scored(shared_data):
 
 
 def test_tables_have_a_row_per_subject_and_one_of_chance():
-    compared = {"pca": (blobs(5.0, seed=2), "reference", "50 components"), "random 1": (blobs(20.0), "random", "Gaussian")}
+    compared = {
+        "pca": (blobs(5.0, seed=2), "reference", "50 components"),
+        "random 1": (blobs(20.0), "random", "Gaussian"),
+    }
     rows = task.score({"X": blobs(2.0)}, TRUTH, run="pbmc", protocol="strict", seeds=[0, 1], compared=compared)
     rows += task.score({"X": np.full((120, 2), np.nan)}, TRUTH, run="pbmc", protocol="genept")
     genept, published, strict = task.tables(to_frame(rows))
