@@ -79,6 +79,10 @@ app.command(pipeline.report, name="report", sort_key=len(GROUPS) + 1)
 
 def main() -> None:
     """Run the command line: exit codes 0 done, 1 error, 2 usage, 3 done with failed items, 130 interrupted."""
+    # Threads of GNU OpenMP (torch on Linux) spin while they wait for each other, which takes several times the CPU time
+    # of the work itself where other programs share the cores. It is read when torch is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(run(sys.argv[1:]))
 
