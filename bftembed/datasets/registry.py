@@ -60,7 +60,7 @@ _GENEAGENT = "ncbi-nlp/GeneAgent/88fd1adb40dce9545bde5b904ef3a628c09d747c"
 _GENE2VEC = f"{_RAW}/jingcheng-du/Gene2vec/6236e0b21fbc367bf8ff5695ed0cc1443861bd1e/predictionData"
 _HURI = "CCSB-DFCI/HuRI_paper at 16c57919f4e0c3d1a78edf90c105ed42d3022f8f"
 
-_UNVERIFIED = "The checksum is one that others published; it was not verified against the file."
+_REBUILT = "The checksum is one that others published; a file rebuilt from the published lists has it."
 _THEODORIS = "Theodoris et al. 2023, Nature 618, 616-624 (Geneformer)"
 _NI = "Ni et al. 2019, Front. Genet. 10, 1208"
 _LUCK = "Luck et al. 2020, Nature 580, 402-408 (HuRI)"
@@ -70,7 +70,7 @@ _PUBLIC_DOMAIN = "US Government work, public domain notice"
 def _geneformer(name: str, file: str, sha256: str, citation: str, description: str, parser: str) -> DataFile:
     path = f"gene_labels/{file.rpartition('/')[2]}"
     licence = "not verified; see the card of ctheodoris/Genecorpus-30M on Hugging Face"
-    text = f"{description} {_UNVERIFIED}"
+    text = f"{description} {_REBUILT}"
     return DataFile(name, path, f"{_GENEFORMER}/{file}", sha256, licence, citation, text, f"{_PARSERS}:{parser}")
 
 
@@ -132,7 +132,7 @@ _ALL = (
         "d0f095bbdbe2e07b0e8c654831a531a8f40b4f4d63b74ad53b81efb583cda6ae",
         "not verified; supplement of an article that is free to access",
         "Chen et al. 2020, Nat. Commun. 11, 2472",
-        f"Long-range and short-range transcription factors, by symbol. {_UNVERIFIED}",
+        f"Long-range and short-range transcription factors, by symbol. {_REBUILT}",
         f"{_PARSERS}:parse_tf_range",
     ),
     DataFile(
