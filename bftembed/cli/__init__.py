@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -49,4 +50,8 @@ def main() -> None:
     """Run the command line: exit codes 0 done, 1 error, 2 usage, 3 done with failed items."""
     from bftembed.cli.common import run
 
+    # Threads of GNU OpenMP (torch on Linux) wait for each other in a loop that takes several times the work's own CPU
+    # time where other programs share the cores. It reads this when torch is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     run(app)
