@@ -214,6 +214,22 @@ def load_language_model(name: str, dtype: str, **options: Any) -> tuple[Any, Any
     return model.eval(), tokenizer, local
 
 
+def attends_to_all_before(model: Any) -> bool:
+    """Say whether every layer of a causal language model is full attention, and nothing else looks at other tokens.
+
+    Then what a token becomes depends on it and all tokens before it alone: a common beginning needs to be computed
+    once. Not so with sliding windows, convolutions or states.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return (
+        model._supports_attention_backend
+        and not model._is_stateful
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and window is None
+    )
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence the log lines and bars of transformers for a while; the state before comes back."""

@@ -17,25 +17,18 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from bftembed.models import attends_to_all_before
+
 _NAME = "bftembed_rows"
 
 
 def join_rows(model: Any) -> bool:
     """Let `hidden_states` join the rows of a batch where that is exact, and return whether it is.
 
-    It is where every layer is full causal attention by PyTorch's own kernel, and nothing else looks at other tokens.
-    Other calls of the model stay what they were.
+    It is for models that `attends_to_all_before` knows, by PyTorch's own kernel. Other calls of the model stay what
+    they were.
     """
-    config = model.config.get_text_config()
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    joins = (
-        config._attn_implementation == "sdpa"
-        and model._supports_attention_backend
-        and not model._is_stateful
-        and layers == {"full_attention"}
-        and window is None
-    )
+    joins = bool(model.config.get_text_config()._attn_implementation == "sdpa" and attends_to_all_before(model))
     if joins:
         AttentionInterface.register(_NAME, _attention)
         AttentionMaskInterface.register(_NAME, sdpa_mask)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bftembed.chat import prompt_tokens
 from bftembed.errors import BftembedError, require
 from bftembed.machine import cpu_has_bf16, free_cores
-from bftembed.models import load_language_model, model_identity
+from bftembed.models import attends_to_all_before, load_language_model, model_identity
 from bftembed.profiles.reasoning import with_reasoning_markers
 from bftembed.profiles.records import Completion
 
@@ -24,6 +25,8 @@ _DTYPES |= {"fp32": "float32", "float32": "float32", "auto": "auto"}
 #: Tokens (prompt and answer) that one batch may hold when the batch size is left to us.
 _TOKENS_PER_BATCH = 32_768
 _MAX_BATCH = 128
+#: Tokens that prompts have to begin with alike for the beginning to be read by itself.
+_LEAST_BEGINNING = 16
 
 
 class TransformersGenerator:
@@ -136,8 +139,9 @@ class TransformersGenerator:
             else:
                 fitting.append((request, ids))
         with self._using_threads():
+            beginning = self._beginning(engine, [ids for _, ids in fitting])
             for start in range(0, len(fitting), self.batch_size):
-                yield from self._batch(engine, fitting[start : start + self.batch_size])
+                yield from self._batch(engine, fitting[start : start + self.batch_size], beginning)
 
     @contextlib.contextmanager
     def _using_threads(self) -> Iterator[None]:
@@ -157,14 +161,34 @@ class TransformersGenerator:
         model.to(self._device)
         return _Engine(model, tokenizer, _stop_ids(model, tokenizer), _context(model))
 
-    def _batch(self, engine: _Engine, batch: list[tuple[Request, list[int]]]) -> Iterator[Completion]:
+    def _beginning(self, engine: _Engine, prompts: list[list[int]]) -> _Beginning:
+        """Read the common beginning of several prompts (system message, wording of the question) once.
+
+        In float32 alone: bf16 rounds sums that were taken in another order so coarsely that greedy texts change.
+        """
+        common = 0
+        if len(prompts) > 1 and self._dtype == "float32" and attends_to_all_before(engine.model):
+            first, last = min(prompts), max(prompts)
+            most = min(len(ids) for ids in prompts) - 1
+            common = next((i for i in range(most) if first[i] != last[i]), most)
+        if common < _LEAST_BEGINNING:
+            return _Beginning(0, None)
+        with self._torch.inference_mode():
+            ids = self._torch.tensor([prompts[0][:common]], device=self._device)
+            return _Beginning(common, engine.model.base_model(ids, use_cache=True).past_key_values)
+
+    def _batch(
+        self, engine: _Engine, batch: list[tuple[Request, list[int]]], beginning: _Beginning
+    ) -> Iterator[Completion]:
         torch = self._torch
-        longest = max(len(ids) for _, ids in batch)
+        longest, common = max(len(ids) for _, ids in batch), beginning.length
         tokens = torch.full((len(batch), longest), engine.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(tokens)
+        # Padding lies between the common beginning and the rest.
         for row, (_, ids) in enumerate(batch):
-            tokens[row, longest - len(ids) :] = torch.tensor(ids)
-            mask[row, longest - len(ids) :] = 1
+            rest = longest - len(ids) + common
+            tokens[row, :common], tokens[row, rest:] = torch.tensor(ids[:common]), torch.tensor(ids[common:])
+            mask[row, :common], mask[row, rest:] = 1, 1
         sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self._temperature > 0:
             sampling = {"do_sample": True, "temperature": self._temperature, "top_p": self._top_p, "top_k": 0}
@@ -176,6 +200,7 @@ class TransformersGenerator:
                 max_new_tokens=self.max_new_tokens,
                 pad_token_id=engine.tokenizer.pad_token_id,
                 eos_token_id=sorted(engine.stop_ids) or None,
+                past_key_values=beginning.repeated(len(batch)),
                 **sampling,
             )
         for (request, ids), row in zip(batch, out[:, longest:].tolist(), strict=True):
@@ -184,6 +209,21 @@ class TransformersGenerator:
             text = engine.tokenizer.decode(answer, skip_special_tokens=True)
             text = with_reasoning_markers(text, answer, engine.tokenizer, request.messages)
             yield Completion(request.key, text, "length" if stop is None else "stop", len(ids), len(answer))
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """Tokens that all prompts begin with, and what the model remembers of them."""
+
+    length: int
+    cache: Any
+
+    def repeated(self, rows: int) -> Any:
+        """Return the cache for a batch; generation appends to it."""
+        cache = copy.deepcopy(self.cache)
+        if cache is not None:
+            cache.batch_repeat_interleave(rows)
+        return cache
 
 
 @dataclass(frozen=True)
