@@ -77,7 +77,11 @@ def test_equals_the_product_in_float64(name, seed, n_rows, n_targets, dim, densi
 
 @pytest.mark.parametrize("name", list(KERNELS))
 def test_a_cell_s_vector_does_not_depend_on_the_cells_beside_it(name):
-    """Shards end with a shorter block, and have to give what the whole run gives, bit by bit."""
+    """Shards end with a shorter block, and have to give what the whole run gives.
+
+    Bit by bit but for a dense product in float32, whose library adds up a shorter block in another order on some
+    processors (OpenBLAS and oneDNN on AMD Zen 3): there to 1e-6 of the vector's length.
+    """
     matrix = np.random.default_rng(1).normal(0, 1, (700, 200)).astype(np.float32)
     kernel = KERNELS[name](matrix, 256)
     indptr, targets, values = block(4, 256, 700, 0.1)
@@ -85,7 +89,10 @@ def test_a_cell_s_vector_does_not_depend_on_the_cells_beside_it(name):
     kernel(indptr, targets, values, whole)
     a, b = indptr[100], indptr[137]
     kernel(indptr[100:138] - a, targets[a:b], values[a:b], part)
-    np.testing.assert_array_equal(part, whole[100:137])
+    if name != "dense-float32":
+        np.testing.assert_array_equal(part, whole[100:137])
+    length = np.linalg.norm(whole[100:137], axis=1, keepdims=True)
+    assert (np.abs(part - whole[100:137]) <= 1e-6 * length).all()
 
 
 @pytest.mark.parametrize("name", list(KERNELS))

@@ -11,6 +11,7 @@ import pytest
 
 from bftembed.encoders.base import encoder_from_spec
 from bftembed.errors import BftembedError
+from bftembed.machine import cpu_has_bf16
 from bftembed.models import resolve_model
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def test_order_and_batch_size_do_not_matter_and_a_repeat_is_equal(minilm) -> Non
     np.testing.assert_allclose(other.encode(texts), first, atol=1e-5)
 
 
+@pytest.mark.skipif(not cpu_has_bf16(), reason="this processor has no bf16 units")
 def test_bf16_is_opt_in_and_close(minilm) -> None:
     encoder = encoder_from_spec(f"{MINILM},dtype=bf16,device=cpu")
     vectors = encoder.encode(SHORT)

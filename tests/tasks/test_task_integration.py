@@ -402,7 +402,7 @@ def test_tables_have_the_aggregates_first_and_kinds_in_their_order():
     assert len({c.title for c in task.METRICS if c.group != "Aggregate"}) == len(task.METRICS) - 3
     assert [(r.name, r.kind, r.note) for r in table.rows] == [
         *(("a", "subject", ""), ("pca", "reference", "how")),
-        *(("r", "random", "how"), ("x", "random", "how")),
+        *(("r, random", "random", "how"), ("x, random", "random", "how")),
     ]
     cell = table.rows[0].cells["total"]
     assert (cell.value, cell.low, cell.high) == (0.5, 0.45, 0.55)
@@ -414,7 +414,7 @@ def test_tables_have_the_aggregates_first_and_kinds_in_their_order():
 def test_aggregates_of_fewer_metrics_than_in_other_rows_are_marked():
     table = made_table("current", without=("ilisi_knn",))[0]
     texts = {row.name: row.cells["total"].text for row in table.rows}
-    assert texts == {"a": "", "pca": "", "r": "", "x": "†"}
+    assert texts == {"a": "", "pca": "", "r, random": "", "x, random": "†"}
     assert table.rows[-1].cells["ilisi_knn"].text == "too-few"
     everywhere = made_table("current")[0]
     assert {cell.text for row in everywhere.rows for cell in row.cells.values()} == {""}
