@@ -207,8 +207,8 @@ def test_a_thought_that_the_prompt_opens_is_known(prompt, opener):
     assert open_reasoning(prompt) == opener
 
 
-def test_an_answer_inside_of_a_thought_that_the_prompt_opened_is_empty(engine, monkeypatch):
-    inner = engine._engine or engine._load()
+def test_an_answer_inside_of_a_thought_that_the_prompt_opened_is_empty(engine, completions, monkeypatch):
+    inner = engine._engine  # loaded by the completions
     opening = inner.tokenizer.chat_template + "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
     monkeypatch.setattr(inner.tokenizer, "chat_template", opening)
     assert open_reasoning(inner.tokenizer.decode(inner.token_ids(requests()[0].messages))) == "<think>"
