@@ -80,24 +80,23 @@ def drawn(text: Any, kind: str, seed: int) -> Any:
 def scores(cells: Any, label: str, use_raw: bool, vectors: list[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Score one embedding with every seed, or draw i of a floor with seed i."""
     from bftembed.cells.embed import embed_cells
-    from bftembed.tasks import clustering
+    from bftembed.tasks.cells.clustering import score
 
     found: dict[str, list[float]] = {"ari": [], "ami": []}
     for i, one in enumerate(vectors):
         embed_cells(cells, one, key="X_try", use_raw=use_raw, overwrite=True, empty_cells="nan", **options)
         seeds = range(5) if len(vectors) == 1 else [i]
         labels = cells.obs[label].to_numpy()
-        for row in clustering.run({"x": cells.obsm["X_try"]}, labels, run="x", seeds=seeds, floors=False):
-            if row.metric in found:
+        for row in score({"x": cells.obsm["X_try"]}, labels, run="x", seeds=seeds, permuted=False):
+            if row.metric in found and row.seed is not None:
                 found[row.metric].append(row.value)
     return {name: interval(values) for name, values in found.items()}
 
 
 def interval(values: list[float]) -> list[float]:
-    from scipy.stats import t
+    from bftembed.metrics.intervals import t_interval
 
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return [round(float(x), 3) for x in (np.mean(values), np.mean(values) - half, np.mean(values) + half)]
+    return [round(float(x), 3) for x in (np.mean(values), *t_interval(values))]
 
 
 def main() -> None:

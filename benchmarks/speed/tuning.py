@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -27,20 +26,11 @@ WAYS = ("padded", "joined")
 
 
 def pairs(file: Path) -> None:
-    from bftembed.entities.genes import GeneIndex
-    from bftembed.profiles.generators.facts import FactsGenerator
+    from bftembed.pipeline import fact_pairs
     from bftembed.profiles.prompts import get_prompt
-    from bftembed.profiles.records import Request
-    from bftembed.tuning.data import Conversation, Turn, write_conversations
+    from bftembed.tuning.data import write_conversations
 
-    index, prompt = GeneIndex.default(), get_prompt(None, "gene")
-    records = [index.get(symbol) for symbol in index]
-    rich = [r.symbol for r in records if r and r.locus_type == "gene with protein product" and r.alias_symbols]
-    random.Random(0).shuffle(rich)
-    requests = [Request(key=gene, messages=prompt.messages(gene), entity=gene) for gene in rich[:320]]
-    asked = {r.key: tuple(Turn(m["role"], m["content"]) for m in r.messages) for r in requests}
-    answers = FactsGenerator().generate(requests)
-    write_conversations([Conversation(a.key, (*asked[a.key], Turn("assistant", a.text))) for a in answers], file)
+    write_conversations(fact_pairs([], 320, 0, get_prompt(None, "gene")), file)
 
 
 def one(way: str, steps: int, precision: str, threads: int | None) -> dict[str, Any]:
@@ -78,7 +68,7 @@ def one(way: str, steps: int, precision: str, threads: int | None) -> dict[str, 
 
 
 def environment(precision: str, threads: int | None) -> dict[str, Any]:
-    from bftembed.demo.record import versions
+    from bftembed.report.manifest import versions
 
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":?")
     return {
