@@ -171,20 +171,26 @@ def generate_profiles(
     fingerprint = engine.fingerprint()
     texts = context if isinstance(context, Mapping) else read_context(context) if context is not None else {}
     if dry_run:
-        return _dry_report(
-            wanted, spec, template, out, estimate(wanted, spec, fingerprint, template, out, texts, price)
+        known = estimate(wanted, spec, fingerprint, template, out, texts, price)
+        return _report(
+            out,
+            spec,
+            template,
+            wanted,
+            entities=known.entities,
+            written=0,
+            already_stored=known.already_stored,
+            failed=(),
+            estimate=known,
         )
     with ProfileStore.writing(out) as store, _stopped_by_signals():
         run = _Run(store, engine, store.add_generator(str(spec), fingerprint), str(spec), template, fingerprint)
         run.generate(wanted, texts, retry_failed=retry_failed, progress=progress)
-    return GenerationReport(
-        out=str(Path(out)),
-        generator=str(spec),
-        prompt=template.id,
-        listed=wanted.n_names,
-        duplicates=wanted.duplicates,
-        resolution=dict(wanted.statuses),
-        skipped=tuple(wanted.skipped),
+    return _report(
+        out,
+        spec,
+        template,
+        wanted,
         entities=len(run.keys),
         written=run.written,
         already_stored=len(run.keys) - run.written,
@@ -196,9 +202,10 @@ def generate_profiles(
     )
 
 
-def _dry_report(
-    wanted: Wanted, spec: object, template: Prompt, out: str | os.PathLike[str], found: Estimate
+def _report(
+    out: str | os.PathLike[str], spec: object, template: Prompt, wanted: Wanted, **counts: Any
 ) -> GenerationReport:
+    """Return the report on `wanted`, whose names have all been read; `counts` are the fields that the run decides."""
     return GenerationReport(
         out=str(Path(out)),
         generator=str(spec),
@@ -207,11 +214,7 @@ def _dry_report(
         duplicates=wanted.duplicates,
         resolution=dict(wanted.statuses),
         skipped=tuple(wanted.skipped),
-        entities=found.entities,
-        written=0,
-        already_stored=found.already_stored,
-        failed=(),
-        estimate=found,
+        **counts,
     )
 
 
