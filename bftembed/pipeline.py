@@ -7,6 +7,7 @@ inputs and options are those of an earlier run is not done again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import random
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from bftembed.config import ProfileSet
     from bftembed.embeddings import GeneEmbeddings
+    from bftembed.profiles.records import Profile
     from bftembed.profiles.runner import GenerationReport
     from bftembed.progress import Progress
 
@@ -438,19 +440,22 @@ class _Run:
         scored = named["kind"] == "subject"
         return named.assign(kind=named["kind"].where(~scored, named["subject"].map(kinds).fillna("subject")))
 
-    def texts(self, embeddings: dict[str, GeneEmbeddings]) -> dict[str, dict[str, str]]:
-        """Return name of embeddings → gene → profile."""
+    @functools.cached_property
+    def written(self) -> dict[str, dict[str, Profile]]:
+        """Name of a set → gene → its profile of this run."""
         from bftembed.profiles.store import ProfileStore
 
         found = {}
-        for one in self.config.profiles:
-            keys = set(self.generated[one.name].keys)
-            with ProfileStore.open(self.store(one.name)) as store:
-                texts = {p.entity: p.text for p in store.profiles() if p.key in keys}
-            for encoder in self.config.encoders:
-                name = self.name_of(one.name, encoder)
-                found[name] = {gene: texts[gene] for gene in embeddings[name].ids}
+        for name, made in self.generated.items():
+            keys = set(made.keys)
+            with ProfileStore.open(made.out) as store:
+                found[name] = {p.entity: p for p in store.profiles() if p.key in keys}
         return found
+
+    def texts(self, embeddings: dict[str, GeneEmbeddings]) -> dict[str, dict[str, str]]:
+        """Return name of embeddings → gene → profile."""
+        of = {self.name_of(p.name, e): self.written[p.name] for p in self.config.profiles for e in self.config.encoders}
+        return {name: {gene: of[name][gene].text for gene in genes.ids} for name, genes in embeddings.items()}
 
     # -- report ----------------------------------------------------------------------------------------------------
 
@@ -490,11 +495,13 @@ class _Run:
         )
 
     def coverage(self, keys: dict[str, str]) -> list[Coverage]:
+        from bftembed.tasks.baselines import provenance_of
+
         tables = []
         for name, made in self.generated.items():
             names = {f"names {status}": n for status, n in made.resolution.items()}
             tables.append(Coverage(name=name, counts=names | {f"profiles {m}": n for m, n in made.marks.items() if n}))
-        facts = _provenance(self.out / "cells.h5ad", next(iter(keys)))
+        facts = provenance_of(self.out / "cells.h5ad", next(iter(keys)))
         counts = {
             "genes of the matrix": int(facts["n_genes"]),
             "genes with an embedding": int(facts["n_matched"]),
@@ -506,13 +513,7 @@ class _Run:
 
     def examples(self) -> list[ExampleProfile]:
         """Return the same genes of every set: well-known ones, and for each quality flag one that has it."""
-        from bftembed.profiles.store import ProfileStore
-
-        sets = {}
-        for name, made in self.generated.items():
-            keys = set(made.keys)
-            with ProfileStore.open(made.out) as store:
-                sets[name] = {p.entity: p for p in store.profiles() if p.key in keys}
+        sets = self.written
         entities = [e for e in next(iter(sets.values())) if all(e in profiles for profiles in sets.values())]
         order = sorted(entities, key=lambda e: (e not in _WELL_KNOWN, entities.index(e)))
         shown = order[:3]
@@ -704,9 +705,3 @@ def _genes_of(cells: Path, config: RunConfig) -> tuple[list[str], int]:
             totals += np.asarray(rows.to_csr(len(names)).sum(axis=0)).ravel()
     chosen = np.sort(np.argsort(-totals, kind="stable")[: config.n_genes])
     return [names[i] for i in chosen], n_cells
-
-
-def _provenance(file: Path, key: str) -> dict[str, Any]:
-    from bftembed.tasks.baselines import provenance_of
-
-    return provenance_of(file, key)
