@@ -18,7 +18,7 @@ from bftembed.metrics.projection import umap_coordinates
 from bftembed.progress import silent
 from bftembed.report.figure import figure_suffix
 from bftembed.report.maps import draw_maps
-from bftembed.tasks.data import check_groups, has_vector, missing_label, place_of, read_cells
+from bftembed.tasks.data import check_groups, has_vector, listed, missing_label, place_of, read_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,7 +173,7 @@ def map_cells(
         be read or written.
     """
     figure, table = _outputs(out, points, data)
-    wanted, columns = _listed(keys, "keys"), _listed(color, "color")
+    wanted, columns = _chosen(keys, "keys"), _chosen(color, "color")
     source, where = str(data), place_of(str(data))
     values, _, _ = read_cells(source, [], columns)
     for column in columns:
@@ -220,9 +220,8 @@ def _outputs(out: Any, points: Any, *inputs: Any) -> tuple[Path, Path | None]:
     return files[0], files[1] if len(files) > 1 else None
 
 
-def _listed(names: str | Sequence[str], option: str) -> list[str]:
-    given = names.split(",") if isinstance(names, str) else names
-    found = list(dict.fromkeys(name.strip() for name in given if name.strip()))
+def _chosen(names: str | Sequence[str], option: str) -> list[str]:
+    found = listed(names)
     if not found:
         raise BftembedError(f"{option} (--{option}) is empty; give names separated by commas.")
     return found
