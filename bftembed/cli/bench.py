@@ -41,7 +41,7 @@ def _check(given: dict[str, Any]) -> None:
 
 def _scored(frame: pd.DataFrame, given: dict[str, Any]) -> Shown:
     from bftembed.report.terminal import text
-    from bftembed.tasks.base import tables_of
+    from bftembed.tasks.base import overall, tables_of
 
     tables = [table for found in tables_of(frame).values() for table in found]
     if "figure" in given:
@@ -50,7 +50,7 @@ def _scored(frame: pd.DataFrame, given: dict[str, Any]) -> Shown:
         draw_tables(given["figure"], tables, Path(given["out"]).stem)
     # What a metric does not define on these data is not a failure.
     failed = int((frame["value"].isna() & frame["reason"].isin(["error", "no-vectors", "too-few"])).sum())
-    scores = frame[(frame["split"] == "all") & frame["seed"].isna()]
+    scores = overall(frame)
     rows = scores.astype(object).where(scores.notna(), None).to_dict("records")
     files = [given[name] for name in ("figure", "out") if name in given]
     data = {"out": given["out"], "rows": len(frame), "failed": failed, "scores": rows}

@@ -412,6 +412,11 @@ def generic_tables(frame: pd.DataFrame) -> list[Table]:
     return found
 
 
+def overall(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of results that tables show: the scores over all seeds and parts."""
+    return frame[(frame["split"] == "all") & frame["seed"].isna()]
+
+
 def score_table(
     frame: pd.DataFrame,
     metrics: Sequence[Metric],
@@ -443,8 +448,9 @@ def score_table(
     Table
         Rows in the order of `KINDS`; those of kind ``chance`` are one row with their range.
     """
-    scores = frame[(frame["split"] == "all") & frame["seed"].isna()]
-    scores = scores.drop_duplicates(["kind", "subject", "metric"])  # one value, compared with several references
+    scores = overall(frame).drop_duplicates(
+        ["kind", "subject", "metric"]
+    )  # one value, compared with several references
     present = [m for m in metrics if (scores["metric"] == m.name).any()]
     records = scores.to_dict("records")
     by_row: dict[tuple[str, str], dict[str, Any]] = {}

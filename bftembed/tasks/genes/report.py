@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.report.published import TASKS, gene_table
 from bftembed.report.table import BASELINE_KINDS, Cell, Column, Row, Table, number
-from bftembed.tasks.base import Metric, score_table
+from bftembed.tasks.base import Metric, overall, score_table
 from bftembed.tasks.genes.benchmark import ALL_GENES, SHARED, STATED
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _table(frame: pd.DataFrame, title: str) -> Table:
 
 
 def _summaries(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[(frame["split"] == "all") & frame["seed"].isna() & (frame["metric"] != STATED)]
+    return overall(frame[frame["metric"] != STATED])
 
 
 def _direction(row: Mapping[str, Any]) -> str:
