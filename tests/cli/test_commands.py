@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from tests_paths import REPOSITORY
 
 from bftembed.cli import RENAMED, app
@@ -52,8 +53,7 @@ def test_the_signature_read_from_the_source_is_that_of_the_verb(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_every_option_with_its_description(run, command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "1000")
-    monkeypatch.setattr(app, "_fallback_console", None)  # a console keeps the width of its first use
+    monkeypatch.setattr(app, "_console", Console(width=1000))  # no line is folded
     code, printed, _ = run(*command.split(), "--help")
     assert code == 0
     verb = read_verb(COMMANDS[command].verb)
