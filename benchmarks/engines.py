@@ -56,7 +56,7 @@ def main() -> None:
     from conftest import LlamaServer
 
     from bftembed.entities.genes import GeneIndex
-    from bftembed.profiles.store import ProfileStore
+    from bftembed.llm.store import AnswerStore
     from bftembed.report.manifest import versions
 
     index = GeneIndex.default()
@@ -88,8 +88,8 @@ def main() -> None:
             done = subprocess.run(call, env=environment, stdout=subprocess.PIPE, text=True)
             assert done.returncode in (0, 3), done
             report = json.loads(done.stdout)
-            with ProfileStore.open(folder / engine.replace(" ", "-")) as store:
-                written = store.profiles()
+            with AnswerStore.open(folder / engine.replace(" ", "-")) as store:
+                written = store.answers()
             profiles[engine] = {p.entity: p for p in written}
             marks = collections.Counter(mark for p in written for mark in p.marks)
             result["engines"][engine] = {

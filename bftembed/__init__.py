@@ -15,7 +15,7 @@ _LAZY = {
     "BftembedError": "bftembed.errors",
     "GeneIndex": "bftembed.entities.genes",
     "GeneEmbeddings": "bftembed.embeddings",
-    "generate_profiles": "bftembed.profiles.runner",
+    "generate_profiles": "bftembed.profiles.generate",
     "embed_genes": "bftembed.embeddings",
     "embed_cells": "bftembed.cells.embed",
     "bench": "bftembed.bench",
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bftembed.embeddings import embed_genes as embed_genes
     from bftembed.entities.genes import GeneIndex as GeneIndex
     from bftembed.errors import BftembedError as BftembedError
-    from bftembed.profiles.runner import generate_profiles as generate_profiles
+    from bftembed.profiles.generate import generate_profiles as generate_profiles
 
 
 def __getattr__(name: str) -> Any:

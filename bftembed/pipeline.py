@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from bftembed.config import ProfileSet
     from bftembed.embeddings import GeneEmbeddings
-    from bftembed.profiles.records import Profile
-    from bftembed.profiles.runner import GenerationReport
+    from bftembed.llm.base import Answer
+    from bftembed.profiles.generate import GenerationReport
     from bftembed.progress import Progress
 
     #: Called with the name of a step that takes long; gives the progress callable for as long as it runs.
@@ -129,7 +129,7 @@ def plan_pipeline(
     config, out, n_genes
         As in `run_pipeline`.
     """
-    from bftembed.profiles.runner import generate_profiles
+    from bftembed.profiles.generate import generate_profiles
 
     run = _Run.of(config, out, n_genes, None)
     run.check_folder()
@@ -259,7 +259,7 @@ class _Run:
 
     def tune_config(self, *, write: bool) -> TuneConfig:
         """Return the config of the tuning; its pairs are written where they are made here."""
-        from bftembed.models import model_identity
+        from bftembed.llm.models import model_identity
         from bftembed.profiles.prompts import get_prompt
         from bftembed.tuning.data import write_conversations
 
@@ -284,7 +284,7 @@ class _Run:
         return TuneConfig.model_validate({**parts, "data": data, "out": str(folder)})
 
     def profile(self, wanted: ProfileSet) -> None:
-        from bftembed.profiles.runner import generate_profiles
+        from bftembed.profiles.generate import generate_profiles
 
         spec = wanted.generator
         if parse_spec(spec).engine == TUNED:
@@ -441,15 +441,15 @@ class _Run:
         return named.assign(kind=named["kind"].where(~scored, named["subject"].map(kinds).fillna("subject")))
 
     @functools.cached_property
-    def written(self) -> dict[str, dict[str, Profile]]:
+    def written(self) -> dict[str, dict[str, Answer]]:
         """Name of a set → gene → its profile of this run."""
-        from bftembed.profiles.store import ProfileStore
+        from bftembed.llm.store import AnswerStore
 
         found = {}
         for name, made in self.generated.items():
             keys = set(made.keys)
-            with ProfileStore.open(made.out) as store:
-                found[name] = {p.entity: p for p in store.profiles() if p.key in keys}
+            with AnswerStore.open(made.out) as store:
+                found[name] = {p.entity: p for p in store.answers() if p.key in keys}
         return found
 
     def texts(self, embeddings: dict[str, GeneEmbeddings]) -> dict[str, dict[str, str]]:
@@ -601,8 +601,8 @@ def fact_pairs(profiled: Sequence[str], rows: int, seed: int, prompt: Any) -> li
         When HGNC has fewer genes with a protein and an alias.
     """
     from bftembed.entities.genes import GeneIndex
-    from bftembed.profiles.generators.facts import FactsGenerator
-    from bftembed.profiles.records import Request
+    from bftembed.llm.base import Request
+    from bftembed.profiles.facts import Facts
     from bftembed.tuning.data import Conversation, Turn
 
     index = GeneIndex.default()
@@ -613,8 +613,8 @@ def fact_pairs(profiled: Sequence[str], rows: int, seed: int, prompt: Any) -> li
     genes = [symbol for symbol in rich if symbol not in taken][:rows]
     if len(genes) < rows:
         raise BftembedError(f"tune.rows={rows}, but HGNC has only {len(genes)} genes to learn from.")
-    requests = [Request(key=gene, messages=prompt.messages(gene), entity=gene) for gene in genes]
-    texts = {completion.key: completion.text for completion in FactsGenerator().generate(requests)}
+    requests = [Request(gene, prompt.messages(gene), metadata={"entity": gene, "kind": "gene"}) for gene in genes]
+    texts = {completion.id: completion.text for completion in Facts().generate(requests)}
     return [
         Conversation(gene, (*(Turn(m["role"], m["content"]) for m in prompt.messages(gene)), Turn("assistant", text)))
         for gene, text in texts.items()
@@ -638,9 +638,9 @@ def _call(task: str, options: dict[str, Any]) -> str:
 def _check_sets(config: RunConfig) -> None:
     """Raise for what would fail only after minutes of generation."""
     from bftembed.encoders.base import REGISTRY as ENCODERS
-    from bftembed.profiles.generators import generator_from_spec
+    from bftembed.llm import model_from_spec
     from bftembed.profiles.prompts import get_prompt
-    from bftembed.profiles.records import MARKS
+    from bftembed.profiles.screening import MARKS
 
     for encoder in config.encoders:
         if parse_spec(encoder).engine not in ENCODERS.names():
@@ -651,12 +651,12 @@ def _check_sets(config: RunConfig) -> None:
             raise BftembedError(f"profiles.{i}.name {one.name!r} is empty or like another: choose another name.")
         get_prompt(one.prompt, "gene")
         if parse_spec(one.generator).engine != TUNED:
-            generator_from_spec(one.generator)
+            model_from_spec(one.generator)
         elif config.tune is None:
             raise BftembedError(f"profiles.{i}.generator is {one.generator!r}, but the key 'tune' is empty.")
         else:  # as it will be called: the folder has to fit into a spec, and the options have to be known
             tuned_spec(one.generator, f"{config.out}/tuned")
-            generator_from_spec(tuned_spec(one.generator, config.tune.model))
+            model_from_spec(tuned_spec(one.generator, config.tune.model))
             require("trl", "train")
             if config.tune.train is not None and not Path(config.tune.train).is_file():
                 raise BftembedError(f"No such file: {config.tune.train} (key 'tune.train').")

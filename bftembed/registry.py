@@ -7,9 +7,12 @@ import importlib.metadata
 import inspect
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def parse_spec(text: str) -> Spec:
     options: dict[str, Any] = {}
     for i, part in enumerate(rest.split(",") if rest else []):
         key, eq, value = part.partition("=")
-        if eq and key.strip().isidentifier():
+        if eq and key.strip().replace(".", "_").isidentifier():
             options[key.strip()] = _literal(value.strip())
         elif i == 0:
             model = part.strip()
@@ -108,8 +111,12 @@ class Registry:
                 return entry.load()
         raise unknown_name(self.what, name, self.names())
 
-    def create(self, spec: Spec) -> Any:
+    def create(self, spec: Spec, others: Sequence[str] = ()) -> Any:
         """Build the object of `spec`: ``Class(model, **options)``, or ``Class(**options)`` without a model.
+
+        A parameter that is a dict collects the options that begin with its name:
+        ``template_enable_thinking=false`` is ``template={"enable_thinking": False}``, and so is
+        ``template.enable_thinking=false``. `others` are options that somebody else reads, for "did you mean".
 
         Raises
         ------
@@ -121,9 +128,16 @@ class Registry:
         factory = self.load(spec.engine)
         parameters = inspect.signature(factory).parameters
         takes_model = "model" in parameters
-        for option in spec.options:
-            if option not in parameters or option == "model":
-                known = [p for p in parameters if p != "model"]
+        collecting = [name for name, p in parameters.items() if str(p.annotation).startswith("dict[")]
+        options: dict[str, Any] = {}
+        for option, value in spec.options.items():
+            into = next((c for c in collecting if option.startswith((f"{c}_", f"{c}."))), None)
+            if option in parameters and option != "model":
+                options[option] = self.typed(spec, option, value, parameters[option].annotation)
+            elif into:
+                options.setdefault(into, {})[option[len(into) + 1 :]] = value
+            else:
+                known = [*(p for p in parameters if p != "model"), *others]
                 raise unknown_name("option", option, known, where=f"{self.what} {spec.engine!r}")
         if spec.model and not takes_model:
             raise BftembedError(
@@ -131,12 +145,11 @@ class Registry:
             )
         if takes_model and not spec.model and parameters["model"].default is inspect.Parameter.empty:
             raise BftembedError(f"The {self.what} {spec.engine!r} needs a model: write {spec.engine}:MODEL.")
-        options = {name: self._typed(spec, name, value, parameters[name]) for name, value in spec.options.items()}
         return factory(spec.model, **options) if spec.model else factory(**options)
 
-    def _typed(self, spec: Spec, name: str, value: Any, parameter: inspect.Parameter) -> Any:
-        """Return an option as its parameter's type, by the annotation (a string); others pass unchecked."""
-        kind = str(parameter.annotation).removesuffix(" | None")
+    def typed(self, spec: Spec, name: str, value: Any, annotation: object) -> Any:
+        """Return an option as the type of an annotation (a string); types other than these pass unchecked."""
+        kind = str(annotation).removesuffix(" | None")
         if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if kind == "str":

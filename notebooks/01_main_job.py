@@ -58,10 +58,10 @@ assert again.written == 0
 report
 
 # %%
-from bftembed.profiles.store import ProfileStore
+from bftembed.llm.store import AnswerStore
 
-with ProfileStore.open(runs / "profiles") as store:
-    for profile in store.profiles()[:3]:
+with AnswerStore.open(runs / "profiles") as store:
+    for profile in store.answers()[:3]:
         print(f"{profile.entity} {list(profile.marks)}\n{profile.text}\n")
 
 # %% [markdown]

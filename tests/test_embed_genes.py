@@ -15,23 +15,24 @@ from hypothesis import strategies as st
 from bftembed.embeddings import GeneEmbeddings, embed_genes
 from bftembed.encoders.random import RandomEncoder
 from bftembed.errors import BftembedError, UnknownNameError
-from bftembed.profiles.records import MARKS, Profile
+from bftembed.llm.base import Answer
+from bftembed.llm.store import AnswerStore
+from bftembed.profiles.screening import MARKS
 from bftembed.profiles.selection import select_profiles
-from bftembed.profiles.store import ProfileStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def profile(entity: str, text: str = "a kinase of the membrane", *marks: str, **changes: str) -> Profile:
+def profile(entity: str, text: str = "a kinase of the membrane", *marks: str, **changes: str) -> Answer:
     generator, prompt = changes.get("generator", "facts"), changes.get("prompt", "bft-gene@1")
     key = hashlib.sha256(f"{entity}{generator}{prompt}{changes.get('salt', '')}".encode()).hexdigest()
     error = "timeout" if "failed" in marks else ""
-    return Profile(key, entity, "gene", text, "stop", marks, prompt, generator, error=error)
+    return Answer(key, entity, "gene", text, "stop", marks, prompt, generator, error=error)
 
 
-def store(folder: Path, *profiles: Profile) -> Path:
-    with ProfileStore.writing(folder) as opened:
+def store(folder: Path, *profiles: Answer) -> Path:
+    with AnswerStore.writing(folder) as opened:
         for spec in {p.generator for p in profiles}:
             identifier = opened.add_generator(spec, {"engine": spec})
             mine = [p for p in profiles if p.generator == spec]
@@ -244,7 +245,7 @@ def test_one_spec_with_two_fingerprints_is_chosen_by_id(tmp_path: Path) -> None:
 
 def test_ids_of_a_store_choose(tmp_path: Path) -> None:
     folder = tmp_path / "s"
-    with ProfileStore.writing(folder) as opened:
+    with AnswerStore.writing(folder) as opened:
         for p in UPGRADED:
             identifier = opened.add_generator(SMOL, {"made": p.text})
             opened.add_profiles([p], generator_id=identifier, messages={p.key: []})
@@ -268,7 +269,7 @@ def test_keys_choose() -> None:
 
 
 def test_what_generate_profiles_returned_is_embedded(tmp_path: Path) -> None:
-    from bftembed.profiles.runner import generate_profiles
+    from bftembed.profiles.generate import generate_profiles
 
     generate_profiles(["MYC"], generator="facts", out=tmp_path / "s")
     report = generate_profiles(["TP53", "EGFR"], generator="facts", out=tmp_path / "s")

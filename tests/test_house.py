@@ -13,14 +13,15 @@ from tests_paths import REPOSITORY
 PACKAGE = REPOSITORY / "bftembed"
 FLOORS = {
     0: ["errors", "progress", "io", "registry", "machine", "hdf5", "shards", "_version"],
-    1: ["api", "chat", "config", "models", "entities", "metrics", "objectives", "report"],
-    2: ["datasets", "profiles", "encoders", "tuning"],
-    3: ["embeddings"],
-    4: ["cells"],
-    5: ["tasks", "testing"],
-    6: ["bench", "export", "maps"],
-    7: ["pipeline"],
-    8: ["cli"],
+    1: ["config", "entities", "llm", "metrics", "objectives", "report"],
+    2: ["datasets", "encoders", "tuning"],
+    3: ["profiles"],
+    4: ["embeddings"],
+    5: ["cells"],
+    6: ["tasks", "testing"],
+    7: ["bench", "export", "maps"],
+    8: ["pipeline"],
+    9: ["cli"],
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))

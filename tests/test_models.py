@@ -8,7 +8,7 @@ import os
 import pytest
 
 from bftembed.errors import BftembedError, UnknownNameError
-from bftembed.models import BUILTIN, model_identity, quiet_transformers, resolve_model, weights_revision
+from bftembed.llm.models import BUILTIN, model_identity, quiet_transformers, resolve_model, weights_revision
 
 
 @pytest.mark.model

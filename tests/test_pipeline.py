@@ -16,8 +16,8 @@ from tests_paths import REPOSITORY
 
 from bftembed.config import RunConfig, load_config
 from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.llm.store import AnswerStore
 from bftembed.pipeline import fact_pairs, plan_pipeline, run_pipeline
-from bftembed.profiles.store import ProfileStore
 from bftembed.report.manifest import Manifest
 from bftembed.tasks.base import read_results
 
@@ -63,8 +63,8 @@ class TestARun:
 
     def test_has_a_profile_of_every_gene(self, done):
         for name in ("profiles-smollm2_135m", "profiles-hgnc_facts"):
-            with ProfileStore.open(done / name) as store:
-                assert len(store.profiles()) == 40
+            with AnswerStore.open(done / name) as store:
+                assert len(store.answers()) == 40
 
     def test_scores_sets_baselines_and_references_as_such(self, done):
         frame = read_results(done / "results.parquet")

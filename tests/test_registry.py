@@ -58,7 +58,7 @@ def test_an_unknown_name_gets_a_suggestion_and_the_list():
 
 
 def test_generators_with_a_wrong_option_or_model_say_so():
-    from bftembed.profiles.generators import generator_from_spec
+    from bftembed.llm import generator_from_spec
 
     with pytest.raises(UnknownNameError, match=r"option 'dely' in generator 'scripted'. Did you mean 'delay'"):
         generator_from_spec("scripted:dely=1")
@@ -81,14 +81,14 @@ def test_generators_with_a_wrong_option_or_model_say_so():
     ],
 )
 def test_an_option_of_the_wrong_type_is_named(spec, message):
-    from bftembed.profiles.generators import generator_from_spec
+    from bftembed.llm import generator_from_spec
 
     with pytest.raises(BftembedError, match=message):
         generator_from_spec(spec)
 
 
 def test_numbers_may_be_whole_and_names_may_look_like_numbers(tmp_path):
-    from bftembed.profiles.generators import generator_from_spec
+    from bftembed.llm import generator_from_spec
 
     assert generator_from_spec("scripted:delay=1,fail=0").batch_size == 8
     assert generator_from_spec("scripted:log=5")._log == "5"

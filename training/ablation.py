@@ -98,7 +98,7 @@ def prepare(work: Path, texts: Path, seeds: list[int], samples: int, held_out: i
         return
     from transformers import AutoTokenizer
 
-    from bftembed.models import resolve_model
+    from bftembed.llm.models import resolve_model
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("language-model", MODEL).path)
     conversations = [c for c in gene_texts(texts) if 80 <= len(encode(c, tokenizer).input_ids) <= MAX_LENGTH]
@@ -158,7 +158,7 @@ def held_out(model: str, path: Path) -> list[dict[str, float]]:
     """Return per held-out summary the sums of NLL and tokens, all and of gene names; in float32."""
     import numpy as np
 
-    from bftembed.models import load_language_model
+    from bftembed.llm.models import load_language_model
     from bftembed.tuning.confidence import token_confidence
     from bftembed.tuning.data import read_conversations
     from bftembed.tuning.encoding import encode
@@ -183,8 +183,8 @@ def held_out(model: str, path: Path) -> list[dict[str, float]]:
 def answers(model: str, seed: int, tokens: int = 128) -> list[dict[str, float]]:
     """Return the counts of appendix A.2 in the model's answers to 20 questions, sampled at temperature 0.6."""
     from bftembed.io import sha256_text
-    from bftembed.profiles.generators import generator_from_spec
-    from bftembed.profiles.records import Request
+    from bftembed.llm import generator_from_spec
+    from bftembed.llm.base import Request
     from bftembed.tuning.tagging import count_connectives, count_entities
 
     source = model if model.startswith("builtin:") else f"transformers:{model}"

@@ -47,9 +47,9 @@ def summaries(path: Path, n: int | None, seed: int) -> list[str]:
 
 def facts_profiles(n: int, seed: int) -> list[str]:
     from bftembed.entities.genes import GeneIndex
-    from bftembed.profiles.generators import generator_from_spec
+    from bftembed.llm import generator_from_spec
+    from bftembed.llm.base import Request
     from bftembed.profiles.prompts import get_prompt
-    from bftembed.profiles.records import Request
 
     names = sorted(GeneIndex.default())
     chosen = [names[i] for i in np.random.default_rng(seed).choice(len(names), size=2 * n, replace=False)]
@@ -63,8 +63,8 @@ def ways() -> dict[str, Callable[[list[str]], np.ndarray]]:
     from sentence_transformers import SentenceTransformer
 
     from bftembed.encoders.base import encoder_from_spec
+    from bftembed.llm.models import resolve_model
     from bftembed.machine import cpu_has_bf16
-    from bftembed.models import resolve_model
 
     theirs = SentenceTransformer(str(resolve_model("encoder", MODEL).path), device="cpu")
     specs = {"ours fp32": "long=truncate"}
@@ -87,7 +87,7 @@ def lengths(texts: list[str]) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from bftembed.encoders.chunking import token_offsets
-    from bftembed.models import resolve_model
+    from bftembed.llm.models import resolve_model
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("encoder", MODEL).path)
     counts = np.array([len(offsets) for offsets in token_offsets(tokenizer, texts)])

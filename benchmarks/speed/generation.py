@@ -24,10 +24,10 @@ SPEC = "builtin:smollm2-135m-instruct,max_new_tokens=32,batch_size=8,threads=1"
 
 def runner(folder: Path, n_genes: int = 48, turns: int = 3) -> dict[str, Any]:
     from bftembed.entities.genes import GeneIndex
+    from bftembed.llm import generator_from_spec
+    from bftembed.llm.base import Request
     from bftembed.profiles import runner as room
-    from bftembed.profiles.generators import generator_from_spec
     from bftembed.profiles.prompts import get_prompt
-    from bftembed.profiles.records import Request
 
     engine = generator_from_spec(SPEC)
     genes = list(GeneIndex.default())[1000 : 1000 + n_genes]
@@ -54,9 +54,9 @@ def batching(folder: Path, n: int = 48) -> dict[str, Any]:
     """Contexts of 0 to 300 words before the same short answers."""
     import random
 
-    from bftembed.profiles.generators import generator_from_spec
+    from bftembed.llm import generator_from_spec
+    from bftembed.llm.base import Request
     from bftembed.profiles.prompts import get_prompt
-    from bftembed.profiles.records import Request
 
     draw = random.Random(0)
     prompt = get_prompt(None, "drug")
@@ -113,7 +113,7 @@ def restart(folder: Path, items: int = 20_000) -> dict[str, float]:
 
 
 def scripted(out: str, items: str) -> dict[str, float]:
-    from bftembed.profiles.runner import generate_profiles
+    from bftembed.profiles.generate import generate_profiles
 
     n = int(items)
     before = peak_mb()

@@ -29,7 +29,7 @@ def seconds_of(command: list[str], repeats: int) -> list[float]:
 
 
 def environment() -> dict[str, Any]:
-    from bftembed.models import cache_folder
+    from bftembed.llm.models import cache_folder
     from bftembed.report.manifest import versions
 
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":?")
@@ -56,7 +56,7 @@ def resolve_rate() -> dict[str, float]:
 def runner_rate() -> dict[str, float]:
     """Seconds of runner, screening and store for every protein-coding gene: the generator itself costs nothing."""
     from bftembed.entities.genes import GeneIndex
-    from bftembed.profiles.runner import generate_profiles
+    from bftembed.profiles.generate import generate_profiles
 
     index = GeneIndex.default()
     records = [index.get(symbol) for symbol in index]

@@ -131,7 +131,7 @@ def whole_step(repeats: int) -> dict[str, Any]:
     import torch
     from torch.nn import functional
 
-    from bftembed.models import load_language_model
+    from bftembed.llm.models import load_language_model
     from bftembed.objectives import objective_loss
     from bftembed.tuning.head import add_nll_head
 

@@ -59,8 +59,8 @@ def _scored(frame: pd.DataFrame, given: dict[str, Any]) -> Shown:
 
 def _before(name: str) -> Any:
     def before(given: dict[str, Any]) -> None:
+        from bftembed.llm.models import cache_folder
         from bftembed.machine import free_cores
-        from bftembed.models import cache_folder
 
         _check(given)
         if name == "genes":

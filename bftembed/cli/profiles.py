@@ -95,7 +95,7 @@ def _scored(found: Any, _: Any) -> Shown:
 
 app = group(
     "profiles",
-    generate=command("bftembed.profiles.runner:generate_profiles", _generated, bar="profiles", bar_with_json=True),
+    generate=command("bftembed.profiles.generate:generate_profiles", _generated, bar="profiles", bar_with_json=True),
     export=command(
         "bftembed.profiles.export:export_profiles",
         lambda found, _: Shown([f"{found['profiles']} profiles: {found['out']}", f"card: {found['card']}"]),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Recipe → the verb that ``bftembed run`` calls with the other keys.
 VERBS = {
-    "profiles generate": "bftembed.profiles.runner:generate_profiles",
+    "profiles generate": "bftembed.profiles.generate:generate_profiles",
     "genes embed": "bftembed.embeddings:embed_genes",
     "cells embed": "bftembed.cells.embed:embed_cells",
     "bench clustering": "bftembed.bench:clustering",

@@ -18,7 +18,7 @@ from bftembed.datasets.reading import DAMAGED_GZIP, open_content
 from bftembed.datasets.registry import FILES, DataFile
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.io import atomic_path
-from bftembed.models import cache_folder
+from bftembed.llm.models import cache_folder
 from bftembed.progress import silent
 
 if TYPE_CHECKING:

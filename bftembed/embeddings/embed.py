@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bftembed.encoders.base import Encoder
-    from bftembed.profiles.records import Profile
-    from bftembed.profiles.runner import GenerationReport
+    from bftembed.llm.base import Answer
+    from bftembed.profiles.generate import GenerationReport
 
 
 def embed_genes(
-    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile] | GenerationReport,
+    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Answer] | GenerationReport,
     encoder: str | Encoder = "builtin:all-minilm-l6-v2",
     *,
     allow_marks: Sequence[str] = (),
@@ -38,7 +38,7 @@ def embed_genes(
     profiles
         Folder of a profile store, or the Parquet file of profiles export.
 
-        Also a mapping of gene to text, a list of `Profile`, or what `bftembed.generate_profiles` returned (the profiles
+        Also a mapping of gene to text, a list of `Answer`, or what `bftembed.generate_profiles` returned (the profiles
         of that run's list alone).
     encoder
         Encoder, with its options: builtin:NAME, st:FOLDER_OR_HUB_NAME,option=value, bert:…, openai:MODEL, tfidf.
@@ -58,7 +58,7 @@ def embed_genes(
     Other Parameters
     ----------------
     keys
-        Keys (`Profile.key`) of the profiles.
+        Keys (`Answer.key`) of the profiles.
     progress
         Called with the number of texts done.
 

@@ -6,8 +6,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, require
+from bftembed.llm.models import quiet_transformers
 from bftembed.machine import cpu_has_bf16
-from bftembed.models import quiet_transformers
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import tenacity
 
-from bftembed.api import ApiServer, InBackground, ItemFault, TransientFault, run_all, said_in
 from bftembed.encoders.base import EncoderSpec, EncodingReport, check_texts
 from bftembed.encoders.chunking import Offsets, split_text
 from bftembed.encoders.pieces import Pieces, vectors_of_texts
 from bftembed.errors import BftembedError
+from bftembed.llm.server import ApiServer, InBackground, ItemFault, TransientFault, run_all, said_in
 from bftembed.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from bftembed.encoders.chunking import split_text, token_offsets
 from bftembed.encoders.loading import check_devices, load_model, set_limit, set_normalised, set_pooling, start_pool
 from bftembed.encoders.pieces import Pieces, vectors_of_texts
 from bftembed.errors import BftembedError
-from bftembed.models import resolve_model
+from bftembed.llm.models import resolve_model
 from bftembed.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
 from bftembed.io import atomic_path, write_text
-from bftembed.profiles.records import Profile
-from bftembed.profiles.store import ProfileStore
+from bftembed.llm.base import Answer
+from bftembed.llm.store import AnswerStore
 
 if TYPE_CHECKING:
     import os
 
-_FIELDS = tuple(f.name for f in dataclasses.fields(Profile))
+_FIELDS = tuple(f.name for f in dataclasses.fields(Answer) if f.name not in ("scores", "sample"))
 _NUMBERS = ("prompt_tokens", "completion_tokens", "attempts")
 #: Columns that earlier versions did not write.
-_LATER = ("generator_id",)
+_LATER = ("generator_id", "reasoning")
 
 
 def export_profiles(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict[str, Any]:
@@ -38,15 +38,15 @@ def export_profiles(folder: str | os.PathLike[str], out: str | os.PathLike[str])
 
     Notes
     -----
-    Columns: the fields of `bftembed.profiles.records.Profile`, ``marks`` as a list of strings. Equal stores
+    Columns: the fields of `bftembed.llm.base.Answer`, ``marks`` as a list of strings. Equal stores
     give equal bytes.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     out = Path(out)
-    with ProfileStore.open(folder) as store:
-        profiles, generators, digest = store.profiles(), store.generators(), store.digest()
+    with AnswerStore.open(folder) as store:
+        profiles, generators, digest = store.answers(), store.generators(), store.digest()
     columns: dict[str, Any] = {name: [getattr(p, name) for p in profiles] for name in _FIELDS}
     columns["marks"] = pa.array([list(p.marks) for p in profiles], pa.list_(pa.string()))
     with atomic_path(out) as temporary:
@@ -56,7 +56,7 @@ def export_profiles(folder: str | os.PathLike[str], out: str | os.PathLike[str])
     return {"profiles": len(profiles), "marks": mark_counts(profiles), "out": str(out), "card": str(card)}
 
 
-def read_exported(path: str | os.PathLike[str]) -> list[Profile]:
+def read_exported(path: str | os.PathLike[str]) -> list[Answer]:
     """Read a table that `export_profiles` wrote.
 
     Raises
@@ -80,7 +80,7 @@ def read_exported(path: str | os.PathLike[str]) -> list[Profile]:
     return [_profile(row, f"{path}, row {i}") for i, row in enumerate(rows)]
 
 
-def _profile(row: dict[str, Any], where: str) -> Profile:
+def _profile(row: dict[str, Any], where: str) -> Answer:
     for name, value in row.items():
         if name == "marks":
             fits, expected = isinstance(value, list) and all(isinstance(m, str) for m in value), "a list of strings"
@@ -92,16 +92,16 @@ def _profile(row: dict[str, Any], where: str) -> Profile:
             raise BftembedError(
                 f"{where}: {name} is {value!r}, expected {expected}. Mend the table, or export it again."
             )
-    return Profile(**{**row, "marks": tuple(row["marks"])})
+    return Answer(**{**row, "marks": tuple(row["marks"])})
 
 
-def mark_counts(profiles: list[Profile]) -> dict[str, int]:
+def mark_counts(profiles: list[Answer]) -> dict[str, int]:
     """Return mark → number of profiles that carry it, and ``"ok"`` → number without any."""
     counts = Counter(mark for p in profiles for mark in p.marks)
     return {"ok": sum(not p.marks for p in profiles), **dict(sorted(counts.items()))}
 
 
-def _card(profiles: list[Profile], generators: list[dict[str, Any]], digest: str) -> str:
+def _card(profiles: list[Answer], generators: list[dict[str, Any]], digest: str) -> str:
     lines = [
         "# Profiles",
         "",

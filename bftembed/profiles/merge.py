@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bftembed.errors import BftembedError, examples
-from bftembed.profiles.store import ProfileStore
+from bftembed.llm.store import AnswerStore
 
 if TYPE_CHECKING:
     import os
@@ -60,9 +60,9 @@ def merge_stores(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike
     if any(target.exists() and folder.exists() and folder.samefile(target) for folder in folders):
         raise BftembedError(f"{target} is one of the parts. Choose another folder for --out.")
     for folder in folders:
-        ProfileStore.open(folder).close()  # all are looked at before the first is copied
+        AnswerStore.open(folder).close()  # all are looked at before the first is copied
     added = same = 0
-    with ProfileStore.writing(target) as store:
+    with AnswerStore.writing(target) as store:
         for folder in folders:
             differing = store.differing(folder)
             if differing:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bftembed.errors import BftembedError, unknown_name
+from bftembed.errors import BftembedError, require, unknown_name
+from bftembed.io import canonical_json, sha256_text
 
 if TYPE_CHECKING:
-    from bftembed.profiles.records import Message
+    from collections.abc import Sequence
+
+    from bftembed.llm.base import Message
+
+
+_PLACES = ("name", "genes", "aliases", "summary", "context")
+_PLACE = re.compile("{(" + "|".join(_PLACES) + ")}")
 
 
 @dataclass(frozen=True)
@@ -21,50 +30,70 @@ class Prompt:
     name, version
         Identity; shown as ``name@version``.
     kind
-        The kind of entity it is for, see `bftembed.profiles.kinds`.
+        The kind of entity it is for, see `bftembed.profiles.generate`.
     system
         The system message.
     user
-        The user message, with ``{name}`` (for proteins ``{genes}``, for others ``{context}``) filled in per entity.
+        The user message, with ``{name}``, ``{genes}``, ``{aliases}``, ``{summary}`` and ``{context}`` filled in per
+        entity.
     source
         Where its idea comes from.
+    own
+        From a file of the user (`read_prompt`).
     """
 
     name: str
-    version: int
+    version: int | str
     kind: str
     system: str
     user: str
     source: str
+    own: bool = False
 
     @property
     def id(self) -> str:
         """Return ``name@version``."""
         return f"{self.name}@{self.version}"
 
-    def messages(self, name: str, genes: tuple[str, ...] = (), context: str = "") -> tuple[Message, ...]:
-        """Return the chat for one entity.
+    def messages(
+        self, name: str, genes: Sequence[str] = (), context: str = "", aliases: Sequence[str] = (), summary: str = ""
+    ) -> tuple[Message, ...]:
+        """Return the chat for one entity. What is filled in is data: braces in it are not interpreted.
 
         Parameters
         ----------
         name
-            The entity as the prompt should call it. It is data: braces in it are not interpreted.
+            The entity as the prompt should call it.
         genes
             Symbols of the genes that encode a protein.
         context
-            Free text to pass on. It is data as well.
+            Free text to pass on.
+        aliases
+            Other names of the entity.
+        summary
+            RefSeq summary of the gene.
 
         Raises
         ------
         BftembedError
             For a context where the prompt has no place for one.
         """
-        if context and "{context}" not in self.user:
+        if context and not self.has("context"):
             raise BftembedError(f"The prompt {self.id} has no place for a context ({context[:40]!r}).")
-        encoded = f", encoded by {' and '.join(genes)}" if genes and genes != (name,) else ""
-        given = {"{genes}": encoded, "{name}": name, "{context}": f" Context: {context}" if context else ""}
-        user = re.sub("{(?:genes|name|context)}", lambda place: given[place[0]], self.user)
-        return ({"role": "system", "content": self.system}, {"role": "user", "content": user})
+        encoded = f", encoded by {' and '.join(genes)}" if genes and tuple(genes) != (name,) else ""
+        others = ", ".join(alias for alias in aliases if alias != name)
+        given = {"name": name, "genes": encoded, "aliases": others, "summary": summary}
+        given["context"] = context if self.own else f" Context: {context}" if context else ""
+        texts = {"system": self.system, "user": self.user}
+        filled = {
+            role: _PLACE.sub(lambda place: given[place[1]], text) if role == "user" or self.own else text
+            for role, text in texts.items()
+        }
+        return tuple({"role": role, "content": text} for role, text in filled.items() if text)
+
+    def has(self, place: str) -> bool:
+        """Return whether the prompt has a place for a value."""
+        return f"{{{place}}}" in self.user + (self.system if self.own else "")
 
 
 _ROLE = (
@@ -109,20 +138,49 @@ PROMPTS = {
 
 
 def get_prompt(name: str | None, kind: str) -> Prompt:
-    """Return a prompt by name, or the default of a kind.
+    """Return a prompt by name, from a YAML file, or the default of a kind.
 
     Raises
     ------
     UnknownNameError
         For a name that is not known.
     BftembedError
-        For a prompt of another kind.
+        For a prompt of another kind, or a file that is no prompt.
     """
-    if name is None:
-        name = f"bft-{kind}"
+    name = name or f"bft-{kind}"
+    if name.endswith((".yaml", ".yml")):
+        return read_prompt(Path(name), kind)
     if name not in PROMPTS:
         raise unknown_name("prompt", name, PROMPTS)
     prompt = PROMPTS[name]
     if prompt.kind != kind:
         raise BftembedError(f"The prompt {name!r} is for kind {prompt.kind!r}, but the run is of kind {kind!r}.")
     return prompt
+
+
+def read_prompt(path: Path, kind: str) -> Prompt:
+    """Read a prompt from a YAML file with the keys ``user`` and, optionally, ``system``.
+
+    Its version is the hash of its content, so that profiles of another wording are other profiles.
+
+    Raises
+    ------
+    BftembedError
+        For a file that cannot be read, another key, a place other than ``{name}``, ``{genes}``, ``{aliases}``,
+        ``{summary}`` and ``{context}``, or a user message without ``{name}``.
+    """
+    yaml = require("yaml", "core")
+    try:
+        texts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise BftembedError(f"{path} cannot be read as a prompt: {err}") from err
+    known = {"system", "user"}
+    if not isinstance(texts, Mapping) or set(texts) - known or not all(isinstance(t, str) for t in texts.values()):
+        raise BftembedError(f"{path} must hold the keys user and, optionally, system, each a text.")
+    user, system = texts.get("user", "").strip(), texts.get("system", "").strip()
+    others = set(re.findall(r"{(\w+)}", f"{system} {user}")) - set(_PLACES)
+    if others or "{name}" not in user:
+        wrong = f"has the place {{{min(others)}}}" if others else "has no {name} in its user message"
+        raise BftembedError(f"{path} {wrong}; places are {', '.join(f'{{{p}}}' for p in _PLACES)}.")
+    version = sha256_text(canonical_json({"system": system, "user": user}))[:8]
+    return Prompt(path.stem, version, kind, system, user, str(path), own=True)

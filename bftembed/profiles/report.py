@@ -11,8 +11,8 @@ import numpy as np
 
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output, write_json, write_text
+from bftembed.llm.store import STORE_FILE, AnswerStore
 from bftembed.profiles.duplicates import THRESHOLD
-from bftembed.profiles.store import STORE_FILE, ProfileStore
 from bftembed.profiles.summary import StoreSummary, origin_labels, summarise
 from bftembed.report.figure import COLORS, GRID, INK, OTHER, new_figure, save_figure, style
 
@@ -83,8 +83,8 @@ def report_profiles(
         if target.suffix.lower() not in (".html", ".json", ".png"):
             raise BftembedError(f"out (--out) is {target}; give a file that ends in .html, .json or .png.")
         refuse_input_as_output(target, store_folder / STORE_FILE)
-    with ProfileStore.open(store_folder) as store:
-        entities, profiles = store.entities(), store.profiles()
+    with AnswerStore.open(store_folder) as store:
+        entities, profiles = store.entities(), store.answers()
     if not profiles:
         raise BftembedError(f"There are no profiles in {folder}. Run bftembed profiles generate again.")
     found = summarise(entities, profiles, threshold=threshold)

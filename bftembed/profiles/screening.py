@@ -6,32 +6,13 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bftembed.profiles.reasoning import SUSPECT, looks_like_reasoning, split_reasoning
+from bftembed.llm.reasoning import looks_like_reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Part of every profile's key: a change of `clean` makes new profiles, it does not change old ones.
-POSTPROCESSING_VERSION = 3
-
-#: Markers of chat templates, where an engine lets them through; those of reasoning stay, to be flagged.
-_CHAT_MARKER = re.compile(
-    rf"<\|im_start\|>\w*|<\|(?!\w*(?:{SUSPECT}|channel|message))\w{{2,30}}\|>|<｜[^<>｜]{{1,40}}｜>"
-    r"|</?s>|<(?:bos|eos|pad|(?:start|end)_of_turn)>|<turn\|>",
-    re.IGNORECASE,
-)
-
-#: Our finish reason → those of engines and servers, in lower case.
-_FINISH_REASONS = {
-    "stop": ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed"),
-    "length": (
-        *("length", "max_tokens", "max_new_tokens", "max_output_tokens", "max_completion_tokens", "max_length"),
-        *("model_length", "token_limit", "limit", "model_context_window_exceeded"),
-    ),
-    "content_filter": ("content_filter", "content_filtered", "safety", "refusal", "guardrail_intervened"),
-    "error": ("error", "abort", "aborted", "cancelled", "canceled", "insufficient_system_resource"),
-}
-_FINISH_REASON = {said: reason for reason, words in _FINISH_REASONS.items() for said in words}
+#: Quality flags; "failed" is a profile that could not be written at all.
+MARKS = ("empty", "truncated", "unknown-finish", "reasoning", "refusal", "looping", "off-topic", "failed")
 
 # A refusal speaks of the speaker, early on; the same words later in a text are usually biology
 # ("cells cannot …", "… is unable to bind"), and "I" after a name is a numeral ("polymerase I cannot …").
@@ -56,51 +37,14 @@ _REFUSAL = re.compile(
 )
 _REFUSAL_WITHIN = 240
 
-_ANSI = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
-#: Control characters but newline and tab; byte order marks; what turns the direction of writing.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
 _LOOP_MIN_WORDS = 24
 _LOOP_DISTINCT_SHARE = 0.5
 #: Of a text read backwards: a piece cut short, then five copies or more. Forwards every place would be tried.
 _LOOP_UNIT = re.compile(r"\S*?\s*?(.{1,80}?)\1{4,}", re.DOTALL)
 
 
-def clean(text: str) -> str:
-    """Return the profile inside a generated text.
-
-    Reasoning (see `bftembed.profiles.reasoning`), markers of chat templates, terminal colors and control characters
-    other than newline and tab are removed; lone surrogates become U+FFFD, and outer white space is stripped.
-
-    Parameters
-    ----------
-    text
-        As generated; any Python string.
-
-    Returns
-    -------
-    str
-        Valid Unicode, possibly empty.
-    """
-    text, _ = split_reasoning(text)
-    return valid_text(_CHAT_MARKER.sub("", text)).strip()
-
-
-def valid_text(text: str) -> str:
-    """Return `text` without control characters (newline and tab stay) and with lone surrogates as U+FFFD."""
-    text = _ANSI.sub("", text) if "\x1b" in text else text
-    return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
-
-
-def read_finish_reason(said: object) -> str:
-    """Return ``"stop"``, ``"length"``, ``"content_filter"``, ``"error"``, any other word as it is, or ``"unknown"``."""
-    word = said.strip().lower() if isinstance(said, str) else ""
-    return _FINISH_REASON.get(word, word) or "unknown"
-
-
 def screen(text: str, finish_reason: str, names: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the marks of a cleaned text, in the order of `bftembed.profiles.records.MARKS`.
+    """Return the marks of a cleaned text, in the order of `MARKS`.
 
     Parameters
     ----------

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bftembed.errors import BftembedError, UnknownNameError, examples, unknown_name
-from bftembed.profiles.generators import generator_spec
-from bftembed.profiles.records import MARKS, Profile
+from bftembed.llm import model_spec
+from bftembed.llm.base import Answer
+from bftembed.profiles.screening import MARKS
 
 if TYPE_CHECKING:
     import os
 
-    from bftembed.profiles.runner import GenerationReport
+    from bftembed.profiles.generate import GenerationReport
 
 #: Marks of profiles that have no text.
 _TEXTLESS = ("empty", "failed")
@@ -50,7 +51,7 @@ class Selection:
 
 
 def select_profiles(
-    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile] | GenerationReport,
+    profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Answer] | GenerationReport,
     *,
     allow_marks: Sequence[str] = (),
     prompt: str | None = None,
@@ -106,17 +107,17 @@ def select_profiles(
     )
 
 
-def _read(profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profile]) -> tuple[str, list[Profile]]:
+def _read(profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Answer]) -> tuple[str, list[Answer]]:
     if isinstance(profiles, Mapping):
         for entity, text in profiles.items():
             if not isinstance(entity, str) or not isinstance(text, str):
                 kinds = f"{type(entity).__name__} → {type(text).__name__}"
                 raise BftembedError(f"The mapping holds {entity!r} as {kinds}; expected id and text, both str.")
-        return "the mapping", [Profile("", name, "", text, "", (), "", "") for name, text in profiles.items()]
+        return "the mapping", [Answer("", name, "", text, "", (), "", "") for name, text in profiles.items()]
     if isinstance(profiles, Sequence) and not isinstance(profiles, str):
         for i, profile in enumerate(profiles):
-            if not isinstance(profile, Profile):
-                raise BftembedError(f"Item {i} of the profiles is {type(profile).__name__}, expected Profile.")
+            if not isinstance(profile, Answer):
+                raise BftembedError(f"Item {i} of the profiles is {type(profile).__name__}, expected Answer.")
         return "the list", list(profiles)
     path = Path(profiles)
     if not path.exists():
@@ -125,13 +126,13 @@ def _read(profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Profil
         from bftembed.profiles.export import read_exported
 
         return str(path), read_exported(path)
-    from bftembed.profiles.store import ProfileStore
+    from bftembed.llm.store import AnswerStore
 
-    with ProfileStore.open(path) as store:
-        return str(path), store.profiles()
+    with AnswerStore.open(path) as store:
+        return str(path), store.answers()
 
 
-def _all_marks(profile: Profile) -> tuple[str, ...]:
+def _all_marks(profile: Answer) -> tuple[str, ...]:
     marks = list(profile.marks)
     if profile.error and "failed" not in marks:
         marks.append("failed")
@@ -140,7 +141,7 @@ def _all_marks(profile: Profile) -> tuple[str, ...]:
     return tuple(marks)
 
 
-def _with_keys(keys: Sequence[str], profiles: list[Profile], where: str) -> list[Profile]:
+def _with_keys(keys: Sequence[str], profiles: list[Answer], where: str) -> list[Answer]:
     wanted = {keys} if isinstance(keys, str) else set(keys)
     absent = wanted - {p.key for p in profiles}
     if absent:
@@ -151,7 +152,7 @@ def _with_keys(keys: Sequence[str], profiles: list[Profile], where: str) -> list
     return [p for p in profiles if p.key in wanted]
 
 
-def of_prompt(wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
+def of_prompt(wanted: str | None, profiles: list[Answer], where: str) -> list[Answer]:
     """Return the profiles by the prompt `wanted` (``name`` or ``name@version``), or raise with those there are."""
     if wanted is None:
         return profiles
@@ -161,14 +162,14 @@ def of_prompt(wanted: str | None, profiles: list[Profile], where: str) -> list[P
     return chosen
 
 
-def of_generator(wanted: str | None, profiles: list[Profile], where: str) -> list[Profile]:
+def of_generator(wanted: str | None, profiles: list[Answer], where: str) -> list[Answer]:
     """Return the profiles by the generator `wanted` (a spec, its beginning, or an id), or raise with what there is."""
     if wanted is None:
         return profiles
     names = {wanted}
     with contextlib.suppress(BftembedError):
-        # The store holds a spec as `generator_spec` writes it, with "builtin:" spelled out.
-        names.add(str(generator_spec(wanted)))
+        # The store holds a spec as `model_spec` writes it, with "builtin:" spelled out.
+        names.add(str(model_spec(wanted)))
     chosen = [p for p in profiles if any(_is_or_begins(p.generator, name) for name in names)]
     if chosen:
         return chosen
@@ -182,12 +183,12 @@ def of_generator(wanted: str | None, profiles: list[Profile], where: str) -> lis
 
 
 def chosen(
-    profiles: Sequence[Profile],
+    profiles: Sequence[Answer],
     *,
     prompts: Sequence[str] = (),
     generators: Sequence[str] = (),
     where: str = "the store",
-) -> list[Profile]:
+) -> list[Answer]:
     """Return the profiles of some prompts and generators, in the order in which these are named; by default all.
 
     Raises
@@ -207,8 +208,8 @@ def _is_or_begins(value: str, wanted: str) -> bool:
     return value == wanted or (value.startswith(wanted) and value[len(wanted)] in "@:,")
 
 
-def _refuse_several(profiles: list[Profile], where: str) -> None:
-    of: dict[str, list[Profile]] = defaultdict(list)
+def _refuse_several(profiles: list[Answer], where: str) -> None:
+    of: dict[str, list[Answer]] = defaultdict(list)
     for profile in profiles:
         of[profile.entity].append(profile)
     several = {entity: found for entity, found in of.items() if len(found) > 1}

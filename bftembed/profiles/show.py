@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from bftembed.llm.store import AnswerStore
 from bftembed.profiles.export import mark_counts
 from bftembed.profiles.selection import chosen
-from bftembed.profiles.store import ProfileStore
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from bftembed.profiles.records import Profile
+    from bftembed.llm.base import Answer
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ShownProfiles:
     """
 
     listed: int
-    profiles: tuple[Profile, ...]
+    profiles: tuple[Answer, ...]
     genes: tuple[str, ...]
     missing: tuple[str, ...]
     generators: tuple[str, ...]
@@ -75,10 +75,10 @@ def show_profiles(
     generator
         Generator of the profiles: its spec, the beginning of one, or its id.
     """
-    with ProfileStore.open(folder) as store:
+    with AnswerStore.open(folder) as store:
         entity_of = {e.name: e.entity for e in store.entities()}
         wanted = tuple(dict.fromkeys(entity_of.get(g, g) for g in genes))
-        profiles = store.profiles(entities=wanted or None)
+        profiles = store.answers(entities=wanted or None)
         generators = tuple(str(g["spec"]) for g in store.generators())
     if profiles:
         profiles = chosen(
@@ -96,5 +96,5 @@ def store_status(folder: str | os.PathLike[str]) -> dict[str, Any]:
     folder
         Folder of the profile store. A run may be writing to it.
     """
-    with ProfileStore.open(folder) as store:
+    with AnswerStore.open(folder) as store:
         return store.status()

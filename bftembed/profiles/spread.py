@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.entities.lists import read_names
 from bftembed.errors import BftembedError, require
+from bftembed.profiles.generate import GenerationReport, generate_profiles
 from bftembed.profiles.merge import merge_stores
-from bftembed.profiles.runner import GenerationReport, generate_profiles
 from bftembed.progress import silent
 from bftembed.shards import ray_session
 
@@ -40,7 +40,7 @@ def generate_with_ray(
     Parameters
     ----------
     genes, out, column
-        See `bftembed.profiles.runner.generate_profiles`.
+        See `bftembed.profiles.generate.generate_profiles`.
     shard_count
         Number of shards.
     address

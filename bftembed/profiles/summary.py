@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.profiles.duplicates import THRESHOLD, NearDuplicates, near_duplicates
-from bftembed.profiles.kinds import KINDS, subject_of
+from bftembed.profiles.generate import names_of
 from bftembed.profiles.screening import mentions
-from bftembed.profiles.store import ListedEntity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bftembed.profiles.records import Profile
+    from bftembed.llm.base import Answer
+    from bftembed.llm.store import ListedEntity
 
 #: Statuses of names that lead to an entity.
 _RESOLVED = ("used", "mapped")
@@ -122,7 +122,7 @@ class StoreSummary:
 
 
 def summarise(
-    entities: Sequence[ListedEntity], profiles: Sequence[Profile], *, threshold: float = THRESHOLD
+    entities: Sequence[ListedEntity], profiles: Sequence[Answer], *, threshold: float = THRESHOLD
 ) -> StoreSummary:
     """Count and measure the profiles of a store.
 
@@ -146,7 +146,7 @@ def summarise(
     known: dict[tuple[str, str], tuple[str, ...]] = {}
     for p in profiles:
         if (p.kind, p.entity) not in known:
-            known[p.kind, p.entity] = (*own_names(p.kind, p.entity), *given.get((p.kind, p.entity), ()))
+            known[p.kind, p.entity] = (*names_of(p.kind, p.entity)[1], *given.get((p.kind, p.entity), ()))
     return StoreSummary(
         names={kind: dict(sorted(counts.items())) for kind, counts in sorted(names.items())},
         origins=tuple(
@@ -156,9 +156,9 @@ def summarise(
     )
 
 
-def by_origin(profiles: Sequence[Profile]) -> dict[Origin, list[Profile]]:
+def by_origin(profiles: Sequence[Answer]) -> dict[Origin, list[Answer]]:
     """Return the profiles by origin: origins sorted by kind, prompt, generator and id, profiles by entity and key."""
-    found: dict[Origin, list[Profile]] = defaultdict(list)
+    found: dict[Origin, list[Answer]] = defaultdict(list)
     for p in sorted(profiles, key=lambda p: (p.entity, p.key)):
         found[Origin(p.kind, p.prompt, p.generator, p.generator_id)].append(p)
     return dict(sorted(found.items(), key=lambda o: (o[0].kind, o[0].prompt, o[0].generator, o[0].generator_id)))
@@ -173,14 +173,9 @@ def origin_labels(origins: Sequence[Origin]) -> dict[Origin, str]:
     }
 
 
-def own_names(kind: str, entity: str) -> tuple[str, ...]:
-    """Return what a text may call an entity: the id, and where a register knows it, symbols, aliases, full name."""
-    return subject_of(ListedEntity(kind, entity, entity, "used")).names if kind in KINDS else (entity,)
-
-
 def _summary(
     origin: Origin,
-    profiles: list[Profile],
+    profiles: list[Answer],
     listed: list[str],
     known: dict[tuple[str, str], tuple[str, ...]],
     threshold: float,

@@ -496,7 +496,7 @@ def read_texts(source: Texts, allow_marks: Sequence[str] = ()) -> Mapping[str, s
     profile store or its Parquet, where `allow_marks` are the marks of screening that do not exclude a profile.
     """
     from bftembed.datasets import load
-    from bftembed.profiles.context import read_context
+    from bftembed.profiles.generate import read_context
     from bftembed.profiles.selection import select_profiles
 
     if isinstance(source, Mapping):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import refuse_input_as_output
+from bftembed.llm.store import STORE_FILE, AnswerStore
+from bftembed.profiles.generate import names_of
 from bftembed.profiles.quality import naming_scores, retrieval_scores, shared_genes
 from bftembed.profiles.selection import chosen
-from bftembed.profiles.store import STORE_FILE, ProfileStore
-from bftembed.profiles.summary import by_origin, origin_labels, own_names
+from bftembed.profiles.summary import by_origin, origin_labels
 from bftembed.tasks.base import Result, write_results
 from bftembed.tuning.sources import gene_texts
 
@@ -124,7 +125,7 @@ def score_profiles(
     scores = naming_scores(by_label, records, seeds=range(seeds))
     searched = {c: s for c, s in summaries.items() if candidates == "all" or c in set(usable)}
     if table is not None:
-        names = {g: own_names("gene", g) for g in searched}
+        names = {g: names_of("gene", g)[1] for g in searched}
         try:
             scores += retrieval_scores(by_label, searched, names, seeds=range(seeds))
         except ValueError as err:
@@ -152,8 +153,8 @@ def _texts_of(
     folder: str | os.PathLike[str], prompts: Sequence[str], generators: Sequence[str]
 ) -> dict[str, dict[str, str]]:
     """Return origin → gene → text."""
-    with ProfileStore.open(folder) as store:
-        profiles = store.profiles(kind="gene")
+    with AnswerStore.open(folder) as store:
+        profiles = store.answers(kind="gene")
     if not profiles:
         raise BftembedError(f"There are no profiles of genes in {folder}; only those can be scored.")
     origins = by_origin(chosen(profiles, prompts=prompts, generators=generators, where=str(folder)))

@@ -175,8 +175,8 @@ def _forced(
     conversations: list[Conversation], model: str, dtype: str, template: str, progress: Progress
 ) -> tuple[list[Response], list[np.ndarray], dict[str, Any]]:
     """Return each answer with the confidences of its tokens, and a description of the model."""
+    from bftembed.llm.models import load_language_model
     from bftembed.machine import cpu_has_bf16, free_cores
-    from bftembed.models import load_language_model
     from bftembed.tuning.confidence import context_of, token_confidence
     from bftembed.tuning.encoding import encode
 

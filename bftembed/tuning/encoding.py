@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bftembed.chat import has_template, prompt_text
 from bftembed.errors import BftembedError, examples
+from bftembed.llm.chat import has_template, prompt_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ class EncodedData:
 def encode(conversation: Conversation, tokenizer: Any, *, template: str = "auto") -> Encoded:
     """Return the tokens and labels of a conversation.
 
-    The prompt is what generation with this tokenizer would feed (`bftembed.chat`), the response is tokenised by itself,
+    The prompt is what generation with this tokenizer feeds (`bftembed.llm.chat`), the response is tokenized by itself,
     as generation would give it, and the end token follows it.
 
     Parameters
@@ -83,7 +83,7 @@ def encode(conversation: Conversation, tokenizer: Any, *, template: str = "auto"
     tokenizer
         Of transformers, with an end token.
     template
-        As in `bftembed.chat.has_template`.
+        As in `bftembed.llm.chat.has_template`.
 
     Raises
     ------

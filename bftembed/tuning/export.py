@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bftembed.io import atomic_folder, write_json, write_text
-from bftembed.models import quiet_transformers
+from bftembed.llm.models import quiet_transformers
 from bftembed.tuning.card import draw_curves, model_card
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import yaml
 from bftembed.config import TuneConfig, load_config
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output, write_json, write_text
-from bftembed.models import resolve_model
+from bftembed.llm.models import resolve_model
 from bftembed.tuning.data import read_conversations
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bftembed.models import attends_to_all_before
+from bftembed.llm.models import attends_to_all_before
 
 _NAME = "bftembed_rows"
 

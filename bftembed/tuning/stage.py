@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from bftembed.config import TuneConfig, load_config, save_config
 from bftembed.errors import BftembedError, require
 from bftembed.io import exclusive_lock, sha256_file, write_json
+from bftembed.llm.models import load_language_model, model_identity
 from bftembed.machine import cpu_has_bf16
-from bftembed.models import load_language_model, model_identity
 from bftembed.progress import silent
 from bftembed.tuning.checkpoints import last_whole_checkpoint
 from bftembed.tuning.data import Conversation, read_conversations

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, pack_dataset
 
 from bftembed.errors import BftembedError
-from bftembed.models import quiet_transformers
+from bftembed.llm.models import quiet_transformers
 from bftembed.tuning.checkpoints import MarkWhole, StopOnSignal
 from bftembed.tuning.trainer import Collator, ObjectiveTrainer
 

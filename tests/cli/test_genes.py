@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from bftembed.embeddings import GeneEmbeddings
-from bftembed.profiles.records import Profile
-from bftembed.profiles.store import ProfileStore
+from bftembed.llm.base import Answer
+from bftembed.llm.store import AnswerStore
 
 
 def resolved(run, *words):
@@ -81,10 +81,10 @@ def store(tmp_path):
         "EVIL\x1b[31m": ("", ("failed",)),
     }
     made = [
-        Profile(f"{i:064d}", entity, "gene", text, "stop", marks, "bft-gene@1", "facts")
+        Answer(f"{i:064d}", entity, "gene", text, "stop", marks, "bft-gene@1", "facts")
         for i, (entity, (text, marks)) in enumerate(texts.items())
     ]
-    with ProfileStore.writing(tmp_path / "store") as opened:
+    with AnswerStore.writing(tmp_path / "store") as opened:
         identifier = opened.add_generator("facts", {"engine": "facts"})
         opened.add_profiles(made, generator_id=identifier, messages={p.key: [] for p in made})
     return tmp_path / "store"

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bftembed.errors import BftembedError
+from bftembed.llm.store import STORE_FILE, AnswerStore
 from bftembed.profiles.export import read_exported
-from bftembed.profiles.runner import generate_profiles
-from bftembed.profiles.store import STORE_FILE, ProfileStore
+from bftembed.profiles.generate import generate_profiles
 from bftembed.tasks.base import read_results
 
 GENES = "TP53,EGFR,MYC,KRAS,CD3D,LYZ,GNLY,ALB"
@@ -83,7 +83,7 @@ def test_show_gives_texts_by_any_name_or_a_summary(run, store):
 def test_status_counts_and_leaves_with_3_where_profiles_are_missing(run, store):
     code, told = asked(run, "status", store)
     assert (code, told["profiles"], told["without_profile"], len(told["origins"])) == (0, 14, 0, 2)
-    with ProfileStore.writing(store) as opened:
+    with AnswerStore.writing(store) as opened:
         opened.add_entities([opened.entities()[0].__class__("gene", "INS", "INS", "used")])
     assert asked(run, "status", store)[0] == 3
 
@@ -94,7 +94,7 @@ def test_export_gives_a_table_with_a_card_and_equal_bytes(run, store, tmp_path):
     run("profiles", "export", store, "--out", tmp_path / "p.parquet")
     assert (tmp_path / "p.parquet").read_bytes() == first
     assert "scripted" in (tmp_path / "p.card.md").read_text()
-    with ProfileStore.open(store) as opened:
+    with AnswerStore.open(store) as opened:
         assert read_exported(tmp_path / "p.parquet") == opened.profiles()
 
 

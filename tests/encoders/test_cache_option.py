@@ -21,8 +21,8 @@ from bftembed.encoders.base import encoder_from_spec
 from bftembed.encoders.cache import VectorCache
 from bftembed.errors import BftembedError
 from bftembed.io import sha256_file
-from bftembed.profiles.records import Profile
-from bftembed.profiles.store import ProfileStore
+from bftembed.llm.base import Answer
+from bftembed.llm.store import AnswerStore
 
 DIM, N = 8, 40
 
@@ -69,10 +69,10 @@ def server():
 @pytest.fixture
 def store(tmp_path):
     made = [
-        Profile(f"{i:064d}", f"G{i:02}", "gene", f"gene {i} is a kinase", "stop", (), "bft-gene@1", "facts")
+        Answer(f"{i:064d}", f"G{i:02}", "gene", f"gene {i} is a kinase", "stop", (), "bft-gene@1", "facts")
         for i in range(N)
     ]
-    with ProfileStore.writing(tmp_path / "store") as opened:
+    with AnswerStore.writing(tmp_path / "store") as opened:
         identifier = opened.add_generator("facts", {"engine": "facts"})
         opened.add_profiles(made, generator_id=identifier, messages={p.key: [] for p in made})
     return tmp_path / "store"

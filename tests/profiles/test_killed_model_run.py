@@ -11,8 +11,8 @@ import time
 import pytest
 
 from bftembed.errors import BftembedError
-from bftembed.profiles.runner import generate_profiles
-from bftembed.profiles.store import ProfileStore
+from bftembed.llm.store import AnswerStore
+from bftembed.profiles.generate import generate_profiles
 
 GENES = ["TP53", "EGFR", "MYC", "KRAS", "BRCA1", "BRCA2", "CD3D", "CD3E", "CD4", "CD8A", "MS4A1", "LYZ"]
 SPEC = "builtin:smollm2-135m-instruct,dtype=fp32,threads=1,max_new_tokens=24,batch_size=2"
@@ -27,8 +27,8 @@ def stored(folder):
 
 
 def contents(folder):
-    with ProfileStore.open(folder) as store:
-        return store.digest(), {p.entity for p in store.profiles()}
+    with AnswerStore.open(folder) as store:
+        return store.digest(), {p.entity for p in store.answers()}
 
 
 @pytest.mark.slow

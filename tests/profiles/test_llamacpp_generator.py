@@ -12,15 +12,15 @@ import time
 import pytest
 
 from bftembed.errors import BftembedError
-from bftembed.models import model_identity
-from bftembed.profiles.generators import generator_from_spec
-from bftembed.profiles.generators.gguf_header import gguf_parts, read_gguf_header
-from bftembed.profiles.generators.llamacpp import _gguf_file
+from bftembed.llm import generator_from_spec
+from bftembed.llm.backends.gguf_header import gguf_parts, read_gguf_header
+from bftembed.llm.backends.llamacpp import _gguf_file
+from bftembed.llm.base import Request
+from bftembed.llm.models import model_identity
+from bftembed.llm.store import AnswerStore
+from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.records import Request
-from bftembed.profiles.runner import generate_profiles
 from bftembed.profiles.screening import clean
-from bftembed.profiles.store import ProfileStore
 
 pytest.importorskip("xllamacpp", reason="needs the extra [llamacpp]")
 pytestmark = pytest.mark.model
@@ -75,8 +75,8 @@ def test_the_prompt_is_that_of_the_transformers_engine(completions):
     """The file's own chat template, token for token as many as transformers makes of it."""
     from transformers import AutoTokenizer
 
-    from bftembed.chat import prompt_tokens
-    from bftembed.models import resolve_model
+    from bftembed.llm.chat import prompt_tokens
+    from bftembed.llm.models import resolve_model
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("language-model", MODEL).path)
     for request in requests():
@@ -182,16 +182,16 @@ def test_a_killed_run_goes_on_and_writes_none_twice(tmp_path):
 def stored(folder):
     """Entity → text, nothing while the run begins."""
     try:
-        with ProfileStore.open(folder) as store:
-            return {p.entity: (p.text, p.attempts) for p in store.profiles()}
+        with AnswerStore.open(folder) as store:
+            return {p.entity: (p.text, p.attempts) for p in store.answers()}
     except BftembedError:
         return {}
 
 
 def test_the_library_writes_nothing_to_stdout_or_stderr():
     code = (
-        "from bftembed.profiles.generators import generator_from_spec\n"
-        "from bftembed.profiles.records import Request\n"
+        "from bftembed.llm import generator_from_spec\n"
+        "from bftembed.llm.base import Request\n"
         f"engine = generator_from_spec('llamacpp:{MODEL},threads=1,max_new_tokens=2,batch=1,context=256')\n"
         "list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},), 'x')]))\n"
     )
@@ -234,8 +234,8 @@ def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
     code = (
         "import sys\n"
         "from bftembed.errors import BftembedError\n"
-        "from bftembed.profiles.generators import generator_from_spec\n"
-        "from bftembed.profiles.records import Request\n"
+        "from bftembed.llm import generator_from_spec\n"
+        "from bftembed.llm.base import Request\n"
         "for path in sys.argv[1:]:\n"
         "    engine = generator_from_spec(f'llamacpp:{path},threads=1,batch=1,context=256,max_new_tokens=2')\n"
         "    if 'cut' in path:\n"

@@ -18,11 +18,11 @@ from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
 
 from bftembed.errors import BftembedError
-from bftembed.profiles.generators import generator_from_spec, openai_batch
+from bftembed.llm import generator_from_spec, openai_batch
+from bftembed.llm.base import Request
+from bftembed.llm.store import AnswerStore
+from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.records import Request
-from bftembed.profiles.runner import generate_profiles
-from bftembed.profiles.store import ProfileStore
 
 pytestmark = pytest.mark.usefixtures("no_openai_environment")
 
@@ -186,8 +186,8 @@ def notes(tmp_path):
 
 
 def stored(folder):
-    with ProfileStore.open(folder) as store:
-        return {p.entity: p for p in store.profiles()}
+    with AnswerStore.open(folder) as store:
+        return {p.entity: p for p in store.answers()}
 
 
 def status_error(status, message="no", **fields):
@@ -316,9 +316,9 @@ def test_many_requests_are_split(fake, spec, monkeypatch, limit, value, n):
 
 
 def test_one_window_of_the_runner_is_one_batch():
-    from bftembed.profiles.runner import _BATCHES_PER_WINDOW
+    from bftembed.profiles.generate import _BATCHES_PER_WINDOW
 
-    size = openai_batch.OpenAIBatchGenerator.batch_size
+    size = openai_batch.OpenAIBatch.batch_size
     assert size * _BATCHES_PER_WINDOW == openai_batch.MOST_REQUESTS
 
 

@@ -21,14 +21,14 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
 
-from bftembed.api import _retry_after
 from bftembed.errors import BftembedError, UnknownNameError
-from bftembed.profiles.generators import generator_from_spec
+from bftembed.llm import generator_from_spec
+from bftembed.llm.base import Request
+from bftembed.llm.server import _retry_after
+from bftembed.llm.store import AnswerStore
+from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.records import Request
-from bftembed.profiles.runner import generate_profiles
 from bftembed.profiles.screening import clean
-from bftembed.profiles.store import ProfileStore
 
 pytestmark = pytest.mark.usefixtures("no_openai_environment")
 
@@ -109,8 +109,8 @@ def one(engine):
 
 
 def stored(folder):
-    with ProfileStore.open(folder) as store:
-        return {p.entity: p for p in store.profiles()}
+    with AnswerStore.open(folder) as store:
+        return {p.entity: p for p in store.answers()}
 
 
 def reset(request):
@@ -194,7 +194,7 @@ def test_chunks_of_text_are_joined_around_the_thoughts_between_them(scripted, tm
     report = generate_profiles(["TP53"], generator=scripted.spec(), out=tmp_path / "s")
     assert (report.failed, report.marks) == ((), {"ok": 1})
     profile = stored(tmp_path / "s")["TP53"]
-    assert (profile.text, profile.raw_text) == ("TP53 is a gene.", "<think>hmhm</think>\nTP53 is a gene.")
+    assert (profile.text, profile.reasoning) == ("TP53 is a gene.", "<think>hmhm</think>\nTP53 is a gene.")
     assert scripted.asked["TP53"] == 1
 
 

@@ -65,7 +65,7 @@ def test_odd_rows_are_drawn(tmp_path, drawn):
 
 
 def test_every_mark_has_a_color_of_its_own():
-    from bftembed.profiles.records import MARKS
+    from bftembed.profiles.screening import MARKS
 
     assert set(figures.MARK_COLORS) == {"ok", *MARKS}
     assert len(set(figures.MARK_COLORS.values())) == len(MARKS) + 1

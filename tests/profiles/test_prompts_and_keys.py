@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bftembed.errors import BftembedError, UnknownNameError
 from bftembed.io import sha256_text
-from bftembed.profiles.keys import Keys, profile_key
+from bftembed.profiles.generate import Keys, profile_key
 from bftembed.profiles.prompts import PROMPTS, get_prompt
 
 #: A changed wording needs a new version: then add its hash here, never change one.
@@ -74,7 +74,7 @@ def test_a_changed_field_changes_the_key(change):
 
 
 def test_a_key_is_stable_across_processes_and_hash_seeds():
-    code = f"from bftembed.profiles.keys import profile_key; print(profile_key(**{BASE!r}))"
+    code = f"from bftembed.profiles.generate import profile_key; print(profile_key(**{BASE!r}))"
     keys = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 from bftembed.errors import BftembedError
-from bftembed.profiles.runner import generate_profiles
+from bftembed.llm.store import AnswerStore
+from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.spread import generate_with_ray
-from bftembed.profiles.store import ProfileStore
 from bftembed.shards import ray_session
 
 NAMES = [f"made-up {i}" for i in range(40)]
 
 
 def digest(folder):
-    with ProfileStore.open(folder) as store:
+    with AnswerStore.open(folder) as store:
         return store.digest()
 
 

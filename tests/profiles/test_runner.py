@@ -14,8 +14,8 @@ from dataclasses import replace
 import pytest
 
 from bftembed.errors import BftembedError
-from bftembed.profiles.runner import generate_profiles
-from bftembed.profiles.store import ProfileStore
+from bftembed.llm.store import AnswerStore
+from bftembed.profiles.generate import generate_profiles
 
 GENES = [
     "TP53", "EGFR", "MYC", "KRAS", "BRCA1", "BRCA2", "CD3D", "CD3E", "CD4", "CD8A", "MS4A1", "LYZ",
@@ -27,8 +27,8 @@ HEED_SIGINT = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 
 def contents(folder):
-    with ProfileStore.open(folder) as store:
-        return store.digest(), store.profiles()
+    with AnswerStore.open(folder) as store:
+        return store.digest(), store.answers()
 
 
 def test_a_rerun_writes_nothing_again(tmp_path):
@@ -78,8 +78,8 @@ def test_a_killed_run_resumes_without_loss_and_repeats_at_most_the_batch_in_flig
         process.wait()
         kept = set()
         if (out / "profiles.sqlite").exists() and (out / "profiles.sqlite").stat().st_size:
-            with ProfileStore.writing(out) as store:
-                kept = {p.entity for p in store.profiles()}
+            with AnswerStore.writing(out) as store:
+                kept = {p.entity for p in store.answers()}
         tried_before = Counter(log.read_text().split()) if log.exists() else Counter()
         generate_profiles(names, generator=spec, out=out)
         tried = Counter(log.read_text().split())
@@ -140,7 +140,7 @@ def test_bad_texts_are_marked_and_counted(tmp_path):
     )
     assert {m for m, n in report.marks.items() if n} == {"ok", "refusal", "looping", "empty", "truncated", "off-topic"}
     empty = [p for p in contents(tmp_path / "s")[1] if "empty" in p.marks]
-    assert all(p.text == "" and p.raw_text.startswith("<think>") for p in empty)
+    assert all(p.text == "" and p.reasoning.startswith("<think>") for p in empty)
 
 
 def test_names_are_mapped_and_unknown_ones_skipped_kept_or_refused(tmp_path):
@@ -186,26 +186,26 @@ def test_two_names_of_one_protein_make_one_profile(tmp_path):
 
 
 def test_a_generator_that_leaves_requests_out_is_counted_as_failing(tmp_path, monkeypatch):
-    from bftembed.profiles.generators.scripted import ScriptedGenerator
+    from bftembed.llm.backends.scripted import Scripted
 
-    whole = ScriptedGenerator.generate
-    monkeypatch.setattr(ScriptedGenerator, "generate", lambda self, requests: list(whole(self, requests))[:-1])
+    whole = Scripted.generate
+    monkeypatch.setattr(Scripted, "generate", lambda self, requests: list(whole(self, requests))[:-1])
     report = generate_profiles(GENES[:4], generator="scripted", out=tmp_path / "s")
     assert report.failed == (GENES[3],)
 
 
 def test_an_answer_that_ended_in_an_error_has_failed_whatever_was_written(tmp_path, monkeypatch):
-    from bftembed.profiles.generators.scripted import ScriptedGenerator
+    from bftembed.llm.backends.scripted import Scripted
 
-    whole = ScriptedGenerator.generate
+    whole = Scripted.generate
     endings = iter(("abort", "ERROR", "", "stop"))
     monkeypatch.setattr(
-        ScriptedGenerator,
+        Scripted,
         "generate",
         lambda self, requests: [replace(c, finish_reason=next(endings)) for c in whole(self, requests)],
     )
     report = generate_profiles(GENES[:4], generator="scripted", out=tmp_path / "s")
-    found = {p.entity: (p.marks, p.finish_reason, bool(p.text), bool(p.raw_text)) for p in contents(tmp_path / "s")[1]}
+    found = {p.entity: (p.marks, p.finish_reason, bool(p.text), bool(p.reasoning)) for p in contents(tmp_path / "s")[1]}
     assert report.failed == tuple(sorted(GENES[:2]))
     assert [found[gene] for gene in GENES[:4]] == [
         (("failed",), "error", False, True),

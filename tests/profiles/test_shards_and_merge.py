@@ -8,19 +8,19 @@ import sys
 import time
 
 import pytest
+from bftembed.profiles.shards import Shard
 
 from bftembed.errors import BftembedError
+from bftembed.llm.store import AnswerStore
+from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.merge import merge_stores
-from bftembed.profiles.runner import generate_profiles
-from bftembed.profiles.shards import Shard
-from bftembed.profiles.store import ProfileStore
 
 NAMES = [f"made-up {i}" for i in range(60)]
 SPEC = "scripted:batch=7,fail=0.1,loop=0.1"
 
 
 def digest(folder):
-    with ProfileStore.open(folder) as store:
+    with AnswerStore.open(folder) as store:
         return store.digest()
 
 
@@ -61,7 +61,7 @@ def test_a_success_takes_the_place_of_a_failure_and_not_the_other_way(tmp_path):
 def test_other_texts_under_the_same_key_are_refused(tmp_path):
     run(tmp_path / "a")
     run(tmp_path / "b")
-    with ProfileStore.writing(tmp_path / "b") as store, store._transaction() as cursor:
+    with AnswerStore.writing(tmp_path / "b") as store, store._transaction() as cursor:
         cursor.execute("UPDATE profiles SET text = 'tampered' WHERE entity = 'made-up 7'")
     with pytest.raises(BftembedError, match="other texts than the stores before it for 'made-up 7'"):
         merge_stores([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
@@ -89,8 +89,8 @@ def test_no_shard_is_refused(tmp_path, shard):
 
 def test_a_limit_takes_the_first_and_a_larger_one_goes_on(tmp_path):
     assert run(tmp_path / "s", limit=10).entities == 10
-    with ProfileStore.open(tmp_path / "s") as store:
-        assert {p.entity for p in store.profiles()} == set(NAMES[:10])
+    with AnswerStore.open(tmp_path / "s") as store:
+        assert {p.entity for p in store.answers()} == set(NAMES[:10])
     assert run(tmp_path / "s", limit=15).written == 5
     with pytest.raises(BftembedError, match="--limit"):
         run(tmp_path / "s", limit=0)
@@ -102,8 +102,8 @@ def test_cell_types_and_drugs_are_taken_as_they_are_called(tmp_path):
     report = run(tmp_path / "s", names=drugs, kind="drug", context=context, unknown="error", spec="scripted")
     assert (report.entities, report.prompt) == (2, "bft-drug@1")
     assert run(tmp_path / "s", names=["B cell"], kind="cell-type", unknown="error", spec="scripted").written == 1
-    with ProfileStore.open(tmp_path / "s") as store:
-        assert {(p.kind, p.entity) for p in store.profiles()} == {
+    with AnswerStore.open(tmp_path / "s") as store:
+        assert {(p.kind, p.entity) for p in store.answers()} == {
             ("drug", "imatinib"),
             ("drug", "nilotinib (Tasigna)"),
             ("cell-type", "B cell"),
@@ -116,7 +116,7 @@ def test_cell_types_and_drugs_are_taken_as_they_are_called(tmp_path):
 def test_sigterm_keeps_what_came_out(tmp_path):
     log = tmp_path / "log"
     code = (
-        "from bftembed.profiles.runner import generate_profiles; "
+        "from bftembed.profiles.generate import generate_profiles; "
         f"generate_profiles({NAMES!r}, generator='scripted:delay=0.1,batch=4,log={log}', out={str(tmp_path / 's')!r}, "
         "unknown='keep')"
     )
@@ -127,5 +127,5 @@ def test_sigterm_keeps_what_came_out(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
     assert "KeyboardInterrupt" in err
-    with ProfileStore.open(tmp_path / "s") as store:
-        assert len(store.profiles()) >= 5
+    with AnswerStore.open(tmp_path / "s") as store:
+        assert len(store.answers()) >= 5

@@ -10,15 +10,15 @@ import pytest
 
 from bftembed.errors import BftembedError
 from bftembed.io import sha256_text
-from bftembed.profiles.records import Profile
-from bftembed.profiles.store import STORE_FILE, ListedEntity, ProfileStore
+from bftembed.llm.base import Answer
+from bftembed.llm.store import STORE_FILE, AnswerStore, ListedEntity
 
 
 def profile(entity, text="a text", **fields):
     fields.setdefault("generator_id", sha256_text('{"engine":"scripted"}')[:16])
     values = {"key": f"{entity}-key", "entity": entity, "kind": "gene", "text": text, "finish_reason": "stop"}
     values |= {"marks": (), "prompt": "bft-gene@1", "generator": "scripted", **fields}
-    return Profile(**values)
+    return Answer(**values)
 
 
 def add(store, *profiles):
@@ -32,12 +32,12 @@ def test_profiles_come_back_as_they_went_in(tmp_path):
         profile("B", "", error="boom", marks=("failed",), finish_reason="error", attempts=2),
         profile("../x", "<script>alert(1)</script> 😀 ﷽ ' \" ; DROP TABLE profiles;"),
     ]
-    with ProfileStore.writing(tmp_path / "s") as store:
+    with AnswerStore.writing(tmp_path / "s") as store:
         add(store, *given)
         store.add_entities([ListedEntity("gene", "a", "A", "mapped", "alias")])
-    with ProfileStore.open(tmp_path / "s") as store:
-        assert store.profiles() == sorted(given, key=lambda p: p.entity)
-        assert store.profiles(entities=["B"]) == [given[1]]
+    with AnswerStore.open(tmp_path / "s") as store:
+        assert store.answers() == sorted(given, key=lambda p: p.entity)
+        assert store.answers(entities=["B"]) == [given[1]]
         assert store.entities() == [ListedEntity("gene", "a", "A", "mapped", "alias")]
         assert store.outcomes(["A-key", "B-key", "other"]) == {
             "A-key": (1, False, given[0].marks),
@@ -49,30 +49,30 @@ def test_profiles_come_back_as_they_went_in(tmp_path):
 
 def test_equal_content_has_an_equal_digest_whatever_its_history(tmp_path):
     for name, order in (("one", ["A", "B", "C"]), ("two", ["C", "A", "B"])):
-        with ProfileStore.writing(tmp_path / name) as store:
+        with AnswerStore.writing(tmp_path / name) as store:
             for entity in order:
                 add(store, profile(entity))
-    with ProfileStore.open(tmp_path / "one") as one, ProfileStore.open(tmp_path / "two") as two:
+    with AnswerStore.open(tmp_path / "one") as one, AnswerStore.open(tmp_path / "two") as two:
         first = one.digest()
         assert first == two.digest()
-    with ProfileStore.writing(tmp_path / "two") as two:
+    with AnswerStore.writing(tmp_path / "two") as two:
         add(two, profile("A", "another text"))
         assert two.digest() != first
 
 
 def test_a_missing_store_says_how_to_make_one(tmp_path):
     with pytest.raises(BftembedError, match=r"No profile store in .*none.*bftembed profiles generate"):
-        ProfileStore.open(tmp_path / "none")
+        AnswerStore.open(tmp_path / "none")
 
 
 def test_a_newer_schema_is_refused_untouched(tmp_path):
-    with ProfileStore.writing(tmp_path) as store:
+    with AnswerStore.writing(tmp_path) as store:
         add(store, profile("A"))
     with sqlite3.connect(tmp_path / STORE_FILE) as connection:
         connection.execute("UPDATE meta SET value = '99' WHERE name = 'schema'")
     connection.close()
     before = (tmp_path / STORE_FILE).read_bytes()
-    for attempt in (lambda: ProfileStore.open(tmp_path), lambda: ProfileStore.writing(tmp_path).__enter__()):
+    for attempt in (lambda: AnswerStore.open(tmp_path), lambda: AnswerStore.writing(tmp_path).__enter__()):
         with pytest.raises(BftembedError, match="schema 99, this bftembed reads up to 1. Upgrade bftembed"):
             attempt()
     assert (tmp_path / STORE_FILE).read_bytes() == before
@@ -87,21 +87,21 @@ def test_a_newer_schema_is_refused_untouched(tmp_path):
     ],
 )
 def test_damaged_values_are_named(tmp_path, statement, message):
-    with ProfileStore.writing(tmp_path) as store:
+    with AnswerStore.writing(tmp_path) as store:
         add(store, profile("A"))
     with sqlite3.connect(tmp_path / STORE_FILE) as connection:
         connection.execute(statement)
     connection.close()
     with pytest.raises(BftembedError, match=message):
-        ProfileStore.open(tmp_path).profiles()
+        AnswerStore.open(tmp_path).profiles()
 
 
 def test_reading_changes_no_byte_and_works_where_nothing_can_be_written(tmp_path, monkeypatch):
-    with ProfileStore.writing(tmp_path) as store:
+    with AnswerStore.writing(tmp_path) as store:
         add(store, profile("A"))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    with ProfileStore.open(tmp_path) as store:
-        assert len(store.profiles()) == 1
+    with AnswerStore.open(tmp_path) as store:
+        assert len(store.answers()) == 1
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     real = sqlite3.connect
 
@@ -118,47 +118,47 @@ def test_reading_changes_no_byte_and_works_where_nothing_can_be_written(tmp_path
             pass
 
     monkeypatch.setattr(sqlite3, "connect", connect)
-    with ProfileStore.open(tmp_path) as store:
-        assert len(store.profiles()) == 1
+    with AnswerStore.open(tmp_path) as store:
+        assert len(store.answers()) == 1
 
 
 @pytest.mark.parametrize("content", [b"this is text", b"SQLite format 3\0" + b"x" * 4096])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / STORE_FILE).write_bytes(content)
     with pytest.raises(BftembedError, match="not a profile store, or it is damaged"):
-        ProfileStore.open(tmp_path)
+        AnswerStore.open(tmp_path)
 
 
 def test_a_store_that_was_killed_before_its_first_table_is_called_empty_and_goes_on(tmp_path):
     (tmp_path / STORE_FILE).write_bytes(b"")
     with pytest.raises(BftembedError, match="is empty: a run is about to begin, or was stopped"):
-        ProfileStore.open(tmp_path)
-    with ProfileStore.writing(tmp_path) as store:
+        AnswerStore.open(tmp_path)
+    with AnswerStore.writing(tmp_path) as store:
         add(store, profile("A"))
-    with ProfileStore.open(tmp_path) as store:
-        assert len(store.profiles()) == 1
+    with AnswerStore.open(tmp_path) as store:
+        assert len(store.answers()) == 1
 
 
 def test_another_programs_database_is_not_taken_for_a_store(tmp_path):
     with sqlite3.connect(tmp_path / STORE_FILE) as connection:
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
-    for attempt in (lambda: ProfileStore.open(tmp_path), lambda: ProfileStore.writing(tmp_path).__enter__()):
+    for attempt in (lambda: AnswerStore.open(tmp_path), lambda: AnswerStore.writing(tmp_path).__enter__()):
         with pytest.raises(BftembedError, match="not a profile store"):
             attempt()
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
-    with ProfileStore.writing(tmp_path) as store:
+    with AnswerStore.writing(tmp_path) as store:
         add(store, profile("A"))
-        with pytest.raises(BftembedError, match="is working on the profile store"), ProfileStore.writing(tmp_path):
+        with pytest.raises(BftembedError, match="is working on the profile store"), AnswerStore.writing(tmp_path):
             pass
-        with ProfileStore.open(tmp_path) as reader:
+        with AnswerStore.open(tmp_path) as reader:
             assert len(reader.profiles()) == 1
 
 
 def test_a_full_disk_loses_nothing_that_was_committed(tmp_path):
-    with ProfileStore.writing(tmp_path) as store:
+    with AnswerStore.writing(tmp_path) as store:
         add(store, profile("A"), profile("B"))
         before = store.digest()
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -170,22 +170,22 @@ def test_a_full_disk_loses_nothing_that_was_committed(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             signal.signal(signal.SIGXFSZ, handler)
-    with ProfileStore.writing(tmp_path) as store:
+    with AnswerStore.writing(tmp_path) as store:
         assert store.digest() == before
         add(store, profile("C"))
-        assert [p.entity for p in store.profiles()] == ["A", "B", "C"]
+        assert [p.entity for p in store.answers()] == ["A", "B", "C"]
 
 
 def test_a_batch_is_committed_wholly_or_not_at_all(tmp_path):
-    with ProfileStore.writing(tmp_path) as store:
+    with AnswerStore.writing(tmp_path) as store:
         with pytest.raises(BftembedError):
             add(store, profile("A"), profile("B", None))
-        assert store.profiles() == []
+        assert store.answers() == []
         add(store, profile("A"))
-        assert len(store.profiles()) == 1
+        assert len(store.answers()) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BftembedError, match="Cannot write"), ProfileStore.writing(tmp_path / "file"):
+    with pytest.raises(BftembedError, match="Cannot write"), AnswerStore.writing(tmp_path / "file"):
         pass

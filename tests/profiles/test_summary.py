@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bftembed.llm.base import Answer
+from bftembed.llm.store import ListedEntity
 from bftembed.profiles import duplicates
 from bftembed.profiles.duplicates import near_duplicates, words_of, words_without
-from bftembed.profiles.records import Profile
-from bftembed.profiles.store import ListedEntity
 from bftembed.profiles.summary import summarise
 
 
 def profile(entity, text, *, generator="a", marks=(), reason="stop", kind="gene", key="", error="", identity="1"):
-    return Profile(
+    return Answer(
         key or f"{generator}{identity}{entity}",
         entity,
         kind,

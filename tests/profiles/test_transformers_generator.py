@@ -7,15 +7,15 @@ import json
 import pytest
 
 from bftembed.errors import BftembedError
+from bftembed.llm import generator_from_spec
+from bftembed.llm.base import Request
+from bftembed.llm.models import resolve_model
+from bftembed.llm.reasoning import open_reasoning, with_reasoning_markers
+from bftembed.llm.store import AnswerStore
 from bftembed.machine import cpu_has_bf16
-from bftembed.models import resolve_model
-from bftembed.profiles.generators import generator_from_spec
+from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.reasoning import open_reasoning, with_reasoning_markers
-from bftembed.profiles.records import Request
-from bftembed.profiles.runner import generate_profiles
 from bftembed.profiles.screening import clean
-from bftembed.profiles.store import ProfileStore
 
 pytestmark = pytest.mark.model
 MODEL = "builtin:smollm2-135m-instruct"
@@ -128,8 +128,8 @@ def test_a_run_through_the_store_ends_with_marked_profiles(tmp_path):
     spec = f"{MODEL},max_new_tokens=8"
     report = generate_profiles(["TP53", "LYZ"], generator=spec, out=tmp_path / "s")
     assert report.tokens > 0
-    with ProfileStore.open(tmp_path / "s") as store:
-        profiles = store.profiles()
+    with AnswerStore.open(tmp_path / "s") as store:
+        profiles = store.answers()
         generators = store.generators()
     assert all(p.text and p.completion_tokens for p in profiles)
     assert all(("truncated" in p.marks) == (p.finish_reason == "length") for p in profiles)

@@ -15,8 +15,8 @@ import sys
 import pytest
 
 from bftembed.errors import BftembedError, MissingExtraError
-from bftembed.models import weights_revision
-from bftembed.profiles.generators import generator_from_spec
+from bftembed.llm import generator_from_spec
+from bftembed.llm.models import weights_revision
 
 #: Writes noise where vLLM does, answers with the prompt's last word, and ends by the word which reason it is asked.
 STAND_IN = '''
@@ -137,8 +137,8 @@ def run(stand_in, code):
     """Run code with the stand-in on the path; return stdout, of which we say that it is ours alone."""
     head = (
         "import json, sys\n"
-        "from bftembed.profiles.generators import generator_from_spec\n"
-        "from bftembed.profiles.records import Request\n"
+        "from bftembed.llm import generator_from_spec\n"
+        "from bftembed.llm.base import Request\n"
         "def ask(word, key, n=3):\n"
         "    return Request(key * 64, ({'role': 'user', 'content': 'a ' * (n - 1) + word},), word)\n"
     )

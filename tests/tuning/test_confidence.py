@@ -189,7 +189,7 @@ def test_the_context_is_read_from_the_configuration():
 
 @pytest.mark.model
 def test_the_packaged_model_is_surer_of_sense_than_of_noise():
-    from bftembed.models import load_language_model
+    from bftembed.llm.models import load_language_model
     from bftembed.tuning.data import Conversation, Turn
     from bftembed.tuning.encoding import encode
 

@@ -202,8 +202,8 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(make_config):
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
 def test_the_exported_model_is_the_trained_one_and_generates(lora, make_config):
-    from bftembed.profiles.generators import generator_from_spec
-    from bftembed.profiles.records import Request
+    from bftembed.llm import generator_from_spec
+    from bftembed.llm.base import Request
 
     report = tune(make_config(lora=lora, data__eval_fraction=0.25, training__learning_rate=0.05))
     generator = generator_from_spec(f"transformers:{report.model},max_new_tokens=4,dtype=fp32")

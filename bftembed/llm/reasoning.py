@@ -1,15 +1,9 @@
-"""Reasoning formats of language models, and the answer without the reasoning."""
+"""How a generated text is read: formats of reasoning, the answer without it, and how the answer ended."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from bftembed.chat import has_template, prompt_text
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -32,6 +26,17 @@ class Format:
 def _format(models: str, opener: str, closer: str) -> Format:
     return Format(models, re.compile(opener), re.compile(closer))
 
+
+#: Opener → closer, where it is not ``<x>`` → ``</x>``.
+_CLOSERS = {
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|channel>": "<channel|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "<unused94>": "<unused95>",
+    "[unused16]": "[unused17]",
+    "[THINK]": "[/THINK]",
+    "◁think▷": "◁/think▷",
+}
 
 _TAG = r"(?:[a-z]{2,12}[:_|])?(?:think|thinking|thoughts?|reasoning|scratchpad|analysis|reflection)"
 _ANSWER = r"(?:answer|response|output|solution|final[_ ]?(?:answer|response|output))"
@@ -115,6 +120,61 @@ _ASIDE = re.compile(
 _WITHIN = 20_000
 
 
+#: Markers of chat templates, where an engine lets them through; those of reasoning stay, to be flagged.
+_CHAT_MARKER = re.compile(
+    rf"<\|im_start\|>\w*|<\|(?!\w*(?:{SUSPECT}|channel|message))\w{{2,30}}\|>|<｜[^<>｜]{{1,40}}｜>"
+    r"|</?s>|<(?:bos|eos|pad|(?:start|end)_of_turn)>|<turn\|>",
+    re.IGNORECASE,
+)
+
+#: Our finish reason → those of engines and servers, in lower case.
+_FINISH_REASONS = {
+    "stop": ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed"),
+    "length": (
+        *("length", "max_tokens", "max_new_tokens", "max_output_tokens", "max_completion_tokens", "max_length"),
+        *("model_length", "token_limit", "limit", "model_context_window_exceeded"),
+    ),
+    "content_filter": ("content_filter", "content_filtered", "safety", "refusal", "guardrail_intervened"),
+    "error": ("error", "abort", "aborted", "cancelled", "canceled", "insufficient_system_resource"),
+}
+_FINISH_REASON = {said: reason for reason, words in _FINISH_REASONS.items() for said in words}
+
+_ANSI = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
+#: Control characters but newline and tab; byte order marks; what turns the direction of writing.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_answer(text: str, reasoning: str = "") -> tuple[str, str]:
+    """Return answer and reasoning of a generated text.
+
+    Markers of chat templates, terminal colors and control characters other than newline and tab are removed; lone
+    surrogates become U+FFFD, and outer white space is stripped.
+
+    Parameters
+    ----------
+    text
+        As generated; any Python string.
+    reasoning
+        Where it was given apart.
+    """
+    answer, rest = split_reasoning(text)
+    parts = (valid_text(part).strip() for part in (reasoning, rest))
+    return valid_text(_CHAT_MARKER.sub("", answer)).strip(), "\n".join(filter(None, parts))
+
+
+def valid_text(text: str) -> str:
+    """Return `text` without control characters (newline and tab stay) and with lone surrogates as U+FFFD."""
+    text = _ANSI.sub("", text) if "\x1b" in text else text
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def read_finish_reason(said: object) -> str:
+    """Return ``"stop"``, ``"length"``, ``"content_filter"``, ``"error"``, any other word as it is, or ``"unknown"``."""
+    word = said.strip().lower() if isinstance(said, str) else ""
+    return _FINISH_REASON.get(word, word) or "unknown"
+
+
 def split_reasoning(text: str) -> tuple[str, str]:
     """Return the answer in a generated text, and the rest.
 
@@ -138,23 +198,25 @@ def open_reasoning(prompt: str) -> str:
     return next((match.group() for match in found if match.end() == len(tail)), "")
 
 
-def with_reasoning_markers(
-    text: str, tokens: Sequence[int], tokenizer: Any, messages: Sequence[Mapping[str, str]]
-) -> str:
+def closer_of(opener: str) -> str:
+    """Return what closes a thought that `opener` opens."""
+    return next((c for o, c in _CLOSERS.items() if opener.startswith(o)), opener.replace("<", "</", 1))
+
+
+def with_reasoning_markers(text: str, raw: str, prompt: str) -> str:
     """Return a decoded answer with the markers of its reasoning that are special tokens, or the end of the prompt.
 
     Parameters
     ----------
-    text, tokens
-        The answer without special tokens, and its tokens.
-    tokenizer, messages
-        Tokenizer and chat of the prompt.
+    text, raw
+        The answer without and with special tokens.
+    prompt
+        The rendered prompt.
     """
-    raw = tokenizer.decode(list(tokens), skip_special_tokens=False)
     hidden = split_reasoning(raw)[1] and not split_reasoning(text)[1]
     if hidden or (looks_like_reasoning(raw) and not looks_like_reasoning(text)):
         text = raw
-    return (open_reasoning(prompt_text(tokenizer, messages)) if has_template(tokenizer) else "") + text
+    return open_reasoning(prompt) + text
 
 
 def looks_like_reasoning(text: str) -> bool:

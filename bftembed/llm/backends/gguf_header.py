@@ -35,14 +35,14 @@ class GgufHeader:
         Name of the file type, for example ``"Q4_1"``; ``""`` where the file does not say.
     context
         The context that the model was trained for, in tokens; 0 where the file does not say.
-    has_chat_template
-        Whether it brings a chat template.
+    chat_template
+        ``""`` where it brings none.
     """
 
     settings: dict[str, Any]
     quantization: str
     context: int
-    has_chat_template: bool
+    chat_template: str
 
 
 def gguf_parts(path: Path) -> list[Path]:
@@ -104,7 +104,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         settings,
         _quantization(settings.get("general.file_type")),
         int(settings.get(f"{architecture}.context_length", 0)),
-        bool(settings.get("tokenizer.chat_template")),
+        str(settings.get("tokenizer.chat_template") or ""),
     )
 
 

@@ -1,6 +1,7 @@
-"""The profile store: one SQLite file per run, WAL, one transaction per batch, text and JSON only.
+"""The store of answers: one SQLite file per run, WAL, one transaction per batch, text and JSON only.
 
-It survives a kill at any moment and a full disk (docs/decisions/sqlite-store.md says why it is not JSONL).
+It survives a kill at any moment and a full disk (docs/decisions/sqlite-store.md says why it is not JSONL). Profiles are
+answers about entities; the names that a run of profiles was asked for are stored with them.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
 from bftembed.io import canonical_json, exclusive_lock, sha256_text
-from bftembed.profiles.records import Profile
+from bftembed.llm.base import Answer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STORE_FILE = "profiles.sqlite"
 
 _SCHEMA = """
@@ -31,20 +32,35 @@ CREATE TABLE entities (
     kind TEXT NOT NULL, name TEXT NOT NULL, entity TEXT NOT NULL, status TEXT NOT NULL, note TEXT NOT NULL,
     PRIMARY KEY (kind, name)
 ) WITHOUT ROWID;
-CREATE TABLE profiles (
+CREATE TABLE answers (
     key TEXT PRIMARY KEY, entity TEXT NOT NULL, kind TEXT NOT NULL, prompt TEXT NOT NULL,
     generator TEXT NOT NULL REFERENCES generators (id), messages TEXT NOT NULL,
-    text TEXT NOT NULL, raw_text TEXT NOT NULL, finish_reason TEXT NOT NULL, marks TEXT NOT NULL,
+    text TEXT NOT NULL, reasoning TEXT NOT NULL, finish_reason TEXT NOT NULL, marks TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-    error TEXT NOT NULL, attempts INTEGER NOT NULL
+    error TEXT NOT NULL, attempts INTEGER NOT NULL,
+    scores TEXT NOT NULL DEFAULT '[]', sample INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE INDEX profiles_by_entity ON profiles (kind, entity);
+CREATE INDEX answers_by_entity ON answers (kind, entity);
 """
+#: Stores of the first edition hold profiles alone, and the text as generated in place of the reasoning.
+_FROM_SCHEMA_1 = """
+ALTER TABLE profiles RENAME TO answers;
+ALTER TABLE answers RENAME COLUMN raw_text TO reasoning;
+ALTER TABLE answers ADD COLUMN scores TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE answers ADD COLUMN sample INTEGER NOT NULL DEFAULT 0;
+DROP INDEX profiles_by_entity;
+CREATE INDEX answers_by_entity ON answers (kind, entity);
+UPDATE meta SET value = '2' WHERE name = 'schema';
+"""
+_VIEW_OF_SCHEMA_1 = (
+    "CREATE TEMP VIEW answers AS SELECT *, raw_text AS reasoning, '[]' AS scores, 0 AS sample FROM main.profiles"
+)
 
 _COLUMNS = (
-    "key, entity, kind, prompt, generator, messages, text, raw_text, finish_reason, marks, "
-    "prompt_tokens, completion_tokens, error, attempts"
+    "key, entity, kind, prompt, generator, messages, text, reasoning, finish_reason, marks, "
+    "prompt_tokens, completion_tokens, error, attempts, scores, sample"
 )
+_NAMES = _COLUMNS.split(", ")
 
 
 @dataclass(frozen=True)
@@ -70,8 +86,8 @@ class ListedEntity:
     note: str = ""
 
 
-class ProfileStore:
-    """Profiles of one folder. Use `open` to read and `writing` to add.
+class AnswerStore:
+    """Answers of one folder. Use `open` to read and `writing` to add.
 
     Attributes
     ----------
@@ -84,7 +100,7 @@ class ProfileStore:
         self._connection = connection
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> ProfileStore:
+    def open(cls, folder: str | os.PathLike[str]) -> AnswerStore:
         """Open a store for reading; a run may be writing to it meanwhile.
 
         Raises
@@ -99,7 +115,8 @@ class ProfileStore:
             )
         store = cls(Path(folder), _connect_reading(path))
         try:
-            store._check_schema()
+            if store._check_schema() == 1:
+                store._connection.execute(_VIEW_OF_SCHEMA_1)
         except BftembedError:
             store.close()
             raise
@@ -107,7 +124,7 @@ class ProfileStore:
 
     @classmethod
     @contextlib.contextmanager
-    def writing(cls, folder: str | os.PathLike[str]) -> Iterator[ProfileStore]:
+    def writing(cls, folder: str | os.PathLike[str]) -> Iterator[AnswerStore]:
         """Open a store for writing, making it when missing; no other process can write to it meanwhile.
 
         Raises
@@ -130,7 +147,7 @@ class ProfileStore:
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
 
-    def __enter__(self) -> ProfileStore:
+    def __enter__(self) -> AnswerStore:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -145,7 +162,10 @@ class ProfileStore:
                 for statement in _SCHEMA.split(";"):
                     cursor.execute(statement)
                 cursor.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
-        self._check_schema()
+        if self._check_schema() == 1:
+            with self._transaction() as cursor:
+                for statement in _FROM_SCHEMA_1.split(";"):
+                    cursor.execute(statement)
 
     def add_entities(self, entities: Iterable[ListedEntity]) -> None:
         """Note the names that a run was asked for; a name asked for again is replaced."""
@@ -161,46 +181,32 @@ class ProfileStore:
             cursor.execute("INSERT OR REPLACE INTO generators VALUES (?, ?, ?)", (identifier, spec, text))
         return identifier
 
-    def add_profiles(self, profiles: Iterable[Profile], *, generator_id: str, messages: dict[str, Any]) -> None:
-        """Store a batch in one transaction; a failed profile is replaced by its next attempt.
+    def add(self, answers: Iterable[Answer], sent: Mapping[str, Any]) -> None:
+        """Store a batch in one transaction; a failed answer is replaced by its next attempt.
 
         Parameters
         ----------
-        profiles
-            The batch.
-        generator_id
-            As `add_generator` gave it.
-        messages
-            Key → chat, for every profile of the batch.
+        answers
+            The batch; their `generator_id` is as `add_generator` gave it.
+        sent
+            Key → what was sent, as JSON values, for every answer of the batch.
         """
         rows = [
             (
-                p.key,
-                p.entity,
-                p.kind,
-                p.prompt,
-                generator_id,
-                canonical_json(messages[p.key]),
-                p.text,
-                p.raw_text,
-                p.finish_reason,
-                json.dumps(p.marks),
-                p.prompt_tokens,
-                p.completion_tokens,
-                p.error,
-                p.attempts,
+                *(a.key, a.entity, a.kind, a.prompt, a.generator_id, canonical_json(sent[a.key])),
+                *(a.text, a.reasoning, a.finish_reason, json.dumps(a.marks)),
+                *(a.prompt_tokens, a.completion_tokens, a.error, a.attempts, json.dumps(a.scores), a.sample),
             )
-            for p in profiles
+            for a in answers
         ]
-        slots = ", ".join("?" * len(_COLUMNS.split(",")))
         with self._transaction() as cursor:
-            cursor.executemany(f"INSERT OR REPLACE INTO profiles ({_COLUMNS}) VALUES ({slots})", rows)
+            cursor.executemany(f"INSERT OR REPLACE INTO answers ({_COLUMNS}) VALUES ({_slots(_NAMES)})", rows)
 
     def differing(self, folder: Path) -> list[str]:
         """Return the entities of which the store in `folder` holds another text under a key that is here too."""
         with self._attached(folder):
             rows = self._select(
-                "SELECT theirs.entity FROM part.profiles theirs JOIN main.profiles ours USING (key) "
+                "SELECT theirs.entity FROM part.answers theirs JOIN main.answers ours USING (key) "
                 "WHERE theirs.error = '' AND ours.error = '' AND theirs.text <> ours.text ORDER BY theirs.entity"
             )
         return [entity for (entity,) in rows]
@@ -217,12 +223,12 @@ class ProfileStore:
             cursor.execute("INSERT OR IGNORE INTO main.generators SELECT * FROM part.generators")
             cursor.execute("INSERT OR IGNORE INTO main.entities SELECT * FROM part.entities")
             cursor.execute(
-                f"INSERT OR REPLACE INTO main.profiles ({_COLUMNS}) SELECT {_COLUMNS} FROM part.profiles theirs "
-                "WHERE NOT EXISTS (SELECT 1 FROM main.profiles ours WHERE ours.key = theirs.key "
+                f"INSERT OR REPLACE INTO main.answers ({_COLUMNS}) SELECT {_COLUMNS} FROM part.answers theirs "
+                "WHERE NOT EXISTS (SELECT 1 FROM main.answers ours WHERE ours.key = theirs.key "
                 "AND (ours.error = '' OR theirs.error <> ''))"
             )
             added = cursor.rowcount
-            (total,) = cursor.execute("SELECT count(*) FROM part.profiles").fetchone()
+            (total,) = cursor.execute("SELECT count(*) FROM part.answers").fetchone()
         return added, total - added
 
     @contextlib.contextmanager
@@ -238,71 +244,47 @@ class ProfileStore:
 
     # -- reading ------------------------------------------------------------------------------------------
 
-    def outcomes(self, keys: Sequence[str]) -> dict[str, tuple[int, bool, tuple[str, ...]]]:
-        """Return key → (attempts so far, whether it failed, marks) of those of `keys` that are stored."""
-        found: dict[str, tuple[int, bool, tuple[str, ...]]] = {}
-        for start in range(0, len(keys), 500):
-            some = keys[start : start + 500]
-            slots = ", ".join("?" * len(some))
-            rows = self._select(f"SELECT key, attempts, error, marks FROM profiles WHERE key IN ({slots})", some)
-            found |= {key: (tried, bool(error), self._marks(key, marks)) for key, tried, error, marks in rows}
+    def outcomes(self, keys: Sequence[str]) -> dict[str, tuple[int, str, tuple[str, ...]]]:
+        """Return key → (attempts so far, error, marks) of those of `keys` that are stored."""
+        found: dict[str, tuple[int, str, tuple[str, ...]]] = {}
+        for some in _slices(keys):
+            rows = self._select(f"SELECT key, attempts, error, marks FROM answers WHERE key IN ({_slots(some)})", some)
+            found |= {key: (tried, error, self._marks(key, marks)) for key, tried, error, marks in rows}
         return found
 
-    def profiles(self, *, entities: Sequence[str] | None = None, kind: str | None = None) -> list[Profile]:
-        """Return the stored profiles, sorted by kind, entity and key.
+    def answers(
+        self,
+        *,
+        keys: Sequence[str] | None = None,
+        entities: Sequence[str] | None = None,
+        kind: str | None = None,
+    ) -> list[Answer]:
+        """Return the stored answers, sorted by kind, entity, sample and key; with `keys`, in their order.
 
         Parameters
         ----------
-        entities
+        keys, entities, kind
             Only these, all when None.
-        kind
-            Only this kind, all when None.
         """
-        columns = ", ".join(f"p.{c.strip()}" for c in _COLUMNS.split(","))
-        rows = self._select(
-            f"SELECT {columns}, g.spec FROM profiles p JOIN generators g ON g.id = p.generator "
-            "ORDER BY p.kind, p.entity, p.key"
-        )
+        specs = {one["id"]: one["spec"] for one in self.generators()}
+        select = f"SELECT {_COLUMNS} FROM answers"
+        if keys is not None:
+            parts = (self._select(f"{select} WHERE key IN ({_slots(some)})", some) for some in _slices(keys))
+            by_key = {row[0]: row for part in parts for row in part}
+            rows = [by_key[key] for key in keys if key in by_key]
+        else:
+            rows = self._select(f"{select} ORDER BY kind, entity, sample, key")
         wanted = None if entities is None else set(entities)
         found = []
         for row in rows:
-            (
-                key,
-                entity,
-                of_kind,
-                prompt,
-                identity,
-                _,
-                text,
-                raw,
-                reason,
-                marks,
-                n_prompt,
-                n_text,
-                error,
-                attempts,
-                spec,
-            ) = row
-            if (wanted is not None and entity not in wanted) or (kind is not None and of_kind != kind):
+            values = dict(zip(_NAMES, row, strict=True))
+            if (wanted is not None and values["entity"] not in wanted) or kind not in (None, values["kind"]):
                 continue
-            found.append(
-                Profile(
-                    key=key,
-                    entity=entity,
-                    kind=of_kind,
-                    text=text,
-                    finish_reason=reason,
-                    marks=self._marks(key, marks),
-                    prompt=prompt,
-                    generator=spec,
-                    prompt_tokens=n_prompt,
-                    completion_tokens=n_text,
-                    error=error,
-                    attempts=attempts,
-                    raw_text=raw,
-                    generator_id=identity,
-                )
-            )
+            del values["messages"]
+            identity = values.pop("generator")
+            values["marks"] = self._marks(values["key"], values["marks"])
+            values["scores"] = tuple(json.loads(values["scores"]))
+            found.append(Answer(**values, generator=specs[identity], generator_id=identity))
         return found
 
     def _marks(self, key: str, text: str) -> tuple[str, ...]:
@@ -325,14 +307,14 @@ class ProfileStore:
         names = dict(self._select("SELECT status, count(*) FROM entities GROUP BY status ORDER BY status"))
         (row,) = self._select(
             "SELECT count(*), sum(error <> ''), "
-            "coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM profiles"
+            "coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM answers"
         )
         wanted = "SELECT kind, entity FROM entities WHERE status IN ('used', 'mapped')"
-        have = "SELECT kind, entity FROM profiles"
+        have = "SELECT kind, entity FROM answers"
         ((without,),) = self._select(f"SELECT count(*) FROM ({wanted} EXCEPT {have})")
         ((entities,),) = self._select(f"SELECT count(*) FROM ({wanted} UNION {have})")
         origins = self._select(
-            "SELECT p.prompt, g.spec, g.id, count(*) FROM profiles p JOIN generators g ON g.id = p.generator "
+            "SELECT p.prompt, g.spec, g.id, count(*) FROM answers p JOIN generators g ON g.id = p.generator "
             "GROUP BY p.prompt, g.id ORDER BY p.prompt, g.spec"
         )
         return {
@@ -348,7 +330,7 @@ class ProfileStore:
 
     def digest(self) -> str:
         """Return the sha256 of the store's content: equal stores have equal digests, whatever their history."""
-        rows = self._select(f"SELECT {_COLUMNS} FROM profiles ORDER BY key")
+        rows = self._select(f"SELECT {_COLUMNS} FROM answers ORDER BY key")
         listed = self._select("SELECT * FROM entities ORDER BY kind, name")
         return sha256_text(canonical_json([rows, listed]))
 
@@ -378,7 +360,7 @@ class ProfileStore:
         finally:
             cursor.close()
 
-    def _check_schema(self) -> None:
+    def _check_schema(self) -> int:
         if not self._select("SELECT 1 FROM sqlite_master LIMIT 1"):
             raise BftembedError(
                 f"{self.folder / STORE_FILE} is empty: a run is about to begin, or was stopped before it wrote "
@@ -397,6 +379,15 @@ class ProfileStore:
                 f"{self.folder / STORE_FILE} has schema {version}, this bftembed reads up to {SCHEMA_VERSION}. "
                 "Upgrade bftembed; the store was not touched."
             )
+        return version
+
+
+def _slots(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _slices(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + 500] for start in range(0, len(keys), 500))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,76 @@
+"""Language models by spec. Add a backend: a file in `backends` and a line in `BACKENDS`."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from bftembed.llm.base import Sampling
+from bftembed.registry import Registry, Spec, parse_spec
+
+if TYPE_CHECKING:
+    from bftembed.llm.base import LanguageModel
+
+BACKENDS = Registry(
+    "generator",
+    {
+        "facts": "bftembed.profiles.facts:Facts",
+        "llamacpp": "bftembed.llm.backends.llamacpp:LlamaCpp",
+        "openai": "bftembed.llm.backends.openai:OpenAI",
+        "openai-batch": "bftembed.llm.backends.openai_batch:OpenAIBatch",
+        "scripted": "bftembed.llm.backends.scripted:Scripted",
+        "transformers": "bftembed.llm.backends.transformers:Transformers",
+        "vllm": "bftembed.llm.backends.vllm:VLLM",
+    },
+    group="bftembed.generators",
+)
+
+
+def model_spec(text: str, **options: Any) -> Spec:
+    """Parse the spec of a model; ``builtin:NAME`` means transformers, options given here are added.
+
+    Parameters
+    ----------
+    text
+        For example ``facts``, ``scripted:delay=0.02``, ``builtin:smollm2-135m-instruct,dtype=fp32``.
+    **options
+        Options that override those of the text; None means not given.
+    """
+    spec = parse_spec(text)
+    given = {name: value for name, value in options.items() if value is not None}
+    if spec.engine == "builtin":
+        return Spec("transformers", f"builtin:{spec.model}", {**spec.options, **given})
+    return Spec(spec.engine, spec.model, {**spec.options, **given})
+
+
+def model_from_spec(spec: str | Spec) -> tuple[LanguageModel, Sampling]:
+    """Build a model and the sampling that its spec asks for; no weights are loaded yet.
+
+    ``max_new_tokens``, ``temperature``, ``top_p``, ``stop`` and ``seed`` are of the sampling, the rest of the backend;
+    a backend may ask for one of these as well.
+
+    Raises
+    ------
+    UnknownNameError
+        For an unknown engine or option, with "did you mean".
+    BftembedError
+        For a model that cannot be found.
+    """
+    spec = model_spec(spec) if isinstance(spec, str) else spec
+    backend = BACKENDS.load(spec.engine)
+    default: Sampling | None = getattr(backend, "sampling", Sampling())
+    own = inspect.signature(backend).parameters
+    kinds = {f.name: f.type for f in fields(Sampling) if default}
+    given = {n: BACKENDS.typed(spec, n, v, kinds[n]) for n, v in spec.options.items() if n in kinds}
+    rest = {name: value for name, value in spec.options.items() if name not in kinds or name in own}
+    model: LanguageModel = BACKENDS.create(Spec(spec.engine, spec.model, rest), others=list(kinds))
+    return model, replace(default or Sampling(), **given)
+
+
+def generator_fingerprint(model: LanguageModel, sampling: Sampling) -> dict[str, Any]:
+    """Return all that decides an answer but the request: of the model, and of the sampling where it has one."""
+    found = model.fingerprint()
+    if getattr(model, "sampling", sampling) is None:
+        return found
+    return found | {"sampling": sampling.fingerprint(server="server" in found)}

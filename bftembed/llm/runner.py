@@ -1,0 +1,341 @@
+"""One resumable loop: requests in, answers stored batch by batch, in constant memory."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, overload
+
+from bftembed.errors import BftembedError
+from bftembed.llm.base import Answer, Completion
+from bftembed.llm.reasoning import read_answer, read_finish_reason, valid_text
+from bftembed.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from bftembed.llm.base import LanguageModel, Request
+    from bftembed.llm.store import AnswerStore
+
+#: Batches that a model sees at once, so that it can sort prompts by length.
+_BATCHES_PER_WINDOW = 16
+#: Requests that the store is asked for at once.
+_LOOKED_UP_AT_ONCE = 2048
+#: A run that has no answer yet stops after so many equal failures.
+MAX_EQUAL_FAILURES = 25
+
+
+class Keys(Sequence[str]):
+    """Keys of answers in 32 bytes each: a million of them are 32 MB instead of 120."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._bytes = bytearray()
+        for key in keys:
+            self.append(key)
+
+    def append(self, key: str) -> None:
+        """Add a key of 64 hexadecimal digits."""
+        self._bytes += bytes.fromhex(key)
+
+    def __len__(self) -> int:
+        return len(self._bytes) // 32
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Keys: ...
+    def __getitem__(self, index: int | slice) -> str | Keys:
+        if isinstance(index, slice):
+            return Keys(self[i] for i in range(*index.indices(len(self))))
+        at = range(len(self))[index]
+        return self._bytes[32 * at : 32 * at + 32].hex()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass
+class Run:
+    """Counts of a run.
+
+    Attributes
+    ----------
+    keys
+        Keys of the answers to all requests, stored now or earlier.
+    written, stored
+        Answers written by this run, and found from earlier ones.
+    marks
+        Quality flag → count; ``"ok"`` counts answers without one.
+    failed
+        Entities without an answer.
+    failures
+        Message without its numbers → (count, a message, its entity).
+    tokens, seconds
+        Generated tokens and wall time.
+    """
+
+    keys: Keys = field(default_factory=Keys)
+    written: int = 0
+    stored: int = 0
+    marks: Counter[str] = field(default_factory=Counter)
+    failed: set[str] = field(default_factory=set)
+    failures: dict[str, tuple[int, str, str]] = field(default_factory=dict)
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """Answers that are there, and failures."""
+        return self.written + self.stored
+
+    def count(self, entity: str, marks: Iterable[str], error: str) -> None:
+        """Count an answer."""
+        self.marks.update(tuple(marks) or ("ok",))
+        if error:
+            self.failed.add(entity)
+            kind = re.sub(r"\d+", "N", error)
+            n, message, first = self.failures.get(kind, (0, error, entity))
+            self.failures[kind] = n + 1, message, first
+
+    def rate(self, total: int) -> str:
+        """Return speed, time left and failures in words, for a progress bar."""
+        if self.seconds <= 0 or self.written == 0:
+            return ""
+        told = (
+            f"{self.tokens / self.seconds:.0f} tok/s" if self.tokens else f"{self.written / self.seconds:.0f} items/s"
+        )
+        left = (total - self.done) * self.seconds / self.written
+        told += f", {_duration(left)} left" if left > 1 else ""
+        return told + (f", {len(self.failed)} failed" if self.failed else "")
+
+
+def run_requests(
+    requests: Iterable[Request],
+    model: LanguageModel,
+    store: AnswerStore,
+    *,
+    spec: str,
+    generator_id: str,
+    flags: Callable[[Request, str, str], Iterable[str]] = lambda request, text, reason: (),
+    retry_failed: bool = False,
+    total: Callable[[], int] | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """Answer what is not stored yet, and store it. SIGINT and SIGTERM keep what was answered before.
+
+    Parameters
+    ----------
+    requests
+        Read as they are needed. The id of each is the key of its answer; its metadata may name ``entity``, ``kind`` and
+        ``prompt`` for the store.
+    model, spec, generator_id
+        What answers, its spec, and its id in the store.
+    store
+        Opened for writing.
+    flags
+        Quality flags of an answer, from request, text and finish reason.
+    retry_failed
+        Ask again where the stored answer is a failure.
+    total
+        Expected number of requests, for the progress.
+    progress
+        Called with the number of answers.
+
+    Raises
+    ------
+    BftembedError
+        When the model cannot do what a request asks for, or fails `MAX_EQUAL_FAILURES` times in the same way without an
+        answer. What was answered stays.
+    """
+    run, started = Run(), time.monotonic()
+    batch: list[tuple[Answer, Request]] = []
+    hopeless = _Hopeless()
+
+    def tell() -> None:
+        run.seconds = time.monotonic() - started
+        expected = max(total() if total else run.done, run.done)
+        progress(run.done, expected, run.rate(expected))
+
+    def commit() -> None:
+        done, batch[:] = batch[:], []
+        store.add([a for a, _ in done], {a.key: _sent(request) for a, request in done})
+        for answer, _ in done:
+            run.written += 1
+            run.tokens += answer.completion_tokens
+            run.count(answer.entity, answer.marks, answer.error)
+
+    with _stopped_by_signals():
+        pending = _pending(requests, store, run, retry_failed)
+        try:
+            able = model.capabilities()
+            while window := list(islice(pending, _BATCHES_PER_WINDOW * model.batch_size)):
+                for request in window:
+                    able.check(request, spec)
+                for completion, request in _completions(model, window, spec):
+                    answer = _answer(completion, request, spec, generator_id, flags)
+                    batch.append((answer, request))
+                    if len(batch) >= model.batch_size:
+                        commit()
+                        tell()
+                    hopeless.look_at(answer)
+        finally:
+            # Also after Ctrl-C or an exception of the model: what came before it is kept.
+            if batch:
+                commit()
+            run.seconds = time.monotonic() - started
+    tell()
+    return run
+
+
+def run_rounds(
+    requests: Iterable[Request],
+    following: Callable[[list[Answer]], Iterable[Request]],
+    model: LanguageModel,
+    store: AnswerStore,
+    *,
+    max_rounds: int = 20,
+    **options: object,
+) -> list[Run]:
+    """Run rounds of requests, each made of the answers to the round before: judges and agents.
+
+    Parameters
+    ----------
+    requests
+        Of the first round.
+    following
+        The next round, from the answers of the last; the end when it gives none.
+    model, store, **options
+        As for `run_requests`.
+    max_rounds
+        Maximum number of rounds.
+
+    Returns
+    -------
+    list of Run
+        One per round. A run that was stopped goes on in the round where it stopped, since earlier ones are stored.
+    """
+    runs: list[Run] = []
+    waiting = list(requests)
+    while waiting and len(runs) < max_rounds:
+        runs.append(run_requests(waiting, model, store, **options))  # type: ignore[arg-type]
+        waiting = list(following(store.answers(keys=runs[-1].keys)))
+    return runs
+
+
+def _pending(requests: Iterable[Request], store: AnswerStore, run: Run, retry_failed: bool) -> Iterator[Request]:
+    """Yield the requests without a stored answer; what is stored is counted on the way."""
+    source = iter(requests)
+    while window := list(islice(source, _LOOKED_UP_AT_ONCE)):
+        stored = store.outcomes([request.id for request in window])
+        for request in window:
+            run.keys.append(request.id)
+            tried, error, marks = stored.get(request.id, (0, "", ()))
+            if tried and not (error and retry_failed):
+                run.stored += 1
+                run.count(request.metadata.get("entity", ""), marks, error)
+            else:
+                yield replace(request, attempt=tried + 1)
+
+
+def _completions(model: LanguageModel, window: list[Request], spec: str) -> Iterator[tuple[Completion, Request]]:
+    asked = {request.id: request for request in window}
+    for completion in model.generate(window):
+        request = asked.pop(completion.id, None)
+        if request is None:
+            raise BftembedError(f"{spec} answered a request that was not made ({completion.id[:12]}…).")
+        yield completion, request
+    for request in asked.values():
+        yield Completion(request.id, finish_reason="error", error="the model gave no completion"), request
+
+
+def _answer(
+    completion: Completion,
+    request: Request,
+    spec: str,
+    generator_id: str,
+    flags: Callable[[Request, str, str], Iterable[str]],
+) -> Answer:
+    error, reason = valid_text(completion.error), read_finish_reason(completion.finish_reason)
+    if reason == "error" and not error:
+        error = f"the engine ended the answer early ({completion.finish_reason})"
+    text, reasoning = read_answer(completion.text, completion.reasoning)
+    if error:
+        text, reasoning = "", "\n".join(filter(None, (reasoning, text)))
+    about = request.metadata
+    return Answer(
+        key=request.id,
+        entity=about.get("entity", ""),
+        kind=about.get("kind", ""),
+        text=text,
+        finish_reason=reason,
+        marks=("failed",) if error else tuple(flags(request, text, reason)),
+        prompt=about.get("prompt", ""),
+        generator=spec,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        error=error,
+        attempts=request.attempt,
+        reasoning=reasoning,
+        generator_id=generator_id,
+        scores=completion.scores,
+        sample=request.sample,
+    )
+
+
+def _sent(request: Request) -> object:
+    content = request.content()
+    return content["messages"] if list(content) == ["messages"] else content
+
+
+class _Hopeless:
+    """Counts equal failures until the first answer."""
+
+    def __init__(self) -> None:
+        self.equal: Counter[str] | None = Counter()
+
+    def look_at(self, answer: Answer) -> None:
+        """Raise when nothing but one failure comes."""
+        if not answer.error:
+            self.equal = None
+        if self.equal is None:
+            return
+        kind = re.sub(r"\d+", "N", answer.error)
+        self.equal[kind] += 1
+        if self.equal[kind] >= MAX_EQUAL_FAILURES:
+            raise BftembedError(
+                f"{self.equal[kind]} requests failed in the same way and none was answered, the last for "
+                f"{answer.entity!r}: {answer.error}. The run stops; mend the cause, then --retry-failed goes on."
+            )
+
+
+def _duration(seconds: float) -> str:
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does, with what came out committed; in the main thread only."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

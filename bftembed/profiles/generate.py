@@ -1,0 +1,470 @@
+"""The verb of this room: write a profile for every entity of a list, resumably."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bftembed.datasets.fetch import load
+from bftembed.entities.genes import GeneIndex
+from bftembed.entities.lists import read_names
+from bftembed.entities.proteins import ProteinIndex
+from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.io import canonical_json, sha256_text
+from bftembed.llm import generator_fingerprint, model_from_spec, model_spec
+from bftembed.llm.base import POSTPROCESSING_VERSION, Request
+from bftembed.llm.reasoning import valid_text
+from bftembed.llm.runner import Run, run_requests
+from bftembed.llm.store import STORE_FILE, AnswerStore, ListedEntity
+from bftembed.profiles.prompts import get_prompt
+from bftembed.profiles.screening import screen
+from bftembed.progress import Progress, silent
+from bftembed.shards import parse_shard
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from bftembed.llm.base import Sampling
+    from bftembed.profiles.prompts import Prompt
+    from bftembed.registry import Spec
+
+#: Kinds whose names are looked up; names of the others are taken as they are.
+RESOLVED = ("gene", "protein")
+KINDS = (*RESOLVED, "cell-type", "drug")
+UNKNOWN = ("skip", "keep", "error")
+#: Entities whose requests are made at once.
+_AT_ONCE = 2048
+
+#: US dollars per million tokens of prompt and answer: OpenAI's list prices of mid-2025. `price` overrides them.
+PRICES = {
+    "gpt-4o": (2.5, 10.0),
+    "gpt-4o-mini": (0.15, 0.6),
+    "gpt-4.1": (2.0, 8.0),
+    "gpt-4.1-mini": (0.4, 1.6),
+    "gpt-4.1-nano": (0.1, 0.4),
+}
+#: Characters of English text per token, roughly, and tokens that a chat adds per message.
+_CHARACTERS_PER_TOKEN, _TOKENS_PER_MESSAGE = 4, 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A run that was not made.
+
+    Attributes
+    ----------
+    entities, already_stored, to_write
+        Entities of the list, those whose profile is stored, and the rest.
+    prompt_tokens
+        Of the rest, from 4 characters per token.
+    most_completion_tokens
+        Of the rest, were every answer as long as allowed; None where the generator has no limit.
+    most_cost
+        US dollars for both; None for a model without a known price.
+    price
+        US dollars per million tokens of prompt and answer; None where unknown.
+    """
+
+    entities: int
+    already_stored: int
+    to_write: int
+    prompt_tokens: int
+    most_completion_tokens: int | None
+    most_cost: float | None
+    price: tuple[float, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """What a run did.
+
+    Attributes
+    ----------
+    out
+        Folder of the store.
+    generator, prompt
+        Spec and ``name@version``.
+    listed
+        Names read, without duplicates.
+    duplicates
+        Names that came again, or that mean an entity already listed.
+    resolution
+        Status (used, mapped, ambiguous, missing) → count.
+    skipped
+        Names left out because they could not be resolved.
+    entities
+        Entities to profile.
+    written, already_stored
+        Profiles written by this run, and found from earlier ones.
+    failed
+        Entities whose profile could not be written.
+    failures
+        Why: messages (numbers in them do not count) with their number and an entity, the most frequent first.
+    marks
+        Mark → count over the entities of this run; ``"ok"`` counts those without a mark.
+    tokens, seconds
+        Generated tokens and wall time of this run.
+    keys
+        Keys of the profiles of this run's entities, stored now or earlier.
+    estimate
+        Tokens and cost of a dry run.
+    """
+
+    out: str
+    generator: str
+    prompt: str
+    listed: int
+    duplicates: int
+    resolution: dict[str, int]
+    skipped: tuple[str, ...]
+    entities: int
+    written: int
+    already_stored: int
+    failed: tuple[str, ...]
+    marks: dict[str, int] = field(default_factory=dict)
+    failures: tuple[tuple[str, int, str], ...] = ()
+    tokens: int = 0
+    seconds: float = 0.0
+    keys: Sequence[str] = ()
+    estimate: Estimate | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values, without the keys."""
+        return {name: value for name, value in asdict(replace(self, keys=())).items() if name != "keys"}
+
+
+def generate_profiles(
+    genes: str | os.PathLike[str] | Sequence[str],
+    *,
+    generator: str = "builtin:smollm2-135m-instruct",
+    out: str | os.PathLike[str],
+    prompt: str | None = None,
+    kind: Literal["gene", "protein", "cell-type", "drug"] = "gene",
+    column: str | None = None,
+    context: Mapping[str, str] | str | os.PathLike[str] | None = None,
+    unknown: Literal["skip", "keep", "error"] = "skip",
+    retry_failed: bool = False,
+    shard: str | None = None,
+    limit: int | None = None,
+    dry_run: bool = False,
+    price: tuple[float, float] | None = None,
+    progress: Progress = silent,
+) -> GenerationReport:
+    """Write a profile for every gene, protein, cell type or drug of a list. A stopped run goes on where it stopped.
+
+    The command exits with 3 when profiles are missing. SIGINT and SIGTERM keep what was written before.
+
+    Parameters
+    ----------
+    genes
+        Names, or a file of them: text, CSV or TSV, a h5ad file (its var names), or builtin:NAME.
+    generator
+        Generator, with its options: facts, builtin:NAME,max_new_tokens=64, transformers:…, vllm:…, llamacpp:…,
+        openai:…, openai-batch:….
+    out
+        Folder of the profile store.
+    prompt
+        Name of the prompt, or a YAML file with the keys system and user, where {name}, {aliases}, {summary}, {genes}
+        and {context} stand for what is known of the entity. By default bft- and the kind.
+    kind
+        What the names are.
+    column
+        Column of the table, or of .var, with the names.
+    context
+        Table of name and text that the prompt passes on, such as a tissue or an indication (TSV or CSV, no header).
+
+        Also a mapping of name to text.
+    unknown
+        Names that cannot be resolved: skip and report them, keep them as they are, or raise an error.
+    retry_failed
+        Try failed profiles again.
+    shard
+        I/N, the I-th of N parts of the list. bftembed profiles merge joins their stores.
+    limit
+        Maximum number of profiles, the first of the list.
+    dry_run
+        Count profiles, tokens and cost, and write nothing.
+
+    Other Parameters
+    ----------------
+    price
+        US dollars per million tokens of prompt and answer, for `dry_run`. By default list prices of OpenAI.
+    progress
+        Called with the number of profiles done.
+
+    Returns
+    -------
+    GenerationReport
+        Counts; ``failed`` and ``skipped`` name what is missing.
+
+    Raises
+    ------
+    BftembedError
+        For a bad list, spec, model or option, a store in use, or a full disk. What was committed stays.
+    """
+    texts = context if isinstance(context, Mapping) else read_context(context) if context is not None else {}
+    if kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS)
+    template = get_prompt(prompt, kind)
+    listed = read_entities(genes, kind, column=column, unknown=unknown, shard=shard, limit=limit)
+    spec = model_spec(generator)
+    model, sampling = model_from_spec(spec)
+    fingerprint = generator_fingerprint(model, sampling)
+
+    def requests() -> Iterator[ProfileRequest]:
+        return profile_requests(listed.chosen, template, fingerprint, sampling, texts)
+
+    def report(**counts: Any) -> GenerationReport:
+        return GenerationReport(
+            out=str(Path(out)),
+            generator=str(spec),
+            prompt=template.id,
+            listed=len(listed.entries),
+            duplicates=listed.duplicates,
+            resolution=listed.statuses,
+            skipped=listed.skipped,
+            entities=len(listed.chosen),
+            **counts,
+        )
+
+    if dry_run:
+        found = estimate(requests(), spec, sampling if "sampling" in fingerprint else None, out, price)
+        return report(written=0, already_stored=found.already_stored, failed=(), estimate=found)
+    with AnswerStore.writing(out) as store:
+        store.add_entities(listed.entries)
+        run = run_requests(
+            requests(),
+            model,
+            store,
+            spec=str(spec),
+            generator_id=store.add_generator(str(spec), fingerprint),
+            flags=lambda request, text, reason: screen(text, reason, request.names),  # type: ignore[attr-defined]
+            retry_failed=retry_failed,
+            total=lambda: len(listed.chosen),
+            progress=progress,
+        )
+    return report(**_counts(run))
+
+
+def _counts(run: Run) -> dict[str, Any]:
+    failures = sorted(run.failures.values(), key=lambda one: -one[0])
+    return {
+        "written": run.written,
+        "already_stored": run.stored,
+        "failed": tuple(sorted(run.failed)),
+        "marks": dict(run.marks) | {"ok": run.marks["ok"]},
+        "failures": tuple((message, n, entity) for n, message, entity in failures),
+        "tokens": run.tokens,
+        "seconds": run.seconds,
+        "keys": run.keys,
+    }
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A list of names, and what becomes of them.
+
+    Attributes
+    ----------
+    entries
+        Every name with what it means, in the order of the list.
+    chosen
+        Those to profile: of this shard, each entity once.
+    duplicates
+        Names that came again, or that mean an entity already listed.
+    skipped
+        Names left out because they could not be resolved.
+    """
+
+    entries: list[ListedEntity]
+    chosen: list[ListedEntity]
+    duplicates: int
+    skipped: tuple[str, ...]
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """Return status → number of names."""
+        return dict(Counter(entry.status for entry in self.entries))
+
+
+def read_entities(
+    genes: str | os.PathLike[str] | Sequence[str],
+    kind: str,
+    *,
+    column: str | None = None,
+    unknown: str = "skip",
+    shard: str | None = None,
+    limit: int | None = None,
+) -> Listed:
+    """Read and resolve a list of names; the parameters are those of `generate_profiles`.
+
+    An entity belongs to a shard by a hash of its name.
+    """
+    if unknown not in UNKNOWN:
+        raise unknown_name("unknown", unknown, UNKNOWN)
+    if limit is not None and limit < 1:
+        raise BftembedError(f"limit (--limit) is {limit}; give 1 or more.")
+    part, of = parse_shard(shard) if shard is not None else (1, 1)
+    names = read_names(genes, column=column)
+    entries = resolve(names.names, kind)
+    known = [entry for entry in entries if entry.status in ("used", "mapped")]
+    unresolved = [e.name for e in entries if e.status not in ("used", "mapped")] if unknown != "keep" else []
+    if unresolved and unknown == "error":
+        raise BftembedError(
+            f"{len(unresolved)} of {len(entries)} names cannot be resolved: {examples(unresolved)}. "
+            "Mend them (bftembed genes resolve shows why), or choose to skip or keep them."
+        )
+    if not known and unknown != "keep":
+        raise BftembedError(
+            f"None of the {len(entries)} names is a known {kind}: {examples(unresolved)}. "
+            "bftembed genes resolve shows why; --unknown keep profiles names as they are."
+        )
+    wanted = entries if unknown == "keep" else known
+    if of > 1:
+        wanted = [e for e in wanted if int(sha256_text(e.entity)[:8], 16) % of == part - 1]
+    first = {entry.entity: entry for entry in reversed(wanted)}
+    chosen = [entry for entry in wanted if first[entry.entity] is entry]
+    again = sum(names.duplicates.values()) + len(wanted) - len(chosen)
+    return Listed(entries, chosen[:limit], again, tuple(unresolved))
+
+
+def resolve(names: Sequence[str], kind: str) -> list[ListedEntity]:
+    """Return what becomes of every name, in their order; cell types and drugs are taken as they are, spaces tidied."""
+    if kind == "protein":
+        proteins = ProteinIndex.default().resolve(names)
+        return [ListedEntity(kind, valid_text(p.name), valid_text(p.entity), p.status, p.note) for p in proteins]
+    if kind == "gene":
+        genes = GeneIndex.default().resolve(names)
+        return [ListedEntity(kind, valid_text(g.name), valid_text(g.entity), g.status, g.note) for g in genes]
+    return [ListedEntity(kind, valid_text(name), " ".join(valid_text(name).split()), "used") for name in names]
+
+
+def names_of(kind: str, entity: str, name: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the genes that encode a protein, and all that a text may call an entity: symbol, aliases, full name."""
+    genes = ProteinIndex.default().resolve([entity])[0].genes if kind == "protein" else ()
+    names = [entity, name]
+    for symbol in genes or ((entity,) if kind == "gene" else ()):
+        record = GeneIndex.default().get(symbol)
+        if record is not None:
+            names += [record.symbol, record.name, *record.alias_symbols, *record.prev_symbols]
+    return genes, tuple(dict.fromkeys(filter(None, names)))
+
+
+@dataclass(frozen=True)
+class ProfileRequest(Request):
+    """A request for a profile, with the names that its text may call the entity."""
+
+    names: tuple[str, ...] = ()
+
+
+def profile_requests(
+    entries: Sequence[ListedEntity],
+    prompt: Prompt,
+    fingerprint: Mapping[str, Any],
+    sampling: Sampling,
+    context: Mapping[str, str],
+) -> Iterator[ProfileRequest]:
+    """Yield the request of each entity."""
+    summaries = load("refseq-summaries") if prompt.has("summary") else {}
+    for entry in entries:
+        genes, names = names_of(entry.kind, entry.entity, entry.name)
+        messages = prompt.messages(
+            entry.entity, genes, context.get(entry.entity, ""), names, summaries.get(entry.entity, "")
+        )
+        key = profile_key(entity=entry.entity, kind=entry.kind, messages=messages, fingerprint=fingerprint)
+        about = {"entity": entry.entity, "kind": entry.kind, "prompt": prompt.id}
+        yield ProfileRequest(key, messages, sampling=sampling, metadata=about, names=names)
+
+
+def profile_key(
+    *, entity: str, kind: str, messages: Sequence[Mapping[str, str]], fingerprint: Mapping[str, Any]
+) -> str:
+    """Return the sha256 (64 hexadecimal digits) of everything that decides a profile.
+
+    Parameters
+    ----------
+    entity, kind
+        What is profiled.
+    messages
+        The full chat: system text and prompt text with the entity filled in.
+    fingerprint
+        Of `bftembed.llm.generator_fingerprint`.
+    """
+    return sha256_text(
+        canonical_json(
+            {
+                "entity": entity,
+                "kind": kind,
+                "species": "human",
+                "messages": [dict(m) for m in messages],
+                "generator": fingerprint,
+                "postprocessing": POSTPROCESSING_VERSION,
+            }
+        )
+    )
+
+
+def read_context(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read name → text from a table without a header: tab-separated, or CSV by its suffix.
+
+    Raises
+    ------
+    BftembedError
+        For a file that is missing or not UTF-8, a row without two columns, or a name with two texts; names the line.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as err:
+        raise BftembedError(f"{file} cannot be read as a table of contexts ({err}). Give UTF-8 text.") from err
+    found: dict[str, str] = {}
+    rows = csv.reader(text.splitlines(), delimiter="," if file.suffix.lower() == ".csv" else "\t")
+    for number, row in enumerate(rows, 1):
+        if not row or not any(cell.strip() for cell in row):
+            continue
+        if len(row) != 2 or not all(cell.strip() for cell in row):
+            raise BftembedError(f"{file}, line {number}: expected a name and a text, found {len(row)} columns.")
+        name, context = " ".join(row[0].split()), row[1].strip()
+        if found.setdefault(name, context) != context:
+            raise BftembedError(f"{file}, line {number}: {name!r} has another context already.")
+    return found
+
+
+def estimate(
+    requests: Iterator[ProfileRequest],
+    spec: Spec,
+    sampling: Sampling | None,
+    out: str | os.PathLike[str],
+    price: tuple[float, float] | None,
+) -> Estimate:
+    """Count what `generate_profiles` would write; nothing is generated or written."""
+    entities = stored = characters = messages = 0
+    store = AnswerStore.open(out) if (Path(out) / STORE_FILE).exists() else None
+    try:
+        while part := list(islice(requests, _AT_ONCE)):
+            known = store.outcomes([request.id for request in part]) if store else {}
+            entities, stored = entities + len(part), stored + len(known)
+            for request in part:
+                if request.id not in known:
+                    messages += len(request.messages)
+                    characters += sum(len(m["content"]) for m in request.messages)
+    finally:
+        if store is not None:
+            store.close()
+    tokens = characters // _CHARACTERS_PER_TOKEN + messages * _TOKENS_PER_MESSAGE
+    most = sampling.max_new_tokens * (entities - stored) if sampling else None
+    if price is None and spec.engine in ("openai", "openai-batch") and spec.model in PRICES:
+        share = 0.5 if spec.engine == "openai-batch" else 1
+        price = PRICES[spec.model][0] * share, PRICES[spec.model][1] * share
+    cost = (tokens * price[0] + most * price[1]) / 1e6 if price and most is not None else None
+    return Estimate(entities, stored, entities - stored, tokens, most, cost, price)
