@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from llm_tools import Sampled
 from safetensors.numpy import save_file
 
-from bftembed.llm import generator_from_spec
 from bftembed.llm.base import Request
 from bftembed.llm.models import resolve_model
 from bftembed.llm.store import AnswerStore
@@ -66,17 +66,17 @@ def make_adapter(folder):
 
 def try_the_rest():
     make_adapter(Path("adapter"))
-    engine = generator_from_spec(f"vllm:{MODEL},{FAST},max_new_tokens=60,temperature=0.7,seed=7,lora=adapter")
+    engine = Sampled(f"vllm:{MODEL},{FAST},max_new_tokens=60,temperature=0.7,seed=7,lora=adapter")
     genes = ["TP53", "LYZ", "CD3D", "EGFR"]
-    with_adapter = {c.key: c.text for c in engine.generate(requests(genes))}
-    again = {c.key: c.text for c in engine.generate(requests(genes)[::-1])}
+    with_adapter = {c.id: c.text for c in engine.generate(requests(genes))}
+    again = {c.id: c.text for c in engine.generate(requests(genes)[::-1])}
     print(f"adapter, sampled: {sum(again[k] == t for k, t in with_adapter.items())} of 4 equal in reversed order")
 
     engine._temperature = 0.0
-    with_adapter = {c.key: c.text for c in engine.generate(requests(genes))}
+    with_adapter = {c.id: c.text for c in engine.generate(requests(genes))}
     adapter, engine._lora = engine._lora, None
     start = time.monotonic()
-    without = {c.key: c for c in engine.generate(requests(genes))}
+    without = {c.id: c for c in engine.generate(requests(genes))}
     seconds = time.monotonic() - start
     engine._lora = adapter
     tokens = sum(c.completion_tokens for c in without.values())
@@ -84,9 +84,9 @@ def try_the_rest():
     print(f"4 at once: {tokens} tokens in {seconds:.1f} s")
 
     engine._lora = None
-    short = Request("a" * 64, ({"role": "user", "content": "Say OK and nothing else."},), "x")
+    short = Request("a" * 64, ({"role": "user", "content": "Say OK and nothing else."},))
     long = Request("b" * 64, ({"role": "user", "content": "gene " * 3000},), "y")
-    found = {c.key: c for c in engine.generate([long, short])}
+    found = {c.id: c for c in engine.generate([long, short])}
     print("short:", found[short.key])
     print("long:", found[long.key].error)
     assert found[short.key].finish_reason == "stop"
@@ -96,7 +96,7 @@ def try_the_rest():
     running = engine.generate([*requests(genes), short])
     next(running)
     running.close()
-    assert {c.key for c in engine.generate(requests(genes[:1]))} == {requests(genes[:1])[0].key}
+    assert {c.id for c in engine.generate(requests(genes[:1]))} == {requests(genes[:1])[0].id}
     print("abandoned requests are forgotten")
 
 

@@ -6,8 +6,9 @@ import random
 
 import pytest
 from bad_texts import BAD_TEXTS, NAMES
+from llm_tools import answer_of
 
-from bftembed.profiles.screening import MARKS, clean, screen
+from bftembed.profiles.screening import MARKS, screen
 
 ROWS = [
     pytest.param(row, id=row.name, marks=[pytest.mark.xfail(strict=True, reason=row.wrong)] if row.wrong else [])
@@ -24,7 +25,7 @@ def test_the_table_is_large_and_its_rows_are_told_apart():
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_text_is_cleaned_and_marked_as_the_table_says(row):
-    text = clean(row.text)
+    text = answer_of(row.text)
     assert (text, screen(text, row.reason, NAMES)) == (
         row.text.strip() if row.cleaned is None else row.cleaned,
         row.marks,
@@ -58,4 +59,4 @@ def megabytes():
 @pytest.mark.parametrize(("name", "text"), list(megabytes()), ids=lambda value: value if len(value) < 99 else "")
 def test_a_megabyte_is_screened(name, text):
     """In the square of its length, that would take hours."""
-    assert set(screen(clean(text), "stop", NAMES)) <= set(MARKS)
+    assert set(screen(answer_of(text), "stop", NAMES)) <= set(MARKS)

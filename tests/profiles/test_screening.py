@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llm_tools import answer_of
 
-from bftembed.profiles.screening import clean, loops, mentions, read_finish_reason, screen
+from bftembed.llm.reasoning import read_finish_reason
+from bftembed.profiles.screening import loops, mentions, screen
 
 NAMES = ("TP53", "tumor protein p53", "LFS1")
 GOOD = (
@@ -39,7 +41,7 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "reason", "marks"), BAD)
 def test_bad_texts_get_their_marks(text, reason, marks):
-    assert set(screen(clean(text), reason, NAMES)) == marks
+    assert set(screen(answer_of(text), reason, NAMES)) == marks
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_bad_texts_get_their_marks(text, reason, marks):
     ],
 )
 def test_good_texts_get_no_mark(text):
-    assert screen(clean(text), "stop", NAMES) == ()
+    assert screen(answer_of(text), "stop", NAMES) == ()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_good_texts_get_no_mark(text):
     ],
 )
 def test_reasoning_and_control_characters_are_stripped(text, expected):
-    assert clean(text) == expected
+    assert answer_of(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -99,14 +101,14 @@ def test_only_known_endings_are_whole(said, reason):
 
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=300))
 def test_cleaning_gives_valid_text_and_is_idempotent(text):
-    once = clean(text)
+    once = answer_of(text)
     once.encode("utf-8")
-    assert clean(once) == once
+    assert answer_of(once) == once
     screen(once, "stop", ("TP53",))
 
 
 def test_a_megabyte_of_text_is_screened():
-    assert "looping" in screen(clean("ab " * 350_000), "stop", NAMES)
+    assert "looping" in screen(answer_of("ab " * 350_000), "stop", NAMES)
     assert loops("x" * 1_000_000)
 
 

@@ -8,11 +8,10 @@ import sys
 import time
 
 import pytest
-from bftembed.profiles.shards import Shard
 
 from bftembed.errors import BftembedError
 from bftembed.llm.store import AnswerStore
-from bftembed.profiles.generate import generate_profiles
+from bftembed.profiles.generate import generate_profiles, read_entities
 from bftembed.profiles.merge import merge_stores
 
 NAMES = [f"made-up {i}" for i in range(60)]
@@ -43,9 +42,12 @@ def test_merged_shards_are_the_unsharded_run(tmp_path):
 
 
 def test_a_longer_list_moves_no_entity_to_another_shard():
-    shards = [Shard(i, 5) for i in range(1, 6)]
-    assert all(sum(name in shard for shard in shards) == 1 for name in NAMES)
-    assert {n for n in NAMES if n in shards[2]} < {n for n in [*NAMES, *map(str, range(99))] if n in shards[2]}
+    def shard(names, i):
+        return {e.entity for e in read_entities(names, "drug", shard=f"{i}/5").chosen}
+
+    shards = [shard(NAMES, i) for i in range(1, 6)]
+    assert sum(map(len, shards)) == len(set().union(*shards)) == len(NAMES)
+    assert shards[2] < shard([*NAMES, *map(str, range(99))], 3)
 
 
 def test_a_success_takes_the_place_of_a_failure_and_not_the_other_way(tmp_path):
@@ -62,7 +64,7 @@ def test_other_texts_under_the_same_key_are_refused(tmp_path):
     run(tmp_path / "a")
     run(tmp_path / "b")
     with AnswerStore.writing(tmp_path / "b") as store, store._transaction() as cursor:
-        cursor.execute("UPDATE profiles SET text = 'tampered' WHERE entity = 'made-up 7'")
+        cursor.execute("UPDATE answers SET text = 'tampered' WHERE entity = 'made-up 7'")
     with pytest.raises(BftembedError, match="other texts than the stores before it for 'made-up 7'"):
         merge_stores([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
     assert digest(tmp_path / "out") == digest(tmp_path / "a")
@@ -108,7 +110,7 @@ def test_cell_types_and_drugs_are_taken_as_they_are_called(tmp_path):
             ("drug", "nilotinib (Tasigna)"),
             ("cell-type", "B cell"),
         }
-        messages = dict(store._select("SELECT entity, messages FROM profiles"))
+        messages = dict(store._select("SELECT entity, messages FROM answers"))
     assert "Context: a kinase inhibitor" in messages["imatinib"]
     assert "Context" not in messages["B cell"]
 
@@ -116,7 +118,7 @@ def test_cell_types_and_drugs_are_taken_as_they_are_called(tmp_path):
 def test_sigterm_keeps_what_came_out(tmp_path):
     log = tmp_path / "log"
     code = (
-        "from bftembed.profiles.generate import generate_profiles; "
+        "from bftembed.profiles.generate import generate_profiles, read_entities; "
         f"generate_profiles({NAMES!r}, generator='scripted:delay=0.1,batch=4,log={log}', out={str(tmp_path / 's')!r}, "
         "unknown='keep')"
     )

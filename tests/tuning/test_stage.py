@@ -202,11 +202,12 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(make_config):
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
 def test_the_exported_model_is_the_trained_one_and_generates(lora, make_config):
-    from bftembed.llm import generator_from_spec
+    from llm_tools import Sampled
+
     from bftembed.llm.base import Request
 
     report = tune(make_config(lora=lora, data__eval_fraction=0.25, training__learning_rate=0.05))
-    generator = generator_from_spec(f"transformers:{report.model},max_new_tokens=4,dtype=fp32")
+    generator = Sampled(f"transformers:{report.model},max_new_tokens=4,dtype=fp32")
     request = Request(key="0" * 64, messages=({"role": "user", "content": "What is G1?"},), entity="G1", kind="gene")
     (answer,) = generator.generate([request])
     assert answer.finish_reason in ("stop", "length")

@@ -14,11 +14,11 @@ import threading
 import time
 
 import pytest
+from llm_tools import Sampled, openai_batch
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
 
 from bftembed.errors import BftembedError
-from bftembed.llm import generator_from_spec, openai_batch
 from bftembed.llm.base import Request
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
@@ -279,10 +279,10 @@ def test_a_run_killed_before_the_answer_to_its_submission_finds_its_batch(fake, 
 
 def test_a_note_whose_batch_was_never_made_is_submitted(fake, spec, tmp_path):
     (tmp_path / "notes").mkdir()
-    kept = {"requests": [[r.key, 1] for r in requests()], "server": "localhost/v1", "created": time.time(), "batch": ""}
+    kept = {"requests": [[r.id, 1] for r in requests()], "server": "localhost/v1", "created": time.time(), "batch": ""}
     note = openai_batch._Note(tuple(map(tuple, kept["requests"])), kept["server"], kept["created"])
     note.path(tmp_path / "notes").write_text(json.dumps(kept))
-    out = list(generator_from_spec(spec).generate(requests()))
+    out = list(Sampled(spec).generate(requests()))
     assert [c.error for c in out] == [""] * 8
     assert len(fake.calls) == 1
     assert len(notes(tmp_path)) == 1
@@ -290,16 +290,16 @@ def test_a_note_whose_batch_was_never_made_is_submitted(fake, spec, tmp_path):
 
 def test_a_lost_answer_to_a_submission_makes_no_second_batch(fake, spec):
     fake.lose_the_answer_to_a_submission = True
-    assert all(c.text for c in generator_from_spec(spec).generate(requests()))
+    assert all(c.text for c in Sampled(spec).generate(requests()))
     assert len(fake.batches) == 1
 
 
 def test_what_was_partly_stored_is_collected_from_the_same_batch(fake, spec):
     """The runner may be killed after storing some of a batch's answers: the rest must not be paid for again."""
-    generator = generator_from_spec(spec)
+    generator = Sampled(spec)
     assert len(list(generator.generate(requests()))) == 8
     rest = list(generator.generate(requests()[3:]))
-    assert {c.key for c in rest} == {r.key for r in requests()[3:]}
+    assert {c.id for c in rest} == {r.id for r in requests()[3:]}
     assert len(fake.batches) == 1
     assert len(list(generator.generate(requests(attempt=2)))) == 8
     assert len(fake.batches) == 2
@@ -308,8 +308,8 @@ def test_what_was_partly_stored_is_collected_from_the_same_batch(fake, spec):
 @pytest.mark.parametrize(("limit", "value", "n"), [("MOST_REQUESTS", 3, 3), ("MOST_BYTES", 3000, None)])
 def test_many_requests_are_split(fake, spec, monkeypatch, limit, value, n):
     monkeypatch.setattr(openai_batch, limit, value)
-    out = list(generator_from_spec(spec).generate(requests()))
-    assert {c.key for c in out} == {r.key for r in requests()}
+    out = list(Sampled(spec).generate(requests()))
+    assert {c.id for c in out} == {r.id for r in requests()}
     assert len(fake.batches) == n or n is None
     assert len(fake.batches) > 1
     assert limit != "MOST_BYTES" or all(len(fake.files[f"file-{i}"]) <= value for i in range(len(fake.batches)))
@@ -325,7 +325,7 @@ def test_one_window_of_the_runner_is_one_batch():
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/", "/v1/files/"])
 def test_faults_that_pass_are_retried(fake, spec, path):
     fake.faults[path] = [status_error(503), Response("<html>busy</html>", 200)]
-    out = list(generator_from_spec(spec).generate(requests()))
+    out = list(Sampled(spec).generate(requests()))
     assert [c.error for c in out] == [""] * 8
     assert len(fake.batches) == 1
 
@@ -343,36 +343,36 @@ def test_faults_that_pass_are_retried(fake, spec, path):
 def test_what_cannot_go_on_ends_the_run_with_a_remedy(fake, spec, path, status, fields, message):
     fake.faults[path] = [status_error(status, **fields)]
     with pytest.raises(BftembedError, match=message):
-        list(generator_from_spec(spec).generate(requests()))
-    assert [c.error for c in generator_from_spec(spec).generate(requests())] == [""] * 8
+        list(Sampled(spec).generate(requests()))
+    assert [c.error for c in Sampled(spec).generate(requests())] == [""] * 8
     assert len(fake.batches) == 1
 
 
 def test_a_service_that_stays_away_ends_the_run_and_the_next_one_collects(fake, spec):
     fake.faults["/v1/batches/"] = [status_error(503) for _ in range(3)]
     with pytest.raises(BftembedError, match="what was submitted goes on at the server, and the same command collects"):
-        list(generator_from_spec(spec).generate(requests()))
-    assert len(list(generator_from_spec(spec).generate(requests()))) == 8
+        list(Sampled(spec).generate(requests()))
+    assert len(list(Sampled(spec).generate(requests()))) == 8
     assert len(fake.batches) == 1
 
 
 def test_results_that_the_service_no_longer_keeps_are_errors(fake, spec):
-    generator = generator_from_spec(spec)
+    generator = Sampled(spec)
     list(generator.generate(requests()))
     fake.files.clear()
     assert {c.error for c in generator.generate(requests())} == {"the batch batch-0 gave no answer for it"}
 
 
 def test_old_notes_are_removed_and_damaged_ones_named(fake, spec, tmp_path):
-    list(generator_from_spec(spec).generate(requests()))
+    list(Sampled(spec).generate(requests()))
     (note,) = notes(tmp_path)
     note.write_text(json.dumps({**json.loads(note.read_text()), "created": time.time() - 31 * 86_400}))
-    list(generator_from_spec(spec).generate(requests()))
+    list(Sampled(spec).generate(requests()))
     assert len(fake.batches) == 2
     (note,) = notes(tmp_path)
     note.write_text('{"requests": 3')
     with pytest.raises(BftembedError, match="should note a submitted batch and cannot be read .* Delete it"):
-        list(generator_from_spec(spec).generate(requests()))
+        list(Sampled(spec).generate(requests()))
 
 
 def test_the_key_appears_nowhere(fake, spec, tmp_path, monkeypatch, caplog):
@@ -385,8 +385,8 @@ def test_the_key_appears_nowhere(fake, spec, tmp_path, monkeypatch, caplog):
     report = generate_profiles(GENES, generator=spec, out=tmp_path / "s")
     fake.faults["/v1/files"] = [status_error(400, KEY)]
     with pytest.raises(BftembedError) as raised:
-        list(generator_from_spec(spec).generate(requests(attempt=2)))
-    said = repr(report) + caplog.text + str(raised.value) + json.dumps(generator_from_spec(spec).fingerprint())
+        list(Sampled(spec).generate(requests(attempt=2)))
+    said = repr(report) + caplog.text + str(raised.value) + json.dumps(Sampled(spec).fingerprint())
     assert report.failed == ("MYC", "TP53")
     assert KEY not in said
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
@@ -394,10 +394,10 @@ def test_the_key_appears_nowhere(fake, spec, tmp_path, monkeypatch, caplog):
 
 def test_the_fingerprint_and_the_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path))
-    generator = generator_from_spec("openai-batch:gpt,temperature=1")
+    generator = Sampled("openai-batch:gpt,temperature=1")
     assert generator.fingerprint()["engine"] == "openai-batch"
     assert generator.fingerprint()["sampling"] == {"max_new_tokens": 512, "temperature": 1.0}
     assert generator._notes == tmp_path / "openai-batch"
     with pytest.raises(BftembedError, match="poll=0.0 and timeout=120.0 must be above 0"):
-        generator_from_spec("openai-batch:gpt,poll=0")
+        Sampled("openai-batch:gpt,poll=0")
     assert not list(tmp_path.iterdir())

@@ -23,12 +23,13 @@ def profile(entity, text="a text", **fields):
 
 def add(store, *profiles):
     generator = store.add_generator("scripted", {"engine": "scripted"})
-    store.add_profiles(profiles, generator_id=generator, messages={p.key: [{"role": "user"}] for p in profiles})
+    assert all(p.generator_id == generator for p in profiles)
+    store.add(profiles, {p.key: [{"role": "user"}] for p in profiles})
 
 
 def test_profiles_come_back_as_they_went_in(tmp_path):
     given = [
-        profile("A", "t", marks=("truncated", "looping"), raw_text="<think>x</think>t", completion_tokens=3),
+        profile("A", "t", marks=("truncated", "looping"), reasoning="<think>x</think>t", completion_tokens=3),
         profile("B", "", error="boom", marks=("failed",), finish_reason="error", attempts=2),
         profile("../x", "<script>alert(1)</script> 😀 ﷽ ' \" ; DROP TABLE profiles;"),
     ]
@@ -40,8 +41,8 @@ def test_profiles_come_back_as_they_went_in(tmp_path):
         assert store.answers(entities=["B"]) == [given[1]]
         assert store.entities() == [ListedEntity("gene", "a", "A", "mapped", "alias")]
         assert store.outcomes(["A-key", "B-key", "other"]) == {
-            "A-key": (1, False, given[0].marks),
-            "B-key": (2, True, given[1].marks),
+            "A-key": (1, "", given[0].marks),
+            "B-key": (2, "boom", given[1].marks),
         }
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [".lock", STORE_FILE]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
@@ -73,7 +74,7 @@ def test_a_newer_schema_is_refused_untouched(tmp_path):
     connection.close()
     before = (tmp_path / STORE_FILE).read_bytes()
     for attempt in (lambda: AnswerStore.open(tmp_path), lambda: AnswerStore.writing(tmp_path).__enter__()):
-        with pytest.raises(BftembedError, match="schema 99, this bftembed reads up to 1. Upgrade bftembed"):
+        with pytest.raises(BftembedError, match="schema 99, this bftembed reads up to 2. Upgrade bftembed"):
             attempt()
     assert (tmp_path / STORE_FILE).read_bytes() == before
 
@@ -83,7 +84,7 @@ def test_a_newer_schema_is_refused_untouched(tmp_path):
     [
         ("UPDATE meta SET value = 'x'", "its schema version is 'x'"),
         ("DELETE FROM meta", "it has no schema version"),
-        ("UPDATE profiles SET marks = 'oops'", "the marks of A-key are 'oops'"),
+        ("UPDATE answers SET marks = 'oops'", "the marks of A-key are 'oops'"),
     ],
 )
 def test_damaged_values_are_named(tmp_path, statement, message):
@@ -93,7 +94,7 @@ def test_damaged_values_are_named(tmp_path, statement, message):
         connection.execute(statement)
     connection.close()
     with pytest.raises(BftembedError, match=message):
-        AnswerStore.open(tmp_path).profiles()
+        AnswerStore.open(tmp_path).answers()
 
 
 def test_reading_changes_no_byte_and_works_where_nothing_can_be_written(tmp_path, monkeypatch):
@@ -154,7 +155,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
         with pytest.raises(BftembedError, match="is working on the profile store"), AnswerStore.writing(tmp_path):
             pass
         with AnswerStore.open(tmp_path) as reader:
-            assert len(reader.profiles()) == 1
+            assert len(reader.answers()) == 1
 
 
 def test_a_full_disk_loses_nothing_that_was_committed(tmp_path):

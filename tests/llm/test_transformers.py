@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from llm_tools import Sampled, answer_of, gene_requests
 
 from bftembed.errors import BftembedError
-from bftembed.llm import generator_from_spec
 from bftembed.llm.base import Request
 from bftembed.llm.models import resolve_model
 from bftembed.llm.reasoning import open_reasoning, with_reasoning_markers
 from bftembed.llm.store import AnswerStore
 from bftembed.machine import cpu_has_bf16
 from bftembed.profiles.generate import generate_profiles
-from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.screening import clean
 
 pytestmark = pytest.mark.model
 MODEL = "builtin:smollm2-135m-instruct"
@@ -23,30 +21,29 @@ GENES = ["TP53", "HLA-DRB1", "CD3D", "A-very-long-name-of-a-gene-that-nobody-has
 
 
 def requests(names=GENES):
-    prompt = get_prompt(None, "gene")
-    return [Request(f"{i:064x}", prompt.messages(name), name) for i, name in enumerate(names)]
+    return gene_requests(names)
 
 
 @pytest.fixture(scope="module")
 def engine():
-    return generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=12,batch_size=2")
+    return Sampled(f"{MODEL},dtype=fp32,max_new_tokens=12,batch_size=2")
 
 
 @pytest.fixture(scope="module")
 def completions(engine):
-    return {c.key: c for c in engine.generate(requests())}
+    return {c.id: c for c in engine.generate(requests())}
 
 
 def test_a_batch_gives_what_one_prompt_alone_gives(completions):
-    alone = generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=12,batch_size=1")
-    assert {c.key: c.text for c in alone.generate(requests())} == {k: c.text for k, c in completions.items()}
+    alone = Sampled(f"{MODEL},dtype=fp32,max_new_tokens=12,batch_size=1")
+    assert {c.id: c.text for c in alone.generate(requests())} == {k: c.text for k, c in completions.items()}
 
 
 def test_the_text_equals_a_plain_greedy_loop(engine, completions):
     import torch
 
     inner = engine._engine or engine._load()
-    ids = torch.tensor([inner.token_ids(requests()[0].messages)])
+    ids = torch.tensor([inner.prompt_tokens(requests()[0])])
     answer = []
     with torch.inference_mode():
         for _ in range(12):
@@ -55,7 +52,7 @@ def test_the_text_equals_a_plain_greedy_loop(engine, completions):
                 break
             answer.append(token)
             ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
-    assert completions[requests()[0].key].text == inner.tokenizer.decode(answer, skip_special_tokens=True)
+    assert completions[requests()[0].id].text == inner.tokenizer.decode(answer, skip_special_tokens=True)
 
 
 def test_every_request_is_answered_and_counted(completions):
@@ -69,8 +66,8 @@ def test_every_request_is_answered_and_counted(completions):
 def test_an_answer_that_ends_by_itself_stops_there(engine):
     """A model made to prefer its end token must give finish reason "stop" and no token after it."""
     messages = ({"role": "user", "content": "Say OK and nothing else."},)
-    long = generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=60")
-    long._engine = engine._engine
+    long = Sampled(f"{MODEL},dtype=fp32,max_new_tokens=60")
+    long.model._engine = engine._engine
     (c,) = long.generate([Request("f" * 64, messages, "x")])
     assert c.finish_reason == "stop"
     assert 0 < c.completion_tokens < 60
@@ -78,21 +75,21 @@ def test_an_answer_that_ends_by_itself_stops_there(engine):
 
 
 def test_a_prompt_beyond_the_context_is_an_error_of_that_item_alone(engine):
-    long = Request("e" * 64, ({"role": "user", "content": "gene " * 9000},), "x")
-    out = {c.key: c for c in engine.generate([long, *requests()[:1]])}
+    long = Request("e" * 64, ({"role": "user", "content": "gene " * 9000},))
+    out = {c.id: c for c in engine.generate([long, *requests()[:1]])}
     assert "exceeds the model's context of 8192" in out["e" * 64].error
-    assert out[requests()[0].key].error == ""
+    assert out[requests()[0].id].error == ""
 
 
 def test_the_fingerprint_is_cheap_and_names_what_decides_the_text():
-    engine = generator_from_spec(f"{MODEL},max_new_tokens=7")
+    engine = Sampled(f"{MODEL},max_new_tokens=7")
     found = engine.fingerprint()
     assert engine._engine is None
     assert found["revision"] == resolve_model("language-model", MODEL).revision
     assert found["sampling"] == {"max_new_tokens": 7, "temperature": 0.0}
     assert found["dtype"] == ("bfloat16" if cpu_has_bf16() else "float32")
     json.dumps(found)
-    sampled = generator_from_spec(f"{MODEL},max_new_tokens=7,temperature=0.6,seed=3").fingerprint()
+    sampled = Sampled(f"{MODEL},max_new_tokens=7,temperature=0.6,seed=3").fingerprint()
     assert sampled["sampling"] == {"max_new_tokens": 7, "temperature": 0.6, "top_p": 1.0, "seed": 3}
 
 
@@ -100,8 +97,8 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_global_generator_alone(en
     import torch
 
     def sample(seed):
-        sampler = generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=12,temperature=1,seed={seed}")
-        sampler._engine = engine._engine
+        sampler = Sampled(f"{MODEL},dtype=fp32,max_new_tokens=12,temperature=1,seed={seed}")
+        sampler.model._engine = engine._engine
         return [c.text for c in sampler.generate(requests()[:2])]
 
     torch.manual_seed(0)
@@ -116,8 +113,8 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_global_generator_alone(en
 def test_torchs_threads_are_as_before_afterwards(engine):
     import torch
 
-    one = generator_from_spec(f"{MODEL},dtype=fp32,max_new_tokens=2,threads=1")
-    one._engine = engine._engine
+    one = Sampled(f"{MODEL},dtype=fp32,max_new_tokens=2,threads=1")
+    one.model._engine = engine._engine
     before = torch.get_num_threads()
     seen = [torch.get_num_threads() for _ in one.generate(requests()[:1])]
     assert seen == [1]
@@ -144,10 +141,10 @@ def test_a_run_through_the_store_ends_with_marked_profiles(tmp_path):
         ("builtin:smollm3", "Did you mean 'smollm2-135m-instruct'"),
         (f"{MODEL},dtype=int3", "dtype='int3' is not one of"),
         (f"{MODEL},max_new_tokens=0", "must be at least 1"),
-        (f"{MODEL},temperature=-1", "temperature must be at least 0"),
-        (f"{MODEL},batch_size=-3", "batch_size=-3 and threads=0 at least 0"),
-        (f"{MODEL},threads=-1", "threads=-1 at least 0"),
-        (f"{MODEL},device=gpu", "device='gpu' is none that torch knows"),
+        (f"{MODEL},temperature=-1", "temperature=-1.0 in"),
+        (f"{MODEL},batch_size=-3", "batch_size=-3 and threads=0 are"),
+        (f"{MODEL},threads=-1", "threads=-1 are"),
+        (f"{MODEL},device=gpu", "torch does not know device='gpu'"),
         (f"{MODEL},max_new_tokens=abc", "max_new_tokens='abc' .* must be a whole number"),
         (f"{MODEL},max_new_tokens=64.5", "must be a whole number"),
         (f"{MODEL},temperature=nan", "must be a number"),
@@ -160,23 +157,23 @@ def test_wrong_models_and_options_are_refused(spec, message):
     if "cuda" in spec and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     with pytest.raises(BftembedError, match=message):
-        generator_from_spec(spec)
+        Sampled(spec)
 
 
 def test_a_folder_that_is_no_language_model_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    engine = generator_from_spec(f"transformers:{tmp_path}")
+    engine = Sampled(f"transformers:{tmp_path}")
     with pytest.raises(BftembedError, match="cannot be loaded as a language model"):
         list(engine.generate(requests()[:1]))
     (tmp_path / "empty").mkdir()
     with pytest.raises(BftembedError, match="holds no model"):
-        generator_from_spec(f"transformers:{tmp_path / 'empty'}")
+        Sampled(f"transformers:{tmp_path / 'empty'}")
 
 
 def test_a_model_without_a_chat_template_or_system_role_still_gets_both_texts(engine, monkeypatch):
     inner = engine._engine or engine._load()
     monkeypatch.setattr(inner.tokenizer, "chat_template", None)
-    plain = inner.tokenizer.decode(inner.token_ids(requests()[0].messages))
+    plain = inner.tokenizer.decode(inner.prompt_tokens(requests()[0]))
     assert "2000 characters" in plain
     assert "TP53" in plain
     refusing = (
@@ -184,7 +181,7 @@ def test_a_model_without_a_chat_template_or_system_role_still_gets_both_texts(en
         "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
     )
     monkeypatch.setattr(inner.tokenizer, "chat_template", refusing)
-    merged = inner.tokenizer.decode(inner.token_ids(requests()[0].messages))
+    merged = inner.tokenizer.decode(inner.prompt_tokens(requests()[0]))
     assert merged.startswith("[user] You are an assistant")
     assert merged.endswith("TP53.")
 
@@ -211,11 +208,11 @@ def test_an_answer_inside_of_a_thought_that_the_prompt_opened_is_empty(engine, c
     inner = engine._engine  # loaded by the completions
     opening = inner.tokenizer.chat_template + "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
     monkeypatch.setattr(inner.tokenizer, "chat_template", opening)
-    assert open_reasoning(inner.tokenizer.decode(inner.token_ids(requests()[0].messages))) == "<think>"
+    assert open_reasoning(inner.tokenizer.decode(inner.prompt_tokens(requests()[0]))) == "<think>"
     (completion,) = engine.generate(requests()[:1])
     assert len(completion.text) > len("<think>")
-    assert clean(completion.text) == ""
-    assert clean(f"{completion.text}</think>TP53 is a gene.") == "TP53 is a gene."
+    assert answer_of(completion.text) == ""
+    assert answer_of(f"{completion.text}</think>TP53 is a gene.") == "TP53 is a gene."
 
 
 @pytest.mark.parametrize(("opener", "closer"), [("[THINK]", "[/THINK]"), ("<|muse|>", "<|/muse_thought|>")])
@@ -231,4 +228,4 @@ def test_special_tokens_that_mark_reasoning_survive_decoding(engine, monkeypatch
         tokens = tokenizer(text)["input_ids"]
         plain = tokenizer.decode(tokens, skip_special_tokens=True)
         assert closer not in plain
-        assert with_reasoning_markers(plain, tokens, tokenizer, requests()[0].messages) == (text if kept else plain)
+        assert with_reasoning_markers(plain, text, "") == (text if kept else plain)

@@ -13,9 +13,9 @@ import subprocess
 import sys
 
 import pytest
+from llm_tools import Sampled
 
 from bftembed.errors import BftembedError, MissingExtraError
-from bftembed.llm import generator_from_spec
 from bftembed.llm.models import weights_revision
 
 #: Writes noise where vLLM does, answers with the prompt's last word, and ends by the word which reason it is asked.
@@ -137,7 +137,7 @@ def run(stand_in, code):
     """Run code with the stand-in on the path; return stdout, of which we say that it is ours alone."""
     head = (
         "import json, sys\n"
-        "from bftembed.llm import generator_from_spec\n"
+        "from llm_tools import Sampled, gene_requests\n"
         "from bftembed.llm.base import Request\n"
         "def ask(word, key, n=3):\n"
         "    return Request(key * 64, ({'role': 'user', 'content': 'a ' * (n - 1) + word},), word)\n"
@@ -153,7 +153,7 @@ def run(stand_in, code):
 
 def test_outputs_become_completions(stand_in, model):
     code = f"""
-engine = generator_from_spec("vllm:{model},max_new_tokens=10")
+engine = Sampled("vllm:{model},max_new_tokens=10")
 asked = [ask("stop", "a"), ask("length", "b"), ask("abort", "c"), ask("long", "d", 91), ask("fits", "e", 90)]
 print(json.dumps([vars(c) for c in engine.generate(asked)]))
 """
@@ -175,7 +175,7 @@ print(json.dumps([vars(c) for c in engine.generate(asked)]))
 
 def test_marks_of_reasoning_in_the_prompt_and_in_special_tokens_are_kept(stand_in, model):
     code = f"""
-engine = generator_from_spec("vllm:{model},max_new_tokens=10")
+engine = Sampled("vllm:{model},max_new_tokens=10")
 (plain,) = engine.generate([ask("special", "a")])
 sys.modules["vllm"].Tokenizer.chat_template = "opens a thought"
 (opened,) = engine.generate([ask("stop", "b")])
@@ -187,7 +187,7 @@ print(json.dumps([plain.text, opened.text]))
 def test_its_log_goes_to_stderr_and_ours_stays_in_stdout(stand_in, model):
     code = f"""
 print("before")
-engine = generator_from_spec("vllm:{model},max_new_tokens=10")
+engine = Sampled("vllm:{model},max_new_tokens=10")
 for c in engine.generate([ask("stop", "a")]):
     print(c.text)
 print("after")
@@ -203,12 +203,12 @@ def test_options_reach_the_engine(stand_in, model, adapter):
     code = f"""
 options = "max_new_tokens=5,dtype=bf16,tensor_parallel=2,batch=7,max_model_len=50,gpu_memory=0.5,eager=true"
 options += ",temperature=0.5,top_p=0.9,seed=3,quantization=fp8,lora={adapter}"
-engine = generator_from_spec(f"vllm:{model},{{options}}")
+engine = Sampled(f"vllm:{model},{{options}}")
 list(engine.generate([ask("x", "a"), ask("y", "b")]))
 list(engine.generate([ask("z", "c")]))
 (made,) = sys.modules["vllm"].LLM.made
 print(json.dumps([made.options, made.llm_engine.seen]))
-greedy = generator_from_spec("vllm:{model},max_new_tokens=9")
+greedy = Sampled("vllm:{model},max_new_tokens=9")
 list(greedy.generate([ask("x", "a")]))
 made = sys.modules["vllm"].LLM.made[1]
 print(json.dumps([made.options, made.llm_engine.seen]))
@@ -246,7 +246,7 @@ print(json.dumps([made.options, made.llm_engine.seen]))
 
 def test_what_was_in_flight_is_dropped_when_the_run_is_abandoned(stand_in, model):
     code = f"""
-engine = generator_from_spec("vllm:{model},max_new_tokens=10")
+engine = Sampled("vllm:{model},max_new_tokens=10")
 running = engine.generate([ask("x", "a"), ask("y", "b"), ask("z", "c")])
 print(next(running).key[0])
 running.close()
@@ -258,7 +258,7 @@ print("".join(key[0] for key in sys.modules["vllm"].LLM.made[0].llm_engine.abort
 def test_an_engine_that_does_not_start_is_an_error_with_a_remedy(stand_in, model):
     code = f"""
 from bftembed.errors import BftembedError
-engine = generator_from_spec("vllm:{model},quantization=broken")
+engine = Sampled("vllm:{model},quantization=broken")
 try:
     list(engine.generate([ask("x", "a")]))
 except BftembedError as err:
@@ -270,7 +270,7 @@ except BftembedError as err:
 
 def test_the_fingerprint_is_cheap_and_names_what_decides_the_text(stand_in, model, adapter, monkeypatch):
     monkeypatch.syspath_prepend(stand_in)
-    engine = generator_from_spec(f"vllm:{model},max_new_tokens=7,dtype=bf16")
+    engine = Sampled(f"vllm:{model},max_new_tokens=7,dtype=bf16")
     found = engine.fingerprint()
     assert "vllm" not in sys.modules
     assert found["revision"] == weights_revision(model)
@@ -280,34 +280,31 @@ def test_the_fingerprint_is_cheap_and_names_what_decides_the_text(stand_in, mode
     assert found["sampling"] == {"max_new_tokens": 7, "temperature": 0.0}
     json.dumps(found)
     how = "batch=3,gpu_memory=0.5,eager=true,tensor_parallel=2"
-    assert generator_from_spec(f"vllm:{model},max_new_tokens=7,dtype=bf16,{how}").fingerprint() == found
-    with_adapter = generator_from_spec(f"vllm:{model},lora={adapter}").fingerprint()
+    assert Sampled(f"vllm:{model},max_new_tokens=7,dtype=bf16,{how}").fingerprint() == found
+    with_adapter = Sampled(f"vllm:{model},lora={adapter}").fingerprint()
     assert with_adapter["lora"] == weights_revision(adapter)
     for option in ("quantization=fp8", "max_model_len=99", "dtype=fp32", "temperature=0.5", "max_new_tokens=8"):
-        assert (
-            generator_from_spec(f"vllm:{model},{option}").fingerprint()
-            != generator_from_spec(f"vllm:{model}").fingerprint()
-        )
-    sampled = generator_from_spec(f"vllm:{model},temperature=0.5,seed=4").fingerprint()
+        assert Sampled(f"vllm:{model},{option}").fingerprint() != Sampled(f"vllm:{model}").fingerprint()
+    sampled = Sampled(f"vllm:{model},temperature=0.5,seed=4").fingerprint()
     assert sampled["sampling"] == {"max_new_tokens": 512, "temperature": 0.5, "top_p": 1.0, "seed": 4}
 
 
 def test_adapters_that_are_none_are_refused(stand_in, model, adapter, monkeypatch):
     monkeypatch.syspath_prepend(stand_in)
     with pytest.raises(BftembedError, match="holds no adapter with a rank"):
-        generator_from_spec(f"vllm:{model},lora={model}")
+        Sampled(f"vllm:{model},lora={model}")
     with pytest.raises(BftembedError, match="holds no adapter with a rank"):
-        generator_from_spec(f"vllm:{model},lora=./nowhere")
+        Sampled(f"vllm:{model},lora=./nowhere")
     (adapter / "adapter_config.json").write_text('{"r": 1000}')
     with pytest.raises(BftembedError, match="has rank 1000; vLLM goes up to 512"):
-        generator_from_spec(f"vllm:{model},lora={adapter}")
+        Sampled(f"vllm:{model},lora={adapter}")
 
 
 def test_without_vllm_the_error_says_that_it_wants_its_own_environment(model):
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed here")
     with pytest.raises(MissingExtraError, match=r"environment of its own.*bftembed\[vllm\]"):
-        generator_from_spec(f"vllm:{model}")
+        Sampled(f"vllm:{model}")
 
 
 @pytest.mark.parametrize(
@@ -327,12 +324,12 @@ def test_without_vllm_the_error_says_that_it_wants_its_own_environment(model):
 )
 def test_wrong_options_are_refused(model, options, message):
     with pytest.raises(BftembedError, match=message):
-        generator_from_spec(f"vllm:{model},{options}")
+        Sampled(f"vllm:{model},{options}")
 
 
 def test_a_missing_model_is_refused(stand_in, monkeypatch):
     monkeypatch.syspath_prepend(stand_in)
     with pytest.raises(BftembedError, match="No such model folder"):
-        generator_from_spec("vllm:./no/such/folder")
+        Sampled("vllm:./no/such/folder")
     with pytest.raises(BftembedError, match="needs a model"):
-        generator_from_spec("vllm")
+        Sampled("vllm")

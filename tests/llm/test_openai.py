@@ -18,17 +18,15 @@ import traceback
 from collections import Counter
 
 import pytest
+from llm_tools import Sampled, answer_of, gene_requests
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
 
 from bftembed.errors import BftembedError, UnknownNameError
-from bftembed.llm import generator_from_spec
 from bftembed.llm.base import Request
 from bftembed.llm.server import _retry_after
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
-from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.screening import clean
 
 pytestmark = pytest.mark.usefixtures("no_openai_environment")
 
@@ -37,8 +35,7 @@ KEY = "sk-planted-0123456789abcdef"
 
 
 def requests(names=GENES):
-    prompt = get_prompt(None, "gene")
-    return [Request(f"{i:064x}", prompt.messages(name), name) for i, name in enumerate(names)]
+    return gene_requests(names)
 
 
 def gene_of(body):
@@ -85,7 +82,7 @@ class Scripted:
 
     def engine(self, **options):
         options = {"base_url": self.base_url, "backoff": 0.01, "timeout": 10, **options}
-        return generator_from_spec("openai:m," + ",".join(f"{k}={v}" for k, v in options.items()))
+        return Sampled("openai:m," + ",".join(f"{k}={v}" for k, v in options.items()))
 
     def spec(self, more=""):
         return f"openai:m,base_url={self.base_url},backoff=0.01{more}"
@@ -125,8 +122,8 @@ def reset(request):
 def test_completions_come_with_reason_and_counts_in_any_order(scripted):
     scripted.answers(lambda body, n, _: time.sleep(0.3) if gene_of(body) == "TP53" else None)
     out = list(scripted.engine(concurrency=4).generate(requests()))
-    assert out[-1].key == requests()[0].key or out[0].key != requests()[0].key
-    assert {c.key: c.text for c in out} == {r.key: f"{r.entity} is a gene." for r in requests()}
+    assert out[-1].id == requests()[0].id or out[0].id != requests()[0].id
+    assert {c.id: c.text for c in out} == {r.id: f"{r.metadata['entity']} is a gene." for r in requests()}
     assert all((c.finish_reason, c.prompt_tokens, c.completion_tokens, c.error) == ("stop", 30, 5, "") for c in out)
 
 
@@ -185,7 +182,7 @@ def test_finish_reasons_and_reasoning_are_read(scripted, reply, reason, text):
     scripted.answers(lambda *_: reply())
     completion = one(scripted.engine())
     assert (completion.finish_reason, completion.text, completion.error) == (reason, text, "")
-    assert clean(completion.text) == "x"
+    assert answer_of(completion.text) == "x"
 
 
 def test_chunks_of_text_are_joined_around_the_thoughts_between_them(scripted, tmp_path):
@@ -269,8 +266,8 @@ def test_a_read_timeout_is_retried(scripted):
 def test_an_item_without_an_answer_is_an_error_of_that_item_alone(scripted, name, said):
     bad = lambda body, n, request: TRANSIENT[name](request) if gene_of(body) == "MYC" else None  # noqa: E731
     scripted.answers(bad)
-    out = {c.key: c for c in scripted.engine(attempts=3).generate(requests())}
-    failed = out.pop(requests()[2].key)
+    out = {c.id: c for c in scripted.engine(attempts=3).generate(requests())}
+    failed = out.pop(requests()[2].id)
     assert said in failed.error
     assert failed.error.endswith("(attempts: 3)")
     assert failed.finish_reason == "error"
@@ -422,11 +419,11 @@ def test_a_server_that_cannot_be_reached_ends_the_run_at_once(monkeypatch, url, 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     # Another try would come after the time that a test may take.
     with pytest.raises(BftembedError, match=message):
-        list(generator_from_spec(f"openai:m,base_url={url},backoff=10000").generate(requests()))
+        list(Sampled(f"openai:m,base_url={url},backoff=10000").generate(requests()))
 
 
 def test_a_server_without_tls_is_named(scripted):
-    engine = generator_from_spec(f"openai:m,backoff=30,base_url={scripted.base_url.replace('http:', 'https:')}")
+    engine = Sampled(f"openai:m,backoff=30,base_url={scripted.base_url.replace('http:', 'https:')}")
     with pytest.raises(BftembedError, match=r"no safe connection \(TLS\).*http or https in base_url"):
         list(engine.generate(requests()[:1]))
 
@@ -447,31 +444,31 @@ def test_a_server_without_tls_is_named(scripted):
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(BftembedError, match=message):
-        generator_from_spec(f"openai:m,{options}")
+        Sampled(f"openai:m,{options}")
 
 
 def test_the_address_and_the_parameter_follow_the_environment_and_the_host(monkeypatch):
-    engine = generator_from_spec("openai:gpt")
+    engine = Sampled("openai:gpt")
     assert engine.fingerprint()["server"] == "api.openai.com/v1"
     assert engine._server.body(requests()[0])["max_completion_tokens"] == 512
     with pytest.raises(BftembedError, match=r"api.openai.com/v1 needs a key. Set .*OPENAI_API_KEY"):
         list(engine.generate(requests()))
     monkeypatch.setenv("OPENAI_BASE_URL", "http://node7:8000/v1/")
-    fingerprint = generator_from_spec("openai:gpt,seed=4,concurrency=2,timeout=3").fingerprint()
+    fingerprint = Sampled("openai:gpt,seed=4,concurrency=2,timeout=3").fingerprint()
     assert fingerprint["server"] == "node7/v1"
     assert fingerprint["sampling"] == {"max_new_tokens": 512, "temperature": 0.0, "seed": 4}
     assert set(fingerprint) == {"engine", "model", "server", "sampling"}
-    assert "max_tokens" in generator_from_spec("openai:gpt")._server.body(requests()[0])
+    assert "max_tokens" in Sampled("openai:gpt")._server.body(requests()[0])
 
 
 def test_a_key_in_the_wrong_place_is_refused_and_not_shown(monkeypatch):
     for url in (f"http://user:{KEY}@host/v1", f"http://host/v1?key={KEY}", f"http://host/v1#{KEY}"):
         with pytest.raises(BftembedError, match="belongs in OPENAI_API_KEY") as raised:
-            generator_from_spec(f"openai:m,base_url={url}")
+            Sampled(f"openai:m,base_url={url}")
         assert KEY not in str(raised.value)
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY} and\tmore")
     with pytest.raises(BftembedError, match="holds a space or a character that no key has") as raised:
-        list(generator_from_spec("openai:m").generate(requests()))
+        list(Sampled("openai:m").generate(requests()))
     assert KEY not in str(raised.value)
 
 
@@ -548,7 +545,7 @@ def test_what_came_and_was_not_taken_yet_is_kept_on_an_interrupt(scripted):
     with pytest.raises(KeyboardInterrupt):
         taken.append(completions.throw(KeyboardInterrupt()))
         taken.extend(completions)
-    assert {c.key for c in taken} == {r.key for r in requests()[:4]}
+    assert {c.id for c in taken} == {r.id for r in requests()[:4]}
 
 
 def test_it_works_where_an_event_loop_runs_already(scripted):
@@ -606,10 +603,10 @@ def test_a_real_server_writes_profiles(llama_server, tmp_path):
 
 @pytest.mark.model
 def test_a_real_servers_complaint_is_an_error_of_that_item(llama_server):
-    long = Request("e" * 64, ({"role": "user", "content": "gene " * 9000},), "x")
-    out = {c.key: c for c in generator_from_spec(real_spec(llama_server)).generate([long, *requests(["TP53"])])}
+    long = Request("e" * 64, ({"role": "user", "content": "gene " * 9000},))
+    out = {c.id: c for c in Sampled(real_spec(llama_server)).generate([long, *requests(["TP53"])])}
     assert "context" in out["e" * 64].error
-    assert out[requests()[0].key].error == ""
+    assert out[requests()[0].id].error == ""
 
 
 @pytest.mark.model

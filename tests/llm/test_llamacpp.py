@@ -10,9 +10,9 @@ import sys
 import time
 
 import pytest
+from llm_tools import Sampled, answer_of
 
 from bftembed.errors import BftembedError
-from bftembed.llm import generator_from_spec
 from bftembed.llm.backends.gguf_header import gguf_parts, read_gguf_header
 from bftembed.llm.backends.llamacpp import _gguf_file
 from bftembed.llm.base import Request
@@ -20,7 +20,6 @@ from bftembed.llm.models import model_identity
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.prompts import get_prompt
-from bftembed.profiles.screening import clean
 
 pytest.importorskip("xllamacpp", reason="needs the extra [llamacpp]")
 pytestmark = pytest.mark.model
@@ -46,16 +45,16 @@ def gguf():
 
 @pytest.fixture(scope="module")
 def engine():
-    return generator_from_spec(f"llamacpp:{MODEL},{FAST},batch=3,context=512")
+    return Sampled(f"llamacpp:{MODEL},{FAST},batch=3,context=512")
 
 
 @pytest.fixture(scope="module")
 def completions(engine):
-    return {c.key: c for c in engine.generate(requests())}
+    return {c.id: c for c in engine.generate(requests())}
 
 
 def test_every_request_is_answered_and_counted(completions):
-    assert completions.keys() == {r.key for r in requests()}
+    assert completions.keys() == {r.id for r in requests()}
     for c in completions.values():
         assert "<think>" not in c.text
         assert (c.error, c.finish_reason, c.completion_tokens) == ("", "length", 10)
@@ -64,11 +63,11 @@ def test_every_request_is_answered_and_counted(completions):
 
 
 def test_one_at_a_time_answers_them_all_with_the_same_prompts(completions):
-    alone = generator_from_spec(f"llamacpp:{MODEL},{FAST},batch=1")
-    out = {c.key: c for c in alone.generate(requests())}
+    alone = Sampled(f"llamacpp:{MODEL},{FAST},batch=1")
+    out = {c.id: c for c in alone.generate(requests())}
     assert {k: c.prompt_tokens for k, c in out.items()} == {k: c.prompt_tokens for k, c in completions.items()}
-    again = {c.key: c.text for c in alone.generate(requests()[:2])}
-    assert again == {r.key: out[r.key].text for r in requests()[:2]}
+    again = {c.id: c.text for c in alone.generate(requests()[:2])}
+    assert again == {r.id: out[r.id].text for r in requests()[:2]}
 
 
 def test_the_prompt_is_that_of_the_transformers_engine(completions):
@@ -84,7 +83,7 @@ def test_the_prompt_is_that_of_the_transformers_engine(completions):
 
 
 def test_an_answer_that_ends_by_itself_stops_there():
-    long = generator_from_spec(f"llamacpp:{MODEL},threads=1,max_new_tokens=60,batch=1")
+    long = Sampled(f"llamacpp:{MODEL},threads=1,max_new_tokens=60,batch=1")
     (c,) = long.generate([ask("Say OK and nothing else.")])
     assert c.finish_reason == "stop"
     assert 0 < c.completion_tokens < 60
@@ -95,11 +94,11 @@ def test_a_prompt_beyond_the_context_is_an_error_of_that_item_alone(engine):
     too_long = ask("gene " * 2000, "e" * 64)
     # Fits by itself, but not with its answer.
     tight = ask("gene " * 460 + ". Tell me a long story about a girl who lived in a forest.", "d" * 64)
-    out = {c.key: c for c in engine.generate([too_long, tight, *requests()[:1]])}
+    out = {c.id: c for c in engine.generate([too_long, tight, *requests()[:1]])}
     assert "exceeds the available context size" in out["e" * 64].error
     assert "exceeds the context of 512" in out["d" * 64].error
     assert out["e" * 64].finish_reason == out["d" * 64].finish_reason == "error"
-    assert out[requests()[0].key].error == ""
+    assert out[requests()[0].id].error == ""
 
 
 def test_sampling_repeats_with_its_seed_whatever_the_order(engine, monkeypatch):
@@ -107,7 +106,7 @@ def test_sampling_repeats_with_its_seed_whatever_the_order(engine, monkeypatch):
 
     def sample(seed, asked):
         monkeypatch.setattr(engine, "_seed", seed)
-        return {c.key: c.text for c in engine.generate(asked)}
+        return {c.id: c.text for c in engine.generate(asked)}
 
     monkeypatch.setattr(engine, "batch_size", 1)
     first = sample(1, requests()[:2])
@@ -116,17 +115,17 @@ def test_sampling_repeats_with_its_seed_whatever_the_order(engine, monkeypatch):
 
 
 def test_the_fingerprint_is_cheap_and_names_what_decides_the_text():
-    engine = generator_from_spec(f"llamacpp:{MODEL},max_new_tokens=100,threads=2,batch=5")
+    engine = Sampled(f"llamacpp:{MODEL},max_new_tokens=100,threads=2,batch=5")
     found = engine.fingerprint()
     assert engine._server is None
     assert found["revision"] == model_identity("language-model", MODEL)
     assert found["quantization"] == "Q4_1"
     assert found["context"] == 1280
     assert found["sampling"] == {"max_new_tokens": 100, "temperature": 0.0}
-    assert found == generator_from_spec(f"llamacpp:{MODEL},max_new_tokens=100,threads=1,batch=2").fingerprint()
+    assert found == Sampled(f"llamacpp:{MODEL},max_new_tokens=100,threads=1,batch=2").fingerprint()
     assert "xllamacpp" in found["backend"]
     json.dumps(found)
-    sampled = generator_from_spec(f"llamacpp:{MODEL},max_new_tokens=7,temperature=0.6,seed=3").fingerprint()
+    sampled = Sampled(f"llamacpp:{MODEL},max_new_tokens=7,temperature=0.6,seed=3").fingerprint()
     assert sampled["sampling"] == {"max_new_tokens": 7, "temperature": 0.6, "top_p": 1.0, "seed": 3}
 
 
@@ -136,7 +135,7 @@ def test_a_file_without_a_chat_template_gets_the_texts_as_paragraphs(gguf, tmp_p
     assert data.count(name) == 1
     plain = tmp_path / "plain.gguf"
     plain.write_bytes(data.replace(name, b"tokenizer.chat_templatX"))
-    engine = generator_from_spec(f"llamacpp:{plain},{FAST},batch=1,context=512")
+    engine = Sampled(f"llamacpp:{plain},{FAST},batch=1,context=512")
     (c,) = engine.generate(requests()[:1])
     assert c.error == ""
     assert c.text.strip()
@@ -150,11 +149,11 @@ def test_an_answer_inside_of_a_thought_that_the_prompt_opened_is_empty(gguf, tmp
     shorter = name[: len(name) - (len(opened) - len(start))]  # so that the file stays as long
     thinking = tmp_path / "thinking.gguf"
     thinking.write_bytes(data.replace(name, shorter).replace(start, opened))
-    engine = generator_from_spec(f"llamacpp:{thinking},{FAST},batch=1,context=512")
+    engine = Sampled(f"llamacpp:{thinking},{FAST},batch=1,context=512")
     (c,) = engine.generate(requests()[:1])
     assert c.text.startswith("<think>")
     assert len(c.text) > len("<think>")
-    assert clean(c.text) == ""
+    assert answer_of(c.text) == ""
 
 
 def test_a_killed_run_goes_on_and_writes_none_twice(tmp_path):
@@ -190,9 +189,9 @@ def stored(folder):
 
 def test_the_library_writes_nothing_to_stdout_or_stderr():
     code = (
-        "from bftembed.llm import generator_from_spec\n"
+        "from llm_tools import Sampled, gene_requests\n"
         "from bftembed.llm.base import Request\n"
-        f"engine = generator_from_spec('llamacpp:{MODEL},threads=1,max_new_tokens=2,batch=1,context=256')\n"
+        f"engine = Sampled('llamacpp:{MODEL},threads=1,max_new_tokens=2,batch=1,context=256')\n"
         "list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},), 'x')]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -218,7 +217,7 @@ def test_a_damaged_file_is_refused_before_anything_is_loaded(gguf, tmp_path, dam
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(change(gguf.read_bytes()))
     with pytest.raises(BftembedError, match=re.escape(message)):
-        generator_from_spec(f"llamacpp:{bad}")
+        Sampled(f"llamacpp:{bad}")
 
 
 def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
@@ -234,10 +233,10 @@ def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
     code = (
         "import sys\n"
         "from bftembed.errors import BftembedError\n"
-        "from bftembed.llm import generator_from_spec\n"
+        "from llm_tools import Sampled, gene_requests\n"
         "from bftembed.llm.base import Request\n"
         "for path in sys.argv[1:]:\n"
-        "    engine = generator_from_spec(f'llamacpp:{path},threads=1,batch=1,context=256,max_new_tokens=2')\n"
+        "    engine = Sampled(f'llamacpp:{path},threads=1,batch=1,context=256,max_new_tokens=2')\n"
         "    if 'cut' in path:\n"
         "        open(path, 'r+b').truncate(50_000_000)\n"
         "    try:\n"
@@ -271,7 +270,7 @@ def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
 )
 def test_wrong_files_and_options_are_refused(spec, message):
     with pytest.raises(BftembedError, match=message):
-        generator_from_spec(spec)
+        Sampled(spec)
 
 
 def test_the_header_is_read_as_the_gguf_package_reads_it(gguf):
