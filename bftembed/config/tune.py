@@ -49,6 +49,10 @@ class DataConfig(Strict):
     template
         ``"chat"`` renders with the tokenizer's chat template, ``"none"`` joins the plain texts, ``"auto"`` takes the
         template when there is one.
+    thinking
+        Where the chat template opens a thought at the end of the prompt (DeepSeek-R1's ends in ``<think>``): ``"off"``
+        closes it there, ``"on"`` leaves it open for rows that bring their thoughts, ``"auto"`` leaves it open where a
+        row closes one. The tuned model is saved with the template that it was tuned with.
     """
 
     train: str = Field(min_length=1)
@@ -58,6 +62,7 @@ class DataConfig(Strict):
     over_long: Literal["error", "truncate", "drop"] = "error"
     packing: bool = False
     template: Literal["auto", "chat", "none"] = "auto"
+    thinking: Literal["auto", "on", "off"] = "auto"
 
 
 class LoraConfig(Strict):

@@ -68,9 +68,9 @@ class Template:
             close_thought(tokenizer, self.options)
 
 
-def close_thought(tokenizer: Any, options: Mapping[str, Any]) -> bool:
+def close_thought(tokenizer: Any, options: Mapping[str, Any] | None = None) -> bool:
     """Let the template of a tokenizer close the thought that it opens at the end of a prompt; return whether it did."""
-    closing = closing_of(rendered(tokenizer, _PROBE, options))
+    closing = closing_of(rendered(tokenizer, _PROBE, options or {}))
     if closing:
         tokenizer.chat_template = with_closing(tokenizer.chat_template, closing)
     return bool(closing)

@@ -93,10 +93,13 @@ class AnswerStore:
     ----------
     folder
         The folder; the file in it is ``profiles.sqlite``.
+    schema
+        Schema of the file; a store that is opened for writing is brought to `SCHEMA_VERSION`.
     """
 
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
+        self.schema = SCHEMA_VERSION
         self._connection = connection
 
     @classmethod
@@ -115,7 +118,8 @@ class AnswerStore:
             )
         store = cls(Path(folder), _connect_reading(path))
         try:
-            if store._check_schema() == 1:
+            store.schema = store._check_schema()
+            if store.schema == 1:
                 store._connection.execute(_VIEW_OF_SCHEMA_1)
         except BftembedError:
             store.close()

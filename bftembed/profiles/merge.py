@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bftembed.errors import BftembedError, examples
-from bftembed.llm.store import AnswerStore
+from bftembed.llm.store import SCHEMA_VERSION, AnswerStore
 
 if TYPE_CHECKING:
     import os
@@ -60,7 +60,11 @@ def merge_stores(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike
     if any(target.exists() and folder.exists() and folder.samefile(target) for folder in folders):
         raise BftembedError(f"{target} is one of the parts. Choose another folder for --out.")
     for folder in folders:
-        AnswerStore.open(folder).close()  # all are looked at before the first is copied
+        with AnswerStore.open(folder) as part:  # all are looked at before the first is copied
+            old = part.schema < SCHEMA_VERSION
+        if old:
+            with AnswerStore.writing(folder):
+                pass  # brought to today's schema
     added = same = 0
     with AnswerStore.writing(target) as store:
         for folder in folders:

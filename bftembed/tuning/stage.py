@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from bftembed.config import TuneConfig, load_config, save_config
 from bftembed.errors import BftembedError, require
 from bftembed.io import exclusive_lock, sha256_file, write_json
+from bftembed.llm.chat import close_thought, has_template
 from bftembed.llm.models import load_language_model, model_identity
+from bftembed.llm.reasoning import split_reasoning
 from bftembed.machine import cpu_has_bf16
 from bftembed.progress import silent
 from bftembed.tuning.checkpoints import last_whole_checkpoint
@@ -192,6 +194,8 @@ def _finished(out: Path, identity: dict[str, Any]) -> TuneReport | None:
         raise BftembedError(f"{out} holds checkpoints or a model of something else. Choose another folder (out).")
     try:
         held = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        # A record of an earlier version lacks the options that came later.
+        held["config"] = TuneConfig.model_validate(held["config"]).model_dump()
         differing = _differing(held, identity)
         report = json.loads((out / "model" / RECORD).read_text(encoding="utf-8"))["report"]
     except FileNotFoundError:
@@ -229,6 +233,11 @@ def _data(config: TuneConfig, tokenizer: Any) -> tuple[EncodedData, EncodedData 
         "over_long": config.data.over_long,
     }
     conversations = read_conversations(config.data.train)
+    if has_template(tokenizer, config.data.template):
+        answers = [turn.content for c in conversations for turn in c.turns if turn.role == "assistant"]
+        thoughts = config.data.thinking == "auto" and any(split_reasoning(answer)[1] for answer in answers)
+        if config.data.thinking != "on" and not thoughts:
+            close_thought(tokenizer)
     learnt, held_out = _split(conversations, config.data.eval_fraction, config.training.seed)
     if config.data.eval is not None:
         held_out = read_conversations(config.data.eval)

@@ -12,6 +12,8 @@ from bftembed.errors import BftembedError
 from bftembed.io import sha256_text
 from bftembed.llm.base import Answer
 from bftembed.llm.store import STORE_FILE, AnswerStore, ListedEntity
+from bftembed.profiles.generate import generate_profiles
+from bftembed.profiles.merge import merge_stores
 
 
 def profile(entity, text="a text", **fields):
@@ -190,3 +192,70 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BftembedError, match="Cannot write"), AnswerStore.writing(tmp_path / "file"):
         pass
+
+
+_SCHEMA_1 = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE generators (id TEXT PRIMARY KEY, spec TEXT NOT NULL, fingerprint TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE entities (
+    kind TEXT NOT NULL, name TEXT NOT NULL, entity TEXT NOT NULL, status TEXT NOT NULL, note TEXT NOT NULL,
+    PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+CREATE TABLE profiles (
+    key TEXT PRIMARY KEY, entity TEXT NOT NULL, kind TEXT NOT NULL, prompt TEXT NOT NULL,
+    generator TEXT NOT NULL REFERENCES generators (id), messages TEXT NOT NULL,
+    text TEXT NOT NULL, raw_text TEXT NOT NULL, finish_reason TEXT NOT NULL, marks TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    error TEXT NOT NULL, attempts INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX profiles_by_entity ON profiles (kind, entity);
+INSERT INTO meta VALUES ('schema', '1');
+INSERT INTO generators VALUES ('1a8b10354e04f63b', 'scripted:empty=0.5',
+    '{"empty":0.5,"engine":"scripted","loop":0.0,"off_topic":0.0,"refuse":0.0,"seed":0,"truncate":0.0}');
+INSERT INTO entities VALUES ('gene', 'P53', 'TP53', 'mapped', '');
+INSERT INTO profiles VALUES ('dc69a979cf2756862e41fd7023c248b829b34094e4c764f2d1ec9278afd3ad62', 'TP53', 'gene',
+    'bft-gene@1', '1a8b10354e04f63b', '[]', 'TP53 is a gene.', '<think>hm</think>TP53 is a gene.', 'stop',
+    '["looping"]', 4, 14, '', 1);
+INSERT INTO profiles VALUES ('013af6d14f5a29c1de08144580ee35daef8188b7364c1dfcc678512b4a88fc82', 'EGFR', 'gene',
+    'bft-gene@1', '1a8b10354e04f63b', '[]', '', '', 'error', '["failed"]', 0, 0, 'boom', 2);
+"""
+
+
+def store_of_the_first_edition(folder):
+    """Rows, keys and id as version 1 wrote them for this generator."""
+    folder.mkdir()
+    with sqlite3.connect(folder / STORE_FILE) as connection:
+        connection.executescript(_SCHEMA_1)
+    connection.close()
+    return folder
+
+
+def test_a_store_of_the_first_edition_is_read_without_a_change_and_continued(tmp_path):
+    out = store_of_the_first_edition(tmp_path / "s")
+    before = (out / STORE_FILE).read_bytes()
+    with AnswerStore.open(out) as store:
+        failed, done = store.answers(kind="gene")
+        assert (done.entity, done.text, done.reasoning) == (
+            "TP53",
+            "TP53 is a gene.",
+            "<think>hm</think>TP53 is a gene.",
+        )
+        assert (done.marks, done.generator, done.scores, done.sample) == (("looping",), "scripted:empty=0.5", (), 0)
+        assert (failed.error, failed.attempts) == ("boom", 2)
+        assert store.status()["profiles"] == 2
+    assert (out / STORE_FILE).read_bytes() == before
+    report = generate_profiles(["TP53", "EGFR", "MYC"], generator="scripted:empty=0.5", out=out)
+    assert (report.written, report.already_stored, report.failed) == (1, 2, ("EGFR",))
+    assert generate_profiles(["EGFR"], generator="scripted:empty=0.5", out=out, retry_failed=True).written == 1
+    with AnswerStore.open(out) as store:
+        assert {a.entity: (a.text[:15], a.attempts) for a in store.answers()} == {
+            "TP53": ("TP53 is a gene.", 1),
+            "EGFR": ("EGFR is written", 3),
+            "MYC": ("MYC is written ", 1),
+        }
+
+
+def test_stores_of_both_editions_are_merged(tmp_path):
+    old = store_of_the_first_edition(tmp_path / "old")
+    generate_profiles(["MYC"], generator="scripted:empty=0.5", out=tmp_path / "new")
+    assert merge_stores([old, tmp_path / "new"], tmp_path / "both").added == 3
