@@ -248,12 +248,17 @@ def generate_profiles(
             store,
             spec=str(spec),
             generator_id=store.add_generator(str(spec), fingerprint),
-            flags=lambda request, text, reason: screen(text, reason, request.names),  # type: ignore[attr-defined]
+            flags=_flags,
             retry_failed=retry_failed,
             total=lambda: len(listed.chosen),
             progress=progress,
         )
     return report(**_counts(run))
+
+
+def _flags(request: Request, text: str, reason: str) -> tuple[str, ...]:
+    asked = "\n".join(m["content"] for m in request.messages)
+    return screen(text, reason, getattr(request, "names", ()), asked)
 
 
 def _counts(run: Run) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from bftembed.entities.genes import GeneIndex
 from bftembed.llm.reasoning import looks_like_reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: Quality flags; "failed" is a profile that could not be written at all.
-MARKS = ("empty", "truncated", "unknown-finish", "reasoning", "refusal", "looping", "off-topic", "failed")
+MARKS = ("empty", "truncated", "unknown-finish", "reasoning", "refusal", "looping", "off-topic", "language", "failed")
 
 # A refusal speaks of the speaker, early on; the same words later in a text are usually biology
 # ("cells cannot …", "… is unable to bind"), and "I" after a name is a numeral ("polymerase I cannot …").
@@ -32,18 +33,36 @@ _REFUSAL = re.compile(
     r"|i have no (?:\w+ ){0,2}(?:information|data|knowledge)\b"
     rf"|the assistant {_CAN_NOT}\b)"
     rf"|{_SPEAKER}(?:i|we) {_CAN_NOT} (?:\w+ ){{0,3}}?{_WHAT}"
-    rf"|{_SPEAKER}i(?:'m| am) (?:not (?:able|aware|familiar|sure)|unable|unaware|unfamiliar)\b",
+    rf"|{_SPEAKER}i(?:'m| am) (?:not (?:able|aware|familiar|sure)|unable|unaware|unfamiliar)\b"
+    # Languages that the usual models fall into.
+    r"|\b(?:lo siento|no puedo (?:proporcionar|ayudar|dar)|je suis désolée?|je ne peux pas|(?:es )?tut mir leid"
+    r"|ich kann (?:leider|ihnen|dir|keine)|desculpe|não posso|mi dispiace|non posso|извините|я не могу|к сожалению)\b"
+    r"|抱歉|对不起|我(?:无法|不能)|作为一?个?(?:AI|人工智能|语言模型)|申し訳|죄송",
     re.IGNORECASE,
 )
 _REFUSAL_WITHIN = 240
 
+_LETTER = re.compile(r"[^\W\d_]")
+_FOREIGN_LETTER = re.compile(r"[\u0400-\u1cff\u2c00-\ua7ff\uab30-\ufdff\uff66-\uffef]")
+_FOREIGN_SHARE = 0.3
+#: Common words of English, and of Spanish, French, German, Portuguese, Italian and Swedish.
+_ENGLISH = "the of a and is in to that it for with by this which are from its has been"
+_FOREIGN = (
+    "es un una el la los las que del por para como se su le les des est une du dans qui et pour avec sur "
+    "der das ist ein eine und des wird von mit auf zur den dem é um uma da na não com il di che è della nel sono "
+    "och är av som"
+)
+#: So often another gene must be named, and so much more often than the text's own.
+_OTHER_MIN, _OTHER_TIMES = 3, 3
+_SYMBOL = re.compile(r"(?<![\w-])[A-Z][A-Z0-9]{2,}(?:-[A-Z0-9]+)*(?![\w-])")
+_ECHO_SHARE, _ECHO_MIN_WORDS = 0.9, 5
 _LOOP_MIN_WORDS = 24
 _LOOP_DISTINCT_SHARE = 0.5
 #: Of a text read backwards: a piece cut short, then five copies or more. Forwards every place would be tried.
 _LOOP_UNIT = re.compile(r"\S*?\s*?(.{1,80}?)\1{4,}", re.DOTALL)
 
 
-def screen(text: str, finish_reason: str, names: Iterable[str] = ()) -> tuple[str, ...]:
+def screen(text: str, finish_reason: str, names: Iterable[str] = (), prompt: str = "") -> tuple[str, ...]:
     """Return the marks of a cleaned text, in the order of `MARKS`.
 
     Parameters
@@ -55,6 +74,9 @@ def screen(text: str, finish_reason: str, names: Iterable[str] = ()) -> tuple[st
         but ``"stop"`` unknown-finish.
     names
         What the text may call its own entity: symbol, aliases, full name. Without any, "off-topic" is not given.
+    prompt
+        What was asked; a text that gives it back is "off-topic", and one in another language than English has the flag
+        "language" where the prompt is English.
 
     Returns
     -------
@@ -74,9 +96,42 @@ def screen(text: str, finish_reason: str, names: Iterable[str] = ()) -> tuple[st
         marks.append("refusal")
     if loops(text):
         marks.append("looping")
-    if text and not mentions(text, names):
+    if text and (not mentions(text, names) or echoes(text, prompt) or speaks_of_another(text, names)):
         marks.append("off-topic")
+    if foreign(text) and not foreign(prompt):
+        marks.append("language")
     return tuple(marks)
+
+
+def foreign(text: str) -> bool:
+    """Return whether a text is in another language than English: by its letters, or its commonest words."""
+    letters = len(_LETTER.findall(text))
+    if letters and len(_FOREIGN_LETTER.findall(text)) > _FOREIGN_SHARE * letters:
+        return True
+    words = Counter(text.lower().split())
+    others = sum(words[w] for w in _FOREIGN.split())
+    return others >= 3 and others > sum(words[w] for w in _ENGLISH.split())
+
+
+def echoes(text: str, prompt: str) -> bool:
+    """Return whether nearly all words of a text are those of its prompt."""
+    words, asked = re.findall(r"\w+", text.lower()), set(re.findall(r"\w+", prompt.lower()))
+    return len(set(words)) >= _ECHO_MIN_WORDS and sum(w in asked for w in words) >= _ECHO_SHARE * len(words)
+
+
+def speaks_of_another(text: str, names: Iterable[str]) -> bool:
+    """Return whether a text names another human gene first, and several times as often as its own entity."""
+    counts = Counter(_SYMBOL.findall(text))
+    own = {name.upper() for name in names}
+    others = ((s, n) for s, n in counts.most_common(3) if n >= _OTHER_MIN and s not in own)
+    index = GeneIndex.default()
+    for symbol, n in others:
+        if symbol in index:
+            lower = text.lower()
+            places = [at for name in own if (at := lower.find(name.lower())) >= 0]
+            mentioned = max((lower.count(name.lower()) for name in own if name), default=0)
+            return bool(own) and n >= _OTHER_TIMES * mentioned and text.find(symbol) < min(places, default=len(text))
+    return False
 
 
 def loops(text: str) -> bool:

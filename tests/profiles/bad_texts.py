@@ -36,11 +36,6 @@ def _wrapped(texts: dict[str, str], wrong: str = "") -> list[BadText]:
     return [BadText(f"wrapped: {name}", text, cleaned=GOOD, wrong=wrong) for name, text in texts.items()]
 
 
-_OTHER_GENE = "another gene fills the text: mark off-topic when the own names are last, or rarer than another's"
-_ECHO = "the prompt is given back: mark a text whose words are nearly all the prompt's"
-_LANGUAGE = "the prompt is English: mark a text with few of its 20 commonest words, or mostly outside Latin script"
-
-
 def _reasoning(texts: dict[str, str]) -> list[BadText]:
     return [BadText(f"looks like reasoning: {name}", text, ("reasoning",)) for name, text in texts.items()]
 
@@ -258,20 +253,18 @@ BAD_TEXTS = [
     BadText("no loop: sequence", "A site of TP53 reads AAAAAGACATGCCTAGACATGCCTGT."),
     # Echo, language, another gene.
     BadText("echo and answer", f"Tell me about the gene TP53.\n{GOOD}"),
-    BadText("echo", "Tell me about the gene TP53.", ("off-topic",), wrong=_ECHO),
+    BadText("echo", "Tell me about the gene TP53.", ("off-topic",)),
     BadText(
         "echo of the system's words",
         "You are an assistant with deep knowledge of biology. Answer from what you know, in plain prose. TP53",
         ("off-topic",),
-        wrong=_ECHO,
     ),
     BadText(
         "language: Spanish",
         "TP53 es un gen que codifica una proteína.",
         ("language",),
-        wrong=_LANGUAGE,
     ),
-    BadText("language: Chinese", "TP53是一个肿瘤抑制基因,它编码的蛋白质调节细胞周期。", ("language",), wrong=_LANGUAGE),
+    BadText("language: Chinese", "TP53是一个肿瘤抑制基因,它编码的蛋白质调节细胞周期。", ("language",)),
     BadText("another gene", "BRCA1 repairs DNA and binds BARD1.", ("off-topic",)),
     BadText("a longer symbol", "TP53BP1 binds chromatin; so does TP53I3.", ("off-topic",)),
     BadText("a misspelt symbol", "TPP53 is a gene of the placenta.", ("off-topic",)),
@@ -280,7 +273,6 @@ BAD_TEXTS = [
         "another gene dominant",
         "BRCA1 repairs DNA. BRCA1 binds BARD1. BRCA1 is mutated in breast cancer. TP53 is another gene.",
         ("off-topic",),
-        wrong=_OTHER_GENE,
     ),
     BadText("other spellings", "Tp53-null mice, the TP53_HUMAN entry, TP53's product and (TP53)."),
     BadText("alias only", "The protein p53 guards the genome."),

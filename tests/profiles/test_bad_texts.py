@@ -8,8 +8,10 @@ import pytest
 from bad_texts import BAD_TEXTS, NAMES
 from llm_tools import answer_of
 
+from bftembed.profiles.prompts import get_prompt
 from bftembed.profiles.screening import MARKS, screen
 
+PROMPT = "\n".join(m["content"] for m in get_prompt(None, "gene").messages("TP53"))
 ROWS = [
     pytest.param(row, id=row.name, marks=[pytest.mark.xfail(strict=True, reason=row.wrong)] if row.wrong else [])
     for row in BAD_TEXTS
@@ -26,7 +28,7 @@ def test_the_table_is_large_and_its_rows_are_told_apart():
 @pytest.mark.parametrize("row", ROWS)
 def test_a_text_is_cleaned_and_marked_as_the_table_says(row):
     text = answer_of(row.text)
-    assert (text, screen(text, row.reason, NAMES)) == (
+    assert (text, screen(text, row.reason, NAMES, PROMPT)) == (
         row.text.strip() if row.cleaned is None else row.cleaned,
         row.marks,
     )

@@ -33,7 +33,7 @@ BAD = [
     (GOOD + " " + "It is also involved in the regulation of the cell cycle. " * 3, "stop", {"looping"}),
     ("TP53 " + "regulates the growth of cells and " * 12, "length", {"truncated", "looping"}),
     ("TP53 GGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGGG", "stop", {"looping"}),
-    ("TP53 基因基因基因基因基因基因基因基因基因基因基因基因基因", "stop", {"looping"}),
+    ("TP53 基因基因基因基因基因基因基因基因基因基因基因基因基因", "stop", {"looping", "language"}),
     ("BRCA1 is a gene of DNA repair on chromosome 17.", "stop", {"off-topic"}),
     ("TP53BP1 binds chromatin at double-strand breaks.", "stop", {"off-topic"}),
 ]
