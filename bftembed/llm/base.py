@@ -107,6 +107,10 @@ class Request:
     attempt: int = 1
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if bool(self.messages) == bool(self.prompt):
+            raise ValueError("A request has messages or a prompt.")
+
     def content(self) -> dict[str, Any]:
         """Return what is sent, as JSON values."""
         sent: dict[str, Any] = {"messages": [dict(m) for m in self.messages]} if self.messages else {}

@@ -194,6 +194,8 @@ def open_reasoning(prompt: str) -> str:
     opener in front of it, `split_reasoning` reads such an answer correctly.
     """
     tail = prompt[-200:].rstrip()
+    if any(match.end() == len(tail) for row in FORMATS for match in row.closer.finditer(tail)):
+        return ""
     found = (match for row in FORMATS for match in row.opener.finditer(tail))
     return next((match.group() for match in found if match.end() == len(tail)), "")
 

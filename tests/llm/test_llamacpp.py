@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from llm_tools import Sampled, answer_of
@@ -31,11 +32,11 @@ FAST = "threads=1,max_new_tokens=10"
 
 def requests(names=GENES):
     prompt = get_prompt(None, "gene")
-    return [Request(f"{i + 1:08x}" * 8, prompt.messages(name), name) for i, name in enumerate(names)]
+    return [Request(f"{i + 1:08x}" * 8, prompt.messages(name)) for i, name in enumerate(names)]
 
 
 def ask(text, key="f" * 64):
-    return Request(key, ({"role": "user", "content": text},), "x")
+    return Request(key, ({"role": "user", "content": text},))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_the_prompt_is_that_of_the_transformers_engine(completions):
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("language-model", MODEL).path)
     for request in requests():
-        assert completions[request.key].prompt_tokens == len(prompt_tokens(tokenizer, request.messages))
+        assert completions[request.id].prompt_tokens == len(prompt_tokens(tokenizer, request.messages))
 
 
 def test_an_answer_that_ends_by_itself_stops_there():
@@ -102,13 +103,11 @@ def test_a_prompt_beyond_the_context_is_an_error_of_that_item_alone(engine):
 
 
 def test_sampling_repeats_with_its_seed_whatever_the_order(engine, monkeypatch):
-    monkeypatch.setattr(engine, "_temperature", 1.0)
-
     def sample(seed, asked):
-        monkeypatch.setattr(engine, "_seed", seed)
+        monkeypatch.setattr(engine, "sampling", replace(engine.sampling, temperature=1.0, seed=seed))
         return {c.id: c.text for c in engine.generate(asked)}
 
-    monkeypatch.setattr(engine, "batch_size", 1)
+    monkeypatch.setattr(engine.model, "batch_size", 1)
     first = sample(1, requests()[:2])
     assert sample(1, requests()[1::-1]) == first
     assert sample(2, requests()[:2]) != first
@@ -192,7 +191,7 @@ def test_the_library_writes_nothing_to_stdout_or_stderr():
         "from llm_tools import Sampled, gene_requests\n"
         "from bftembed.llm.base import Request\n"
         f"engine = Sampled('llamacpp:{MODEL},threads=1,max_new_tokens=2,batch=1,context=256')\n"
-        "list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},), 'x')]))\n"
+        "list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},))]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
@@ -240,7 +239,7 @@ def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
         "    if 'cut' in path:\n"
         "        open(path, 'r+b').truncate(50_000_000)\n"
         "    try:\n"
-        "        list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},), 'x')]))\n"
+        "        list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},))]))\n"
         "    except BftembedError as err:\n"
         "        print('refused:', err)\n"
     )
@@ -261,8 +260,8 @@ def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
         (f"llamacpp:{MODEL},max_new_tokens=0", "must be at least 1"),
         (f"llamacpp:{MODEL},batch=0", "batch=0 must be at least 1"),
         (f"llamacpp:{MODEL},threads=-1", "threads=-1"),
-        (f"llamacpp:{MODEL},temperature=-1", "temperature must be at least 0"),
-        (f"llamacpp:{MODEL},top_p=0", "top_p in"),
+        (f"llamacpp:{MODEL},temperature=-1", "temperature=-1.0 in"),
+        (f"llamacpp:{MODEL},top_p=0", "top_p=0.0 in"),
         (f"llamacpp:{MODEL},context=100", "leaves no room for a prompt"),
         (f"llamacpp:{MODEL},context=9000", "was trained for 8192 tokens"),
         (f"llamacpp:{MODEL},treads=2", "Did you mean 'threads'"),
@@ -280,7 +279,8 @@ def test_the_header_is_read_as_the_gguf_package_reads_it(gguf):
     expected = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     expected = {name: value for name, value in expected.items() if not isinstance(value, list)}
     assert header.settings == pytest.approx(expected)
-    assert (header.context, header.quantization, header.has_chat_template) == (8192, "Q4_1", True)
+    assert (header.context, header.quantization) == (8192, "Q4_1")
+    assert "<|im_start|>" in header.chat_template
 
 
 def test_a_split_model_needs_all_its_parts(tmp_path):

@@ -14,11 +14,12 @@ import threading
 import time
 
 import pytest
-from llm_tools import Sampled, openai_batch
+from llm_tools import Sampled
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
 
 from bftembed.errors import BftembedError
+from bftembed.llm.backends import openai_batch
 from bftembed.llm.base import Request
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
@@ -305,21 +306,21 @@ def test_what_was_partly_stored_is_collected_from_the_same_batch(fake, spec):
     assert len(fake.batches) == 2
 
 
-@pytest.mark.parametrize(("limit", "value", "n"), [("MOST_REQUESTS", 3, 3), ("MOST_BYTES", 3000, None)])
+@pytest.mark.parametrize(("limit", "value", "n"), [("MAX_REQUESTS", 3, 3), ("MAX_BYTES", 3000, None)])
 def test_many_requests_are_split(fake, spec, monkeypatch, limit, value, n):
     monkeypatch.setattr(openai_batch, limit, value)
     out = list(Sampled(spec).generate(requests()))
     assert {c.id for c in out} == {r.id for r in requests()}
     assert len(fake.batches) == n or n is None
     assert len(fake.batches) > 1
-    assert limit != "MOST_BYTES" or all(len(fake.files[f"file-{i}"]) <= value for i in range(len(fake.batches)))
+    assert limit != "MAX_BYTES" or all(len(fake.files[f"file-{i}"]) <= value for i in range(len(fake.batches)))
 
 
 def test_one_window_of_the_runner_is_one_batch():
-    from bftembed.profiles.generate import _BATCHES_PER_WINDOW
+    from bftembed.llm.runner import _BATCHES_PER_WINDOW
 
     size = openai_batch.OpenAIBatch.batch_size
-    assert size * _BATCHES_PER_WINDOW == openai_batch.MOST_REQUESTS
+    assert size * _BATCHES_PER_WINDOW == openai_batch.MAX_REQUESTS
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/", "/v1/files/"])

@@ -68,7 +68,7 @@ def test_an_answer_that_ends_by_itself_stops_there(engine):
     messages = ({"role": "user", "content": "Say OK and nothing else."},)
     long = Sampled(f"{MODEL},dtype=fp32,max_new_tokens=60")
     long.model._engine = engine._engine
-    (c,) = long.generate([Request("f" * 64, messages, "x")])
+    (c,) = long.generate([Request("f" * 64, messages)])
     assert c.finish_reason == "stop"
     assert 0 < c.completion_tokens < 60
     assert "<|im_end|>" not in c.text

@@ -27,7 +27,7 @@ def profiles(folder):
 
 def requests(names):
     prompt = get_prompt(None, "gene")
-    return [Request(f"{i + 1:08x}" * 8, prompt.messages(name), name) for i, name in enumerate(names)]
+    return [Request(f"{i + 1:08x}" * 8, prompt.messages(name)) for i, name in enumerate(names)]
 
 
 def compare_stores():
