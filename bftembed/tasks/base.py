@@ -1,4 +1,4 @@
-"""Tasks and the long table of their results: one row type, one Parquet file, append, read, merge."""
+"""The long table of results (one row type, one Parquet file), the list of benchmarks, and tables and reports of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bftembed.errors import BftembedError, examples
-from bftembed.io import atomic_path, exclusive_lock
+from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.io import atomic_path, refuse_input_as_output
 from bftembed.report.table import BASELINE_KINDS, KINDS, Cell, Column, Row, Table
 
 if TYPE_CHECKING:
@@ -135,33 +135,33 @@ def over_seeds(rows: Iterable[Result], low: float = math.nan, high: float = math
     )
 
 
-def with_summaries(results: Iterable[Result]) -> list[Result]:
-    """Return the rows, and for each score that has rows of seeds alone that over all seeds (see `over_seeds`)."""
-    found = list(results)
+def to_frame(results: Iterable[Result], out: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """Return rows as the results table, and write it to `out` where that is given.
 
-    def key(row: Result) -> tuple[Any, ...]:
-        return tuple(getattr(row, k) for k in KEY if k not in ("seed", "reference"))
-
-    summarized = {key(r) for r in found if r.seed is None}
-    of_seeds: dict[tuple[Any, ...], list[Result]] = {}
-    for row in found:
-        if row.seed is not None and row.split == "all" and key(row) not in summarized:
-            of_seeds.setdefault(key(row), []).append(row)
-    return found + [over_seeds(rows) for rows in of_seeds.values()]
-
-
-def to_frame(results: Iterable[Result]) -> pd.DataFrame:
-    """Return the rows, completed by `with_summaries`, in the columns, dtypes and order of the file.
+    A score that has rows of seeds alone gets the row over all seeds (see `over_seeds`).
 
     Raises
     ------
     BftembedError
-        When one key occurs with two values.
+        When one key occurs with two values, or as `write_results`.
     """
     import pandas as pd
 
-    rows = [dataclasses.astuple(r) for r in with_summaries(results)]
-    return ordered(pd.DataFrame(rows, columns=list(COLUMNS)), "the results")
+    rows = list(results)
+
+    def key(row: Result) -> tuple[Any, ...]:
+        return tuple(getattr(row, k) for k in KEY if k not in ("seed", "reference"))
+
+    summarized = {key(r) for r in rows if r.seed is None}
+    of_seeds: dict[tuple[Any, ...], list[Result]] = {}
+    for row in rows:
+        if row.seed is not None and row.split == "all" and key(row) not in summarized:
+            of_seeds.setdefault(key(row), []).append(row)
+    rows += [over_seeds(found) for found in of_seeds.values()]
+    frame = ordered(pd.DataFrame([dataclasses.astuple(r) for r in rows], columns=list(COLUMNS)), "the results")
+    if out is not None:
+        write_results(frame, out)
+    return frame
 
 
 def write_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathLike[str]) -> None:
@@ -183,25 +183,6 @@ def write_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathL
     table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()}))
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-
-
-def append_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Add rows to the file `path` (made when missing) and return the whole table.
-
-    Raises
-    ------
-    BftembedError
-        When a row contradicts one in the file, another process is appending, or as `read_results` and `write_results`.
-    """
-    import pandas as pd
-
-    file = Path(path)
-    with exclusive_lock(file.with_name(f".{file.name}.lock"), holder=str(file)):
-        new = results if isinstance(results, pd.DataFrame) else to_frame(results)
-        parts = [read_results([file]), new] if file.exists() else [new]
-        merged = ordered(pd.concat(parts, ignore_index=True), f"{file} and the new rows")
-        write_results(merged, file)
-    return merged
 
 
 def read_results(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
@@ -244,23 +225,18 @@ def _read_one(file: Path) -> pd.DataFrame:
     from bftembed.tasks import _schema1
 
     if not file.is_file():
-        raise BftembedError(f"No such results file: {file}. Write one with `bftembed bench … --out {file.name}`.")
+        raise BftembedError(f"No such results file: {file}.")
     try:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as err:
-        raise BftembedError(
-            f"{file} is not a complete Parquet file ({str(err).splitlines()[0]}). Run its benchmark again."
-        ) from err
-    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode(errors="replace")
-    if not version:  # of another writer, or without its metadata
-        version = "1" if "embedding" in table.column_names else str(SCHEMA_VERSION)
-    if not version.isdigit() or int(version) > SCHEMA_VERSION:
-        raise BftembedError(
-            f"{file} has results schema {version}; this bftembed reads up to {SCHEMA_VERSION}. Update bftembed."
-        )
+        raise BftembedError(f"{file} is not a complete Parquet file ({str(err).splitlines()[0]}).") from err
+    # Other writers leave out the metadata.
+    guess = "1" if "embedding" in table.column_names else str(SCHEMA_VERSION)
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, guess.encode()).decode(errors="replace")
+    if version not in ("1", str(SCHEMA_VERSION)):
+        raise BftembedError(f"{file} has results schema {version}; this bftembed reads up to {SCHEMA_VERSION}: update.")
     columns = _schema1.COLUMNS if version == "1" else COLUMNS
-    missing = [c for c in columns if c not in table.column_names]
-    if missing:
+    if missing := [c for c in columns if c not in table.column_names]:
         raise BftembedError(f"{file} is not a results table: columns {examples(missing, len(columns))} are missing.")
     if version == "1":
         return to_frame(_schema1.convert(table.to_pandas(integer_object_nulls=True), Result, over_seeds))
@@ -287,8 +263,7 @@ def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     BftembedError
         For missing columns, or one key with two values.
     """
-    missing = [c for c in COLUMNS if c not in frame.columns]
-    if missing:
+    if missing := [c for c in COLUMNS if c not in frame.columns]:
         raise BftembedError(f"{where}: columns {examples(missing, len(COLUMNS))} are missing from the results table.")
     types = dict.fromkeys(COLUMNS, "object") | dict.fromkeys(_FLOATS, "float64")
     table = frame[list(COLUMNS)].astype(types | {"seed": "Int64", "n": "int64", "n_missing": "int64"})
@@ -296,11 +271,9 @@ def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     twice = table.duplicated(list(KEY), keep=False)
     if twice.any():
         first = table[twice].iloc[:2]
-        name = ", ".join(f"{k}={first.iloc[0][k]}" for k in KEY)
-        values = f"{first.iloc[0]['value']} and {first.iloc[1]['value']}"
+        name, values = ", ".join(f"{k}={first.iloc[0][k]}" for k in KEY), " and ".join(map(str, first["value"]))
         raise BftembedError(
-            f"{where}: the row ({name}) occurs with different content: value {values}. Give the runs different names, "
-            "or leave one file out."
+            f"{where}: the row ({name}) occurs twice, with the values {values}. Give the runs different names."
         )
     return table
 
@@ -389,18 +362,14 @@ def tables_of(frame: pd.DataFrame) -> dict[str, list[Table]]:
         Results, as from `read_results`.
     """
     of_cells = {*TASKS, *_BENCHMARK_OF}
-    gene_level = ~frame["task"].isin(of_cells) & frame["protocol"].isin(_gene_protocols(frame))
-    benchmark = frame["task"].replace(_BENCHMARK_OF).where(~gene_level, "genes")
+    of_genes = frame["protocol"].str.partition("/")[0].isin(_GENE_PROTOCOLS)
+    benchmark = frame["task"].replace(_BENCHMARK_OF).where(~of_genes | frame["task"].isin(of_cells), "genes")
     order = sorted(set(benchmark), key=lambda b: ([*TASKS, b].index(b), b))
     sections = {}
     for name in order:
         make = importlib.import_module(TASKS[name]).tables if name in TASKS else generic_tables
         sections[name.capitalize()] = make(frame[benchmark == name])
     return sections
-
-
-def _gene_protocols(frame: pd.DataFrame) -> set[str]:
-    return {p for p in frame["protocol"].unique() if p.partition("/")[0] in _GENE_PROTOCOLS}
 
 
 def generic_tables(frame: pd.DataFrame) -> list[Table]:
@@ -537,3 +506,59 @@ def _missing(records: list[dict[str, Any]], metrics: Sequence[Metric]) -> list[s
         what = "any metric" if 1 < len(title) == len(names) else ", ".join(names)
         alike.setdefault((what, note), []).append(subject)
     return [f"No value of {names} for {examples(subjects)}: {note}." for (names, note), subjects in alike.items()]
+
+
+def report(
+    results: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+) -> Path:
+    """Write the tables of one or several results files, in the format of the suffix of `out`.
+
+    Parameters
+    ----------
+    results
+        Results tables (Parquet) of any tasks. The ``run.json`` in the folder of one adds to an HTML page what ran,
+        coverage, profiles, maps, settings and versions.
+    out
+        File to write: ``.html`` (one page that needs nothing else), ``.png`` or ``.svg`` (dots with intervals),
+        ``.csv``, ``.tex`` or ``.md``.
+    title
+        Title of the page or figure; default that of the run.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    BftembedError
+        For an unknown suffix, results that cannot be read, or rows that contradict each other.
+    """
+    from bftembed.report.manifest import FILE_NAME, Manifest
+
+    paths = [Path(results)] if isinstance(results, (str, os.PathLike)) else [Path(p) for p in results]
+    file, suffix = Path(out), Path(out).suffix.lower()
+    formats = (".html", ".png", ".svg", ".csv", ".tex", ".md")
+    if suffix not in formats:
+        raise unknown_name("suffix", suffix, formats, where=str(file))
+    folders = dict.fromkeys(p.parent for p in paths)
+    refuse_input_as_output(file, *paths, *(f / FILE_NAME for f in folders))
+    sections = tables_of(read_results(paths))
+    if suffix == ".html":
+        from bftembed.report.html import write_page
+
+        manifests = {f: Manifest.load(f) for f in folders if (f / FILE_NAME).is_file()}
+        return write_page(file, sections, title=title or "", manifests=manifests, sources=[p.name for p in paths])
+    tables = [table for found in sections.values() for table in found]
+    if suffix in (".png", ".svg"):
+        from bftembed.report.figure import draw_tables
+
+        draw_tables(file, tables, title or "")
+    else:
+        from bftembed.report.table import write_tables
+
+        write_tables(tables, file)
+    return file

@@ -93,7 +93,7 @@ def _member(table: Any, name: str, what: str) -> Any:
     """Read a column or an embedding after its size is known to be true; sparse indices are checked by `_as_matrix`."""
     from anndata.io import read_elem
 
-    from bftembed.cells.preflight import check_declared_size
+    from bftembed.hdf5 import check_declared_size
 
     compound = hasattr(table, "dtype")
     check_declared_size(table if compound else table[name], what)
@@ -109,8 +109,7 @@ def _column(handle: Any, name: str, what: str) -> Any:
     """Read a column of obs as a Series; until 2021 the categories were stored elsewhere."""
     import pandas as pd
 
-    from bftembed.cells.preflight import check_declared_size
-    from bftembed.hdf5 import as_text
+    from bftembed.hdf5 import as_text, check_declared_size
 
     obs = handle["obs"]
     values = _member(obs, name, what)
@@ -164,7 +163,7 @@ def shapes_in(data: anndata.AnnData | str | os.PathLike[str], keys: Sequence[str
 
 def _as_matrix(value: Any, what: str, n_cells: int) -> NDArray[Any]:
     from bftembed.cells.blocks import Compressed
-    from bftembed.cells.preflight import check_size
+    from bftembed.hdf5 import check_size
 
     if hasattr(value, "toarray"):  # SciPy crashes on indices out of range, so they are checked on the way
         rows = value if value.format in ("csr", "csc") else value.tocsr()

@@ -13,9 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from bftembed import bench
 from bftembed.errors import BftembedError, MissingExtraError, UnknownNameError
-from bftembed.metrics.clustering import kmeans_labels, partition_scores
-from bftembed.metrics.knn import knn_hits
-from bftembed.metrics.leiden import RESOLUTIONS, LeidenGraph
+from bftembed.metrics.clustering import RESOLUTIONS, LeidenGraph, kmeans_labels, knn_hits, partition_scores
 from bftembed.metrics.neighbors import nearest_neighbors
 from bftembed.metrics.silhouette import silhouette_samples
 from bftembed.tasks.base import read_results, to_frame

@@ -14,9 +14,8 @@ from tests_paths import REPOSITORY
 
 from bftembed.errors import BftembedError, MissingExtraError, UnknownNameError
 from bftembed.metrics import integration as scib
-from bftembed.metrics.bras import bras
 from bftembed.metrics.neighbors import Neighbors, nearest_neighbors
-from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label
+from bftembed.metrics.silhouette import bras, isolated_labels, silhouette_batch, silhouette_label
 from bftembed.report.published import INTEGRATION_METRICS, TABLE_2
 from bftembed.tasks.base import to_frame
 from bftembed.tasks.cells import integration as task
@@ -97,7 +96,7 @@ def test_the_values_are_those_of_the_benchmarker_on_real_cells(shared_data, monk
     from scib_metrics.nearest_neighbors import NeighborsResults
     from threadpoolctl import threadpool_limits
 
-    from bftembed.metrics.leiden import connectivities
+    from bftembed.metrics.clustering import connectivities
     from bftembed.tasks.baselines import harmony, pca
 
     cells = anndata.read_h5ad(shared_data("cells/symphony_pbmc_3batch.h5ad"))[::3].copy()

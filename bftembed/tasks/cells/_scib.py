@@ -15,7 +15,7 @@ import numpy as np
 
 from bftembed.errors import require
 from bftembed.metrics.checks import TooFew, Unavailable, Undefined, checked_codes, need_two
-from bftembed.metrics.leiden import connectivities
+from bftembed.metrics.clustering import connectivities
 from bftembed.metrics.silhouette import NO_MIXED_LABEL
 
 if TYPE_CHECKING:

@@ -14,10 +14,16 @@ import numpy as np
 from bftembed.errors import BftembedError, examples, require, unknown_name
 from bftembed.io import refuse_input_as_output
 from bftembed.metrics.checks import Undefined
-from bftembed.metrics.clustering import NOTEBOOK_SEED, kmeans_labels, minibatch_labels, partition_scores
+from bftembed.metrics.clustering import (
+    NOTEBOOK_SEED,
+    RESOLUTIONS,
+    LeidenGraph,
+    kmeans_labels,
+    knn_hits,
+    minibatch_labels,
+    partition_scores,
+)
 from bftembed.metrics.intervals import bootstrap_interval, half_sample_interval
-from bftembed.metrics.knn import knn_hits
-from bftembed.metrics.leiden import RESOLUTIONS, LeidenGraph
 from bftembed.metrics.neighbors import nearest_neighbors
 from bftembed.metrics.silhouette import silhouette_samples
 from bftembed.progress import Progress, silent

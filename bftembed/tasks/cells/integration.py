@@ -24,11 +24,10 @@ from bftembed.errors import BftembedError, require, unknown_name
 from bftembed.io import refuse_input_as_output
 from bftembed.machine import available_memory
 from bftembed.metrics import integration as scib
-from bftembed.metrics.bras import bras
 from bftembed.metrics.checks import TooFew, Undefined
 from bftembed.metrics.intervals import half_sample_interval, half_samples, t_interval
 from bftembed.metrics.neighbors import EXACT_UP_TO, Neighbors, nearest_neighbors
-from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
+from bftembed.metrics.silhouette import bras, isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.report.published import integration_table
 from bftembed.tasks.base import Metric, Result, TaskInfo, score_table, to_frame, write_results

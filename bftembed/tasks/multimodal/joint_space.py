@@ -22,7 +22,7 @@ from bftembed.entities.genes import GeneIndex
 from bftembed.entities.proteins import ProteinIndex
 from bftembed.errors import BftembedError, examples, require, unknown_name
 from bftembed.hdf5 import open_h5ad
-from bftembed.metrics.leiden import LeidenGraph
+from bftembed.metrics.clustering import LeidenGraph
 from bftembed.metrics.neighbors import nearest_neighbors
 from bftembed.tasks.baselines import pca, whole_matrix
 
