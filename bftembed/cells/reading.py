@@ -230,9 +230,9 @@ def expression_of_file(
 def expression_of_anndata(
     adata: AnnData,
     *,
-    layer: str | None,
-    use_raw: bool,
-    gene_column: str | None,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_column: str | None = None,
     obsm: str | None = None,
     obsm_names: str | None = None,
     kind: Kind | None = "gene",

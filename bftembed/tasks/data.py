@@ -150,17 +150,6 @@ def check_groups(column: NDArray[Any], label: str, where: str) -> set[Any]:
     return distinct
 
 
-def shapes_in(data: anndata.AnnData | str | os.PathLike[str], keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the embeddings of a h5ad file before any is read; of those stored as plain arrays alone."""
-    from bftembed.hdf5 import open_h5ad
-
-    if not isinstance(data, (str, os.PathLike)):
-        return {}
-    with open_h5ad(Path(data)) as handle:
-        obsm = handle.get("obsm", {})
-        return {k: obsm[k].shape for k in keys if k in _names(obsm) and len(getattr(obsm[k], "shape", ())) == 2}
-
-
 def _as_matrix(value: Any, what: str, n_cells: int) -> NDArray[Any]:
     from bftembed.cells.blocks import Compressed
     from bftembed.hdf5 import check_size

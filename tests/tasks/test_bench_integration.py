@@ -160,16 +160,6 @@ def test_the_input_is_never_the_output(h5ad):
     assert h5ad.read_bytes() == kept
 
 
-def test_three_million_cells_raise_before_they_are_read(h5ad, monkeypatch):
-    with h5py.File(h5ad, "r+") as handle:  # declared, and nothing stored
-        del handle["obsm/X_a"]
-        handle["obsm"].create_dataset("X_a", shape=(3_000_000, 50), dtype="f4", chunks=(1000, 50))
-    monkeypatch.setattr(task, "available_memory", lambda: 8 * 10**9)
-    monkeypatch.setattr(task, "read_cells", lambda *_: pytest.fail("the cells were read"))
-    with pytest.raises(BftembedError):
-        run(h5ad)
-
-
 def test_real_cells_are_scored(shared_data):
     path = shared_data("cells/symphony_pbmc_3batch.h5ad")
     frame = run(path, "", "cell_type", "batch", baselines="pca,harmony", profile="paper")

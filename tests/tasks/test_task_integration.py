@@ -333,8 +333,6 @@ def test_cells_that_do_not_fit_into_memory_raise_before_anything_is_done(monkeyp
         with pytest.raises(BftembedError):
             task.score({"X": many}, many[:, 0], many[:, 0], run="r", profile=profile)
         task.check_memory([(999_999, 50)], profile=profile)
-        with pytest.raises(BftembedError):
-            task.check_memory([(999_999, 50)], profile=profile, to_read=1)
     monkeypatch.setattr(task, "available_memory", lambda: None)
     task.check_memory([many.shape])
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 GRAPH_NEIGHBORS, LISI_NEIGHBORS = 15, 90
 # scib computes shares of variance in float32, with rounding errors of up to 7e-8.
 _NO_VARIANCE = 1e-6
-NO_PROGRAM = (
-    "scib's program knn_graph.o does not run on this machine. Recompile it, in the folder knn_graph of the installed "
-    "package scib: g++ -std=c++11 -O3 knn_graph.cpp -o knn_graph.o"
+_NO_PROGRAM = (
+    "scib's program knn_graph.o does not run on this machine. Recompile it in the package's folder knn_graph: "
+    "g++ -std=c++11 -O3 knn_graph.cpp -o knn_graph.o"
 )
 
 
@@ -50,27 +50,14 @@ def _quiet() -> Iterator[ModuleType]:
     from threadpoolctl import threadpool_limits
 
     scib = load()
-    silent = contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings()
-    # MB per block of distances; the default is 1 GB.
-    with silent[0], silent[1], threadpool_limits(limits=1), config_context(working_memory=64):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), threadpool_limits(limits=1):
         warnings.simplefilter("ignore")
-        yield scib
+        with config_context(working_memory=64):  # MB per block of distances; the default is 1 GB
+            yield scib
 
 
 class Scib:
-    """The metrics of scib for one embedding.
-
-    Parameters
-    ----------
-    matrix
-        (n_cells, d), finite, without all-zero rows.
-    labels
-        Label of each cell, (n_cells,), none missing.
-    batches
-        Batch of each cell, (n_cells,), none missing.
-    neighbors
-        Returns the k nearest neighbors of each cell.
-    """
+    """The metrics of scib for one embedding: its matrix, labels, batches, and a function for k nearest neighbors."""
 
     def __init__(
         self,
@@ -206,5 +193,5 @@ class Scib:
                 subprocess.run(command, capture_output=True, check=True)
                 simpson = scib.me.lisi.compute_simpson_index_graph(prefix, codes, *sizes)
             except (OSError, subprocess.CalledProcessError) as err:  # it may also end well and write nothing
-                raise Unavailable(NO_PROGRAM) from err
+                raise Unavailable(_NO_PROGRAM) from err
         return float(np.nanmedian(1 / simpson))

@@ -49,7 +49,7 @@ class Modality:
     @functools.cached_property
     def expression(self) -> Expression:
         """The expression of all cells of the data, paired or not."""
-        return expression_of_anndata(self.data, **{"layer": None, "use_raw": False, "gene_column": None, **self.choice})
+        return expression_of_anndata(self.data, **self.choice)
 
     def vectors(self, embeddings: GeneEmbeddings, how: Aggregation) -> tuple[NDArray[Any], CellEmbeddingReport]:
         """Return the vectors of the paired cells, float32 (n_cells, d), NaN for those without one, and the report."""
