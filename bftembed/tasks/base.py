@@ -103,24 +103,16 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Result))
 _FLOATS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 
 
-def over_seeds(rows: Iterable[Result], low: float = math.nan, high: float = math.nan) -> Result:
-    """Return the row over all seeds of rows that differ by the seed: the mean of their values.
-
-    Parameters
-    ----------
-    rows
-        Rows of one subject and metric; those without a value are left out of the mean.
-    low, high
-        Ends of its interval; NaN: Student's t interval of the seeds, where there are two.
-    """
+def over_seeds(rows: Iterable[Result]) -> Result:
+    """Return the row over all seeds of rows that differ by the seed: the mean of the values, Student's t interval."""
     from bftembed.metrics.intervals import t_interval
 
     found = list(rows)
     values = [r.value for r in found if not math.isnan(r.value)]
-    if math.isnan(low):
-        low, high = t_interval(values)
-    shared = [n for n in dict.fromkeys(r.note for r in found) if n and all(n == r.note for r in found)]
-    lost = f"{len(found) - len(values)} of {len(found)} seeds without a value" if 0 < len(values) < len(found) else ""
+    low, high = t_interval(values)
+    notes = [found[0].note] if len({r.note for r in found}) == 1 or not values else []
+    if 0 < len(values) < len(found):
+        notes.append(f"{len(found) - len(values)} of {len(found)} seeds without a value")
     return dataclasses.replace(
         found[0],
         seed=None,
@@ -131,7 +123,7 @@ def over_seeds(rows: Iterable[Result], low: float = math.nan, high: float = math
         n=max(r.n for r in found),
         n_missing=max(r.n_missing for r in found),
         reason="" if values else found[0].reason,
-        note="; ".join(filter(None, [*shared, lost])) if values else found[0].note,
+        note="; ".join(filter(None, notes)),
     )
 
 
@@ -280,24 +272,20 @@ def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """The card of a benchmark task.
+    """The card of a gene-level task.
 
     Attributes
     ----------
     name
         As in the column ``task`` of the results.
     kind
-        What is embedded: ``"cells"``, ``"genes"`` or ``"pairs"``.
-    source
-        Where the data come from.
-    license
-        License of the data.
+        What is labelled: ``"genes"`` or ``"pairs"``.
+    source, license
+        Origin and license of the data.
     split_rule
         How the data are divided for fitting and scoring.
-    main_metric
-        The metric by which tables are sorted.
-    direction
-        ``"higher"`` or ``"lower"``: which value of it is better.
+    main_metric, direction
+        The metric that decides, and whether ``"higher"`` or ``"lower"`` values of it are better.
     version
         Raised whenever equal input may give another value.
     """
@@ -417,9 +405,8 @@ def score_table(
     Table
         Rows in the order of `KINDS`; those of kind ``chance`` are one row with their range.
     """
-    scores = overall(frame).drop_duplicates(
-        ["kind", "subject", "metric"]
-    )  # one value, compared with several references
+    # One value is compared with several references.
+    scores = overall(frame).drop_duplicates(["kind", "subject", "metric"])
     present = [m for m in metrics if (scores["metric"] == m.name).any()]
     records = scores.to_dict("records")
     by_row: dict[tuple[str, str], dict[str, Any]] = {}
@@ -427,22 +414,20 @@ def score_table(
         name = names(record) if names else record["subject"]
         if record["kind"] in ("random", "shuffled") and record["kind"] not in name:
             name = f"{name}, {record['kind']}"  # drawn in the shape of a subject
-        by_row.setdefault((record["kind"], "" if record["kind"] == "chance" else name), {}).setdefault(
-            record["metric"], []
-        ).append(record)
+        key = (record["kind"], "chance" if record["kind"] == "chance" else name)
+        by_row.setdefault(key, {}).setdefault(record["metric"], []).append(record)
     main = next((m for m in present if m.name == (sort_by or present[0].name)), None)
     rows = []
     for (kind, name), cells in by_row.items():
         notes = [r["note"] for found in cells.values() for r in found if r["note"] and not r["reason"]]
         common = [n for n in dict.fromkeys(notes) if notes.count(n) > len(cells) / 2] if kind != "subject" else []
         made = {m.name: _cell(cells[m.name]) for m in present if m.name in cells}
-        rows.append(Row(name or "chance", made, kind, "; ".join(common[:1]) if kind != "chance" else ""))
+        rows.append(Row(name, made, kind, common[0] if common and kind != "chance" else ""))
 
     def place(row: Row) -> tuple[Any, ...]:
         value = row.cells[main.name].value if main and main.name in row.cells else math.nan
         sign = 1 if main and main.better == "lower" else -1
-        base = KINDS.index(row.kind)
-        return base, math.isnan(value), sign * value if value == value else 0.0, row.name
+        return KINDS.index(row.kind), math.isnan(value), 0.0 if math.isnan(value) else sign * value, row.name
 
     rows.sort(key=place)
     used = sorted({r["n"] for r in records if r["kind"] != "chance" and not math.isnan(r["value"])})

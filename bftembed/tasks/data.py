@@ -46,7 +46,8 @@ def read_cells(
         raise BftembedError(f"Expected an AnnData or the path of a h5ad, got {type(data).__name__}.")
     else:
         stem = Path(data.filename).stem if data.filename else "cells"
-        _check_names(columns, data.obs, keys, data.obsm, where)
+        _check_names("obs column", columns, data.obs, where)
+        _check_names("obsm key", keys, data.obsm, where)
         found, matrices = {c: data.obs[c] for c in columns}, {k: data.obsm[k] for k in keys}
     labels = {c: column.to_numpy(dtype=object, na_value=None) for c, column in found.items()}
     n_cells = len(next(iter(labels.values())))
@@ -64,11 +65,11 @@ def place_of(data: object) -> str:
     return str(data) if isinstance(data, (str, os.PathLike)) else "the AnnData"
 
 
-def _check_names(columns: Sequence[str], obs: Iterable[str], keys: Sequence[str], obsm: Iterable[str], w: str) -> None:
-    for what, names, known in (("obs column", columns, list(obs)), ("obsm key", keys, list(obsm))):
-        for name in names:
-            if name not in known:
-                raise unknown_name(what, name, known, where=w)
+def _check_names(what: str, names: Sequence[str], known: Iterable[str], where: str) -> None:
+    there = list(known)
+    for name in names:
+        if name not in there:
+            raise unknown_name(what, name, there, where=where)
 
 
 def _from_file(file: Path, keys: Sequence[str], columns: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -79,7 +80,8 @@ def _from_file(file: Path, keys: Sequence[str], columns: Sequence[str]) -> tuple
             if part not in handle:
                 raise BftembedError(f"{file} has no /{part}: it is not a h5ad of cells with embeddings.")
         obs, obsm = handle["obs"], handle.get("obsm", {})
-        _check_names(columns, _names(obs), keys, _names(obsm), str(file))
+        _check_names("obs column", columns, _names(obs), str(file))
+        _check_names("obsm key", keys, _names(obsm), str(file))
         labels = {c: _column(handle, c, f"{file}: obs[{c!r}]") for c in columns}
         return labels, {k: _member(obsm, k, f"{file}: obsm[{k!r}]") for k in keys}
 

@@ -267,13 +267,6 @@ def test_the_verb_scores_several_protocols_and_writes_the_table(tmp_path):
             bench.clustering(**{"data": tmp_path / "cells.h5ad", "keys": "X_a", "label": "kind"} | given)
 
 
-def test_shared_cells_are_scored(shared_data):
-    path = shared_data("cells/citefuse_citeseq_pbmc500.h5ad")
-    frame = bench.clustering(path, ["ADT"], "hto_top", protocol="standard", seeds=1)
-    assert set(frame["n"] + frame["n_missing"]) == {500}
-    assert frame["value"].notna().all()
-
-
 def test_tables_have_a_row_per_subject_and_one_of_chance():
     compared = {
         "pca": (blobs(5.0, seed=2), "reference", "50 components"),

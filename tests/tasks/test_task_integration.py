@@ -371,21 +371,13 @@ def test_progress_is_called_once_per_embedding_and_nothing_is_changed():
 def made_table(profile="paper", halves=True, without=()):
     """Return the tables of a subject with a total of .5, two baselines, and one that lacks metrics."""
     found = []
-    for name, kind, level in (
-        ("a", "subject", 0.5),
-        ("pca", "reference", 0.6),
-        ("r", "random", 0.2),
-        ("x", "random", 0.1),
-    ):
+    rows = (("a", "subject", 0.5), ("pca", "reference", 0.6), ("r", "random", 0.2), ("x", "random", 0.1))
+    for name, kind, level in rows:
         for metric in (*task.PROFILES[profile].bio, *task.PROFILES[profile].batch, *task.AGGREGATES):
             lost = name == "x" and metric in without
             ends = {"low": level - 0.05, "high": level + 0.05} if halves and not lost else {}
-            value = {"value": math.nan, "reason": "too-few", "note": "59 cells"} if lost else {"value": level}
-            found.append(
-                task.Result(
-                    "run", name, "integration", profile, metric, kind=kind, n=9, **({"note": "how"} | value), **ends
-                )
-            )
+            value = {"value": math.nan, "reason": "too-few", "note": "59"} if lost else {"value": level, "note": "how"}
+            found.append(task.Result("run", name, "integration", profile, metric, kind=kind, n=9, **value, **ends))
     return task.tables(to_frame(found))
 
 

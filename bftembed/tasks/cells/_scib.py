@@ -75,8 +75,8 @@ class Scib:
         from pandas import Categorical, DataFrame
 
         codes = {"label": self.labels, "batch": self.batches, **columns}
-        index = [str(i) for i in range(len(self.labels))]
-        cells = AnnData(obs=DataFrame({k: Categorical(v.astype(str)) for k, v in codes.items()}, index=index))
+        obs = DataFrame({name: Categorical(x.astype(str)) for name, x in codes.items()})
+        cells = AnnData(obs=obs.set_axis(obs.index.astype(str)))
         if X is not None:
             cells.obsm["X"] = X
         if graph is not None:
@@ -112,6 +112,11 @@ class Scib:
             best = f"cluster_{found}"
             return float(scib.me.nmi(cells, best, "label")), float(scib.me.ari(cells, best, "label"))
 
+    @staticmethod
+    def _score(metric: str, cells: Any, *columns: str, **options: Any) -> float:
+        with _quiet() as scib:
+            return float(getattr(scib.me, metric)(cells, *columns, **options))
+
     def _with_clusters(self, name: str) -> tuple[Any, dict[str, Any]]:
         cells = self._cells(**{f"{name}_{r}": clusters for r, clusters in self.clusterings.items()})
         return cells, {"resolutions": list(self.clusterings), "verbose": False}
@@ -120,38 +125,31 @@ class Scib:
         need_two(self.labels, "label", "a comparison with clusters")
         self._need_isolated()
         cells, options = self._with_clusters("iso_label")
-        with _quiet() as scib:
-            return float(scib.me.isolated_labels_f1(cells, "label", "batch", embed=None, **options))
+        return self._score("isolated_labels_f1", cells, "label", "batch", embed=None, **options)
 
     def isolated_labels_asw(self) -> float:
         self._need_groups()
         self._need_isolated()
-        with _quiet() as scib:
-            return float(scib.me.isolated_labels_asw(self._cells(X=self.matrix), "label", "batch", "X", verbose=False))
+        return self._score("isolated_labels_asw", self._cells(X=self.matrix), "label", "batch", "X", verbose=False)
 
     def silhouette_label(self) -> float:
         self._need_groups()
-        with _quiet() as scib:
-            return float(scib.me.silhouette(self._cells(X=self.matrix), "label", "X"))
+        return self._score("silhouette", self._cells(X=self.matrix), "label", "X")
 
     def silhouette_batch(self) -> float:
         need_two(self.batches, "batch", "the silhouette of batches")
-        with _quiet() as scib:
-            found = float(scib.me.silhouette_batch(self._cells(X=self.matrix), "batch", "label", "X", verbose=False))
+        found = self._score("silhouette_batch", self._cells(X=self.matrix), "batch", "label", "X", verbose=False)
         if np.isnan(found):
             raise Undefined(NO_MIXED_LABEL)
         return found
 
     def graph_connectivity(self) -> float:
-        with _quiet() as scib:
-            return float(scib.me.graph_connectivity(self._cells(graph=self.graph), "label"))
+        return self._score("graph_connectivity", self._cells(graph=self.graph), "label")
 
     def pcr_comparison(self, before: NDArray[Any], after: NDArray[Any], _: object) -> float:
         need_two(self.batches, "batch", "PCR comparison")
-        with _quiet() as scib:
-            old, new = (
-                float(scib.me.pcr(self._cells(X=x), "batch", embed="X", linreg_method="numpy")) for x in (before, after)
-            )
+        options = {"embed": "X", "linreg_method": "numpy"}
+        old, new = (self._score("pcr", self._cells(X=x), "batch", **options) for x in (before, after))
         if not old > _NO_VARIANCE:  # NaN for a constant embedding
             raise Undefined("The batches explain no variance of the embedding before the integration.")
         return max(0.0, (old - new) / old)
