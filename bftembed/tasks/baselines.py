@@ -20,7 +20,7 @@ from bftembed.cells.vectors import Aggregation, opened, vectors_of
 from bftembed.embeddings import GeneEmbeddings, embed_genes
 from bftembed.errors import BftembedError, MissingExtraError, examples, require, unknown_name
 from bftembed.machine import available_memory
-from bftembed.tasks.data import listed, missing_label
+from bftembed.tasks.data import ENCODER, listed, missing_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,8 +42,8 @@ OF_COMPONENTS = ("pca", "harmony", "bbknn")
 #: Gene vectors, aggregated as the scored embedding was; of the first two there may be several draws: ``random:5``.
 OF_GENES = ("random", "shuffled", "tfidf", "symbol", "ncbi")
 DRAWN = ("random", "shuffled")
-#: The encoder of the baselines ``ncbi`` and ``symbol``, and the summaries that GenePT encoded.
-ENCODER, NCBI = "builtin:all-minilm-l6-v2", "dataset:refseq-summaries"
+#: The summaries that GenePT encoded.
+NCBI = "dataset:refseq-summaries"
 #: Dimensions of random gene vectors where no embedding states its own.
 N_RANDOM_DIMENSIONS = 384
 #: Principal components, or fewer where there are fewer cells or genes.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
+#: Encoder of the baselines ``ncbi`` and ``symbol``.
+ENCODER = "builtin:all-minilm-l6-v2"
 # A label column of numbers with more distinct values than this is a measurement, not a label.
 MAX_NUMERIC_LABELS = 100
 

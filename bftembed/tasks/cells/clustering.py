@@ -28,8 +28,7 @@ from bftembed.metrics.silhouette import silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.report.published import clustering_table
 from bftembed.tasks.base import Metric, Result, score_table, to_frame
-from bftembed.tasks.baselines import ENCODER, CellBaselines, parse_baselines
-from bftembed.tasks.data import as_matrix, check_labels, listed, place_of, read_cells, valid_cells
+from bftembed.tasks.data import ENCODER, as_matrix, check_labels, listed, place_of, read_cells, valid_cells
 
 if TYPE_CHECKING:
     import os
@@ -135,7 +134,7 @@ def clustering(
     MissingExtraError
         For ``strict`` without the extra ``scib``.
     """
-    wanted, made, protocols = listed(keys), parse_baselines(baselines), listed(protocol)
+    wanted, made, protocols = listed(keys), listed(baselines), listed(protocol)
     seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not wanted and not made:
         raise BftembedError("No embedding was named: give at least one key of .obsm, or baselines.")
@@ -144,10 +143,17 @@ def clustering(
     for name in protocols:
         check_protocol(name)
     refuse_input_as_output(out, data, texts, genes)
+    source = None
+    if made:
+        from bftembed.tasks.baselines import CellBaselines, parse_baselines  # imports numba, half of the start
+
+        source = CellBaselines(data, parse_baselines(made), layer=layer, use_raw=use_raw)
     columns, embeddings, stem = read_cells(data, wanted, [label])
     check_labels(columns[label], label, place_of(data))
-    source = CellBaselines(data, made, layer=layer, use_raw=use_raw)
-    compared = source.of_expression() + source.of_genes(wanted, texts=texts, genes=genes, encoder=encoder)
+    compared = {}
+    if source is not None:
+        found = source.of_expression() + source.of_genes(wanted, texts=texts, genes=genes, encoder=encoder)
+        compared = {b.name: (b.vectors, b.kind, b.note) for b in found}
     results = []
     for i, name in enumerate(protocols):
         results += score(
@@ -157,7 +163,7 @@ def clustering(
             protocol=name,
             seeds=seed_list,
             permuted=permuted,
-            compared={b.name: (b.vectors, b.kind, b.note) for b in compared},
+            compared=compared,
             progress=lambda done, total, note, i=i: progress(done + i * total, len(protocols) * total, note),  # type: ignore[misc]
         )
     return to_frame(results, out)

@@ -21,9 +21,18 @@ from bftembed.metrics.silhouette import bras, isolated_labels, silhouette_batch,
 from bftembed.progress import Progress, silent
 from bftembed.report.published import integration_table
 from bftembed.tasks.base import Metric, Result, score_table, to_frame
-from bftembed.tasks.baselines import ENCODER, OF_COMPONENTS, CellBaselines, parse_baselines
+from bftembed.tasks.baselines import OF_COMPONENTS, CellBaselines, parse_baselines
 from bftembed.tasks.cells import _scib
-from bftembed.tasks.data import as_matrix, check_groups, check_labels, listed, place_of, read_cells, valid_cells
+from bftembed.tasks.data import (
+    ENCODER,
+    as_matrix,
+    check_groups,
+    check_labels,
+    listed,
+    place_of,
+    read_cells,
+    valid_cells,
+)
 
 if TYPE_CHECKING:
     import os
