@@ -370,7 +370,7 @@ def test_bad_files_are_errors(tmp_path):
     (toys.write_tenx_mtx(tmp_path / "mtx") / "features.tsv.gz").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     for name in ("custom", "two.h5", "three.h5", "mtx", "empty", "none.h5ad"):
-        with pytest.raises(BftembedError, match=name):
+        with pytest.raises(BftembedError):
             score(tmp_path / name, label=None)
 
 
