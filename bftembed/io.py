@@ -128,16 +128,18 @@ def _exchanged(one: Path, other: Path) -> bool:
     return bool(exchange(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
-def refuse_input_as_output(out: str | os.PathLike[str], *inputs: object) -> None:
+def refuse_input_as_output(out: str | os.PathLike[str] | None, *inputs: object) -> None:
     """Raise when `out` is one of the input files, by any name (relative, symbolic or hard link).
 
     Parameters
     ----------
     out
-        The file to be written.
+        The file to be written, if any.
     *inputs
         Paths; anything that is no path to an existing file is passed over.
     """
+    if out is None:
+        return
     target = Path(out)
     for source in inputs:
         there = isinstance(source, str | os.PathLike) and target.exists() and Path(source).exists()

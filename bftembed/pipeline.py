@@ -460,7 +460,7 @@ class _Run:
     # -- report ----------------------------------------------------------------------------------------------------
 
     def report(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str], results: pd.DataFrame) -> Path:
-        from bftembed.tasks.report import report
+        from bftembed.tasks.base import report
 
         umaps: tuple[Umap, ...] = ()
         if self.config.maps:

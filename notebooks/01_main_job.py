@@ -108,7 +108,7 @@ print(text(tables_of(results)["Clustering"], width=100))
 # One HTML file that needs nothing else.
 
 # %%
-from bftembed.tasks.report import report
+from bftembed.tasks.base import report
 
 page = report(runs / "r.parquet", runs / "report.html")
 assert page.stat().st_size > 10_000

@@ -10,7 +10,7 @@ import pytest
 import bftembed
 from bftembed.errors import BftembedError
 from bftembed.profiles.export import export_profiles
-from bftembed.tasks.report import report
+from bftembed.tasks.base import report
 
 
 @pytest.fixture

@@ -109,8 +109,7 @@ def timed(which: str, n: int, n_embeddings: int, data: str, warm: bool, cache: s
 
 
 def peak(which: str, n: int) -> dict[str, Any]:
-    from bftembed.metrics.bras import bras
-    from bftembed.metrics.silhouette import silhouette_label
+    from bftembed.metrics.silhouette import bras, silhouette_label
 
     def resident(field: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()

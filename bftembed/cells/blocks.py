@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from bftembed.cells.preflight import check_declared_size, check_indices, check_kind, checked_indptr
+from bftembed.cells.preflight import check_indices, check_kind, checked_indptr
 from bftembed.cells.rows import Rows, as_float, as_index
 from bftembed.cells.slices import Slices
 from bftembed.errors import BftembedError
-from bftembed.hdf5 import damage_named, is_array, is_group
+from bftembed.hdf5 import check_declared_size, damage_named, is_array, is_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,14 +13,14 @@ from bftembed.cells.blocks import Columns, Compressed, compressed_format
 from bftembed.cells.check_report import CellCheck, GenesFound, MatrixFound, ValuesFound
 from bftembed.cells.matching import match_genes
 from bftembed.cells.normalize import NORMALIZE, decide
-from bftembed.cells.preflight import check_declared_size, check_key, check_slots
+from bftembed.cells.preflight import check_key, check_slots
 from bftembed.cells.reading import expression_of_file
 from bftembed.cells.sampling import sample
 from bftembed.cells.writing import UNS, check_free
 from bftembed.embeddings import GeneEmbeddings
 from bftembed.entities.var_names import read_var_names
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.hdf5 import open_h5ad
+from bftembed.hdf5 import check_declared_size, open_h5ad
 
 if TYPE_CHECKING:
     import os

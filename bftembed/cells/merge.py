@@ -11,12 +11,11 @@ import h5py
 import numpy as np
 
 from bftembed.cells.names import Table
-from bftembed.cells.preflight import check_declared_size
 from bftembed.cells.sidecar import check_sidecar, sidecar_of
 from bftembed.cells.stream import DECIDES, Shard
 from bftembed.cells.writing import UNS, coverage_column
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.hdf5 import damage_named, open_h5ad, strings
+from bftembed.hdf5 import check_declared_size, damage_named, open_h5ad, strings
 from bftembed.progress import silent
 
 if TYPE_CHECKING:

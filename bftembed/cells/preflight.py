@@ -1,8 +1,7 @@
-"""What is refused before a value is read: impossible structures, declared sizes with nothing behind them, bad names."""
+"""Checks before a value is read: impossible structures, indices out of range, bad names."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,70 +9,10 @@ import h5py
 import numpy as np
 
 from bftembed.errors import BftembedError
+from bftembed.hdf5 import check_declared_size
 
 if TYPE_CHECKING:
     import os
-
-#: Declared bytes that are never questioned, and how much more than this a byte on disk may stand for (deflate packs
-#: at most 1,032 bytes into one). A data set beyond both is a few kilobytes that claim to be gigabytes.
-FREE_BYTES = 64 * 2**20
-BYTES_PER_STORED_BYTE = 10_000
-#: A filter may add so many bytes to a chunk, and no more than double it; what is larger inflates to more than a chunk.
-MOST_OVERHEAD = 4096
-
-
-def check_declared_size(member: Any, where: str) -> None:
-    """Refuse a HDF5 data set (or a group with one) that declares far more bytes than the file stores, or far fewer.
-
-    Raises
-    ------
-    BftembedError
-        With the declared and the stored size.
-    """
-    if isinstance(member, h5py.Group):
-        member.visititems(lambda name, inner: check_declared_size(inner, where) if hasattr(inner, "shape") else None)
-        return
-    if not isinstance(member, h5py.Dataset) or member.shape is None:
-        return
-    check_size(member.shape, member.dtype.itemsize, int(member.id.get_storage_size()), f"{where}: {member.name}")
-    _check_chunks(member, f"{where}: {member.name}")
-
-
-def _check_chunks(member: h5py.Dataset, what: str) -> None:
-    """Refuse chunks that HDF5 would inflate beyond all bounds, or would fill up with whatever lies in memory."""
-    properties = member.id.get_create_plist()
-    n_filters = properties.get_nfilters()
-    if member.chunks is None or not n_filters:
-        return
-    size = math.prod(member.chunks) * int(member.id.get_type().get_size())
-    skipped = 2**n_filters - 1
-
-    def wrong(chunk: Any) -> Any:
-        none_left = chunk.filter_mask & skipped == skipped
-        return chunk if chunk.size > 2 * size + MOST_OVERHEAD or (none_left and chunk.size != size) else None
-
-    found = member.id.chunk_iter(wrong)
-    if found is not None:
-        raise BftembedError(
-            f"{what} has a chunk of {found.size} stored bytes where {size} bytes belong. Refused before reading: the "
-            f"file is damaged or made to exhaust memory."
-        )
-
-
-def check_size(shape: tuple[int, ...], itemsize: int, stored: int, what: str) -> None:
-    """Refuse an array of `shape` of which only `stored` bytes are there.
-
-    Raises
-    ------
-    BftembedError
-        With the declared and the stored size.
-    """
-    declared = int(np.prod([int(n) for n in shape], dtype=object)) * itemsize
-    if declared > FREE_BYTES and declared > BYTES_PER_STORED_BYTE * stored:
-        raise BftembedError(
-            f"{what} declares shape {tuple(shape)}, {declared / 2**30:.1f} GiB, but the file stores only {stored} "
-            f"bytes of it. Refused before reading: the file is damaged or made to exhaust memory."
-        )
 
 
 def check_slots(handle: h5py.File) -> None:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.cells.blocks import Columns, memory_matrix, stored_matrix
 from bftembed.cells.feature_types import columns_of_kind
-from bftembed.cells.preflight import check_declared_size
 from bftembed.cells.side_matrix import memory_side, stored_side
 from bftembed.cells.tables import check_index, n_rows, row_names
 from bftembed.cells.zarr_store import open_zarr
 from bftembed.entities.var_names import read_var_column, read_var_names, refuse_numbers
 from bftembed.errors import BftembedError, unknown_name
-from bftembed.hdf5 import as_text, is_array, is_group, open_h5ad
+from bftembed.hdf5 import as_text, check_declared_size, is_array, is_group, open_h5ad
 
 if TYPE_CHECKING:
     import os
@@ -231,9 +230,9 @@ def expression_of_file(
 def expression_of_anndata(
     adata: AnnData,
     *,
-    layer: str | None,
-    use_raw: bool,
-    gene_column: str | None,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_column: str | None = None,
     obsm: str | None = None,
     obsm_names: str | None = None,
     kind: Kind | None = "gene",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.cells.blocks import Dense, memory_matrix, refuse_missing_chunks, stored_matrix
-from bftembed.cells.preflight import check_declared_size, check_kind
+from bftembed.cells.preflight import check_kind
 from bftembed.errors import BftembedError, unknown_name
-from bftembed.hdf5 import as_text, is_array, is_group, strings
+from bftembed.hdf5 import as_text, check_declared_size, is_array, is_group, strings
 
 if TYPE_CHECKING:
     from bftembed.cells.blocks import Compressed

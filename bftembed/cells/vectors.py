@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -52,15 +52,17 @@ def cell_vectors(
         As `bftembed.cells.embed.embed_cells`.
     """
     how = aggregation or Aggregation()
-    choice = {"kind": how.kind, **choice}
-    with ExitStack() as stack:
-        if isinstance(data, (str, os.PathLike)) or data.isbacked:
-            path = data if isinstance(data, (str, os.PathLike)) else backed_path(data)
-            expression = stack.enter_context(expression_in(path, **choice))
-        else:
-            choice = {"layer": None, "use_raw": False, "gene_column": None, **choice}
-            expression = expression_of_anndata(data, **choice)
+    with opened(data, **{"kind": how.kind, **choice}) as expression:
         return vectors_of(expression, embeddings, how)
+
+
+def opened(data: AnnData | str | os.PathLike[str], **choice: Any) -> AbstractContextManager[Expression]:
+    """Open the expression of a file or an AnnData; `choice` as in `bftembed.cells.reading.expression_in`."""
+    if isinstance(data, (str, os.PathLike)):
+        return expression_in(data, **choice)
+    if data.isbacked:
+        return expression_in(backed_path(data), **choice)
+    return nullcontext(expression_of_anndata(data, **choice))
 
 
 def vectors_of(

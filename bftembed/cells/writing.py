@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 
 from bftembed.cells.blocks import Compressed, compressed_format
-from bftembed.cells.preflight import check_declared_size, check_indices, check_slots
+from bftembed.cells.preflight import check_indices, check_slots
 from bftembed.cells.sinks import Dataset, Memory, writing
 from bftembed.errors import BftembedError
-from bftembed.hdf5 import open_h5ad
+from bftembed.hdf5 import check_declared_size, open_h5ad
 from bftembed.io import atomic_path
 
 if TYPE_CHECKING:

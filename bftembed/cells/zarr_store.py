@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.cells.blosc import check_blosc
-from bftembed.cells.preflight import check_size
 from bftembed.errors import BftembedError
+from bftembed.hdf5 import check_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

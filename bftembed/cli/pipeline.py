@@ -116,4 +116,4 @@ def _page(page: Path, _: Any) -> Shown:
 
 run = command("bftembed.cli.pipeline:run_config", _ran)
 demo = command("bftembed.cli.pipeline:run_demo", _page, positional=0)
-report = command("bftembed.tasks.report:report", lambda page, _: Shown([str(page)], {"out": str(page)}))
+report = command("bftembed.tasks.base:report", lambda page, _: Shown([str(page)], {"out": str(page)}))

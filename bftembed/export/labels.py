@@ -53,8 +53,8 @@ def read_labels(path: Path, columns: Columns) -> CellLabels:
         For a column that is not there, labels that are missing, cell names that occur twice, no control, a cell type
         without controls, and names that TOML cannot hold for STATE.
     """
-    from bftembed.cells.preflight import check_declared_size
     from bftembed.cells.tables import n_rows, row_names
+    from bftembed.hdf5 import check_declared_size
 
     with open_h5ad(path) as handle:
         obs = handle.get("obs")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bftembed.metrics.leiden import connectivities
+from bftembed.metrics.clustering import connectivities
 from bftembed.metrics.neighbors import nearest_neighbors
 
 if TYPE_CHECKING:

@@ -4,119 +4,83 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pandas as pd
 
 COLUMNS = (
     *("run", "embedding", "task", "protocol", "metric", "split", "seed"),
     *("value", "n_used", "n_missing", "note"),
 )
 _LOW, _HIGH = "ci95-low", "ci95-high"
-_PERMUTED = "permuted-labels"
 _ENDINGS = {", label words masked": "label-masked", ", without texts that state the label": "label-removed"}
 _MEANS = ("control mean", "perturbed mean", "mean of the perturbation")
 _OTHERS = {
-    "random": "random",
-    "shuffled": "shuffled",
-    "perturbed_mean": "perturbed mean",
-    "perturbation_mean": "mean of the perturbation",
+    **{"random": "random", "shuffled": "shuffled"},
+    **{"perturbed_mean": "perturbed mean", "perturbation_mean": "mean of the perturbation"},
 }
 _CHANCE = re.compile(r"(?:^|; )chance ([-+.\de]+)(?:;|$)")
 
 
 def convert(frame: pd.DataFrame, result: Callable[..., Any], over_seeds: Callable[[list[Any]], Any]) -> list[Any]:
-    """Return the rows of a table of schema 1 as rows of schema 2.
+    """Return the rows of a table of schema 1 (columns `COLUMNS`) as rows of schema 2.
 
-    Parameters
-    ----------
-    frame
-        Columns `COLUMNS`.
-    result, over_seeds
-        `bftembed.tasks.base.Result` and `bftembed.tasks.base.over_seeds`.
+    `result` and `over_seeds` are those of `bftembed.tasks.base`.
     """
-    import pandas as pd
-
-    filled = frame.fillna({"note": "", "n_used": 0, "n_missing": 0})
     scores: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for record in filled.to_dict("records"):
-        row = record | {"seed": None if pd.isna(record["seed"]) else int(record["seed"])}
-        row["value"] = math.nan if pd.isna(row["value"]) else float(row["value"])
+    compared: dict[tuple[str, ...], dict[str, list[dict[str, Any]]]] = {}
+    for row in frame.fillna({"note": "", "n_used": 0, "n_missing": 0}).astype({"value": float}).to_dict("records"):
         kind, subject, protocol = _kind(row)
         metric, reference = _metric(row)
-        key = (row["run"], subject, kind, row["task"], protocol, metric, reference)
-        scores.setdefault(key, []).append(row)
+        key: tuple[str, ...] = (row["run"], subject, row["task"], protocol, metric, kind)
+        of_key = compared.setdefault(key, {}).setdefault(reference, []) if reference else scores.setdefault(key, [])
+        of_key.append(row)
     results: list[Any] = []
     chances: dict[tuple[str, ...], tuple[int, float]] = {}
-    for (run, subject, kind, task, protocol, metric, reference), rows in scores.items():
-        if reference:
-            continue
-        base: dict[str, Any] = {
-            "run": run,
-            "subject": subject,
-            "kind": kind,
-            "task": task,
-            "protocol": protocol,
-            "metric": metric,
-        }
-        ends = {end: [r["value"] for r in rows if r["split"] == end] for end in (_LOW, _HIGH)}
-        low, high = (sum(v) / len(v) if v else math.nan for v in ends.values())
+    for key, rows in scores.items():
+        run, subject, task, protocol, metric, kind = key
         found = []
-        for r in rows:
-            if r["split"] in ends:
-                continue
+        for r in (r for r in rows if r["split"] not in (_LOW, _HIGH)):
+            seed, n = None if pd.isna(r["seed"]) else int(r["seed"]), int(r["n_used"])
+            counts = {"n": n, "n_missing": int(r["n_missing"]), "note": r["note"]}
             reason = _reason(r["note"]) if math.isnan(r["value"]) else ""
-            counts: dict[str, Any] = {"n": int(r["n_used"]), "n_missing": int(r["n_missing"]), "note": r["note"]}
-            found.append(result(**base, split=r["split"], seed=r["seed"], value=r["value"], reason=reason, **counts))
-            if (level := _CHANCE.search(r["note"])) and task == "matching":
+            found.append(result(*key[:5], r["split"], seed, kind, r["value"], reason=reason, **counts))
+            if task == "matching" and (level := _CHANCE.search(r["note"])):
                 place = (run, task, protocol, metric)
-                chances[place] = max(chances.get(place, (0, 0.0)), (counts["n"], float(level[1])))
+                chances[place] = max(chances.get(place, (0, 0.0)), (n, float(level[1])))
         whole = [r for r in found if r.split == "all" and r.seed is None]
         details = [r for r in found if r not in whole]
         seeded = [r for r in details if r.split == "all" or r.split.startswith("fold")]
-        if not whole and not seeded:
-            results += details  # parts without a whole, such as the share of each label
+        results += details
+        if not whole and not seeded:  # parts without a whole, such as the share of each label
             continue
         summary = whole[0] if whole else over_seeds(seeded)
+        ends = [[r["value"] for r in rows if r["split"] == end] for end in (_LOW, _HIGH)]
+        low, high = (sum(values) / len(values) if values else math.nan for values in ends)
         # Folds share their training parts: Student's t of them is too narrow.
         if not math.isnan(low) or any(r.split != "all" for r in seeded):
-            summary = _replaced(summary, low=low, high=high)
-        results += details
-        compared = [(name, of) for (*k, name), of in scores.items() if name and tuple(k) == tuple(base.values())]
-        if not compared:
+            summary = replace(summary, low=low, high=high)
+        if task == "perturbation" or key not in compared:
             results.append(summary)
-            continue
-        if task == "perturbation":
-            results.append(summary)
-        for name, of in compared:
+        for name, of in compared.get(key, {}).items():
             at = {r["split"]: r["value"] for r in of}
-            difference = {
-                "difference": at.get("all", math.nan),
-                "difference_low": at.get(_LOW, math.nan),
-                "difference_high": at.get(_HIGH, math.nan),
-            }
-            results.append(_replaced(summary, reference=_OTHERS.get(name, _best(of, frame)), **difference))
+            columns = {"all": "difference", _LOW: "difference_low", _HIGH: "difference_high"}
+            difference = {column: at.get(split, math.nan) for split, column in columns.items()}
+            results.append(replace(summary, reference=_OTHERS.get(name) or _best(of, frame), **difference))
     for (run, task, protocol, metric), (n, value) in chances.items():
         results.append(result(run, "chance", task, protocol, metric, kind="chance", value=value, n=n))
     return results
 
 
-def _replaced(row: Any, **values: Any) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(row, **values)
-
-
 def _kind(row: dict[str, Any]) -> tuple[str, str, str]:
     """Return kind, subject and protocol."""
     name, protocol = row["embedding"], row["protocol"]
-    if protocol == _PERMUTED:
-        return "chance", name, "standard"
-    if protocol.endswith(f"/{_PERMUTED}"):
-        return "chance", name, protocol.removesuffix(f"/{_PERMUTED}")
+    if protocol.rpartition("/")[2] == "permuted-labels":
+        return "chance", name, protocol.rpartition("/")[0] or "standard"
     if row["task"] == "perturbation":
         return (*_predictor(name), protocol)
     if name.startswith("baseline: "):
@@ -137,10 +101,8 @@ def _kind(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _predictor(name: str) -> tuple[str, str]:
-    if name == "chance":
-        return "chance", name
-    if name in _MEANS:
-        return "baseline", name
+    if name in ("chance", *_MEANS):
+        return "chance" if name == "chance" else "baseline", name
     if not name.startswith("bilinear: P = "):
         return "reference", name
     plain = name.removeprefix("bilinear: P = ")

@@ -1,4 +1,4 @@
-"""Tasks and the long table of their results: one row type, one Parquet file, append, read, merge."""
+"""The long table of results (one row type, one Parquet file), the list of benchmarks, and tables and reports of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bftembed.errors import BftembedError, examples
-from bftembed.io import atomic_path, exclusive_lock
+from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.io import atomic_path, refuse_input_as_output
 from bftembed.report.table import BASELINE_KINDS, KINDS, Cell, Column, Row, Table
 
 if TYPE_CHECKING:
@@ -103,24 +103,16 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Result))
 _FLOATS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 
 
-def over_seeds(rows: Iterable[Result], low: float = math.nan, high: float = math.nan) -> Result:
-    """Return the row over all seeds of rows that differ by the seed: the mean of their values.
-
-    Parameters
-    ----------
-    rows
-        Rows of one subject and metric; those without a value are left out of the mean.
-    low, high
-        Ends of its interval; NaN: Student's t interval of the seeds, where there are two.
-    """
+def over_seeds(rows: Iterable[Result]) -> Result:
+    """Return the row over all seeds of rows that differ by the seed: the mean of the values, Student's t interval."""
     from bftembed.metrics.intervals import t_interval
 
     found = list(rows)
     values = [r.value for r in found if not math.isnan(r.value)]
-    if math.isnan(low):
-        low, high = t_interval(values)
-    shared = [n for n in dict.fromkeys(r.note for r in found) if n and all(n == r.note for r in found)]
-    lost = f"{len(found) - len(values)} of {len(found)} seeds without a value" if 0 < len(values) < len(found) else ""
+    low, high = t_interval(values)
+    notes = [found[0].note] if len({r.note for r in found}) == 1 or not values else []
+    if 0 < len(values) < len(found):
+        notes.append(f"{len(found) - len(values)} of {len(found)} seeds without a value")
     return dataclasses.replace(
         found[0],
         seed=None,
@@ -131,37 +123,37 @@ def over_seeds(rows: Iterable[Result], low: float = math.nan, high: float = math
         n=max(r.n for r in found),
         n_missing=max(r.n_missing for r in found),
         reason="" if values else found[0].reason,
-        note="; ".join(filter(None, [*shared, lost])) if values else found[0].note,
+        note="; ".join(filter(None, notes)),
     )
 
 
-def with_summaries(results: Iterable[Result]) -> list[Result]:
-    """Return the rows, and for each score that has rows of seeds alone that over all seeds (see `over_seeds`)."""
-    found = list(results)
+def to_frame(results: Iterable[Result], out: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """Return rows as the results table, and write it to `out` where that is given.
 
-    def key(row: Result) -> tuple[Any, ...]:
-        return tuple(getattr(row, k) for k in KEY if k not in ("seed", "reference"))
-
-    summarized = {key(r) for r in found if r.seed is None}
-    of_seeds: dict[tuple[Any, ...], list[Result]] = {}
-    for row in found:
-        if row.seed is not None and row.split == "all" and key(row) not in summarized:
-            of_seeds.setdefault(key(row), []).append(row)
-    return found + [over_seeds(rows) for rows in of_seeds.values()]
-
-
-def to_frame(results: Iterable[Result]) -> pd.DataFrame:
-    """Return the rows, completed by `with_summaries`, in the columns, dtypes and order of the file.
+    A score that has rows of seeds alone gets the row over all seeds (see `over_seeds`).
 
     Raises
     ------
     BftembedError
-        When one key occurs with two values.
+        When one key occurs with two values, or as `write_results`.
     """
     import pandas as pd
 
-    rows = [dataclasses.astuple(r) for r in with_summaries(results)]
-    return ordered(pd.DataFrame(rows, columns=list(COLUMNS)), "the results")
+    rows = list(results)
+
+    def key(row: Result) -> tuple[Any, ...]:
+        return tuple(getattr(row, k) for k in KEY if k not in ("seed", "reference"))
+
+    summarized = {key(r) for r in rows if r.seed is None}
+    of_seeds: dict[tuple[Any, ...], list[Result]] = {}
+    for row in rows:
+        if row.seed is not None and row.split == "all" and key(row) not in summarized:
+            of_seeds.setdefault(key(row), []).append(row)
+    rows += [over_seeds(found) for found in of_seeds.values()]
+    frame = ordered(pd.DataFrame([dataclasses.astuple(r) for r in rows], columns=list(COLUMNS)), "the results")
+    if out is not None:
+        write_results(frame, out)
+    return frame
 
 
 def write_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathLike[str]) -> None:
@@ -183,25 +175,6 @@ def write_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathL
     table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()}))
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-
-
-def append_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Add rows to the file `path` (made when missing) and return the whole table.
-
-    Raises
-    ------
-    BftembedError
-        When a row contradicts one in the file, another process is appending, or as `read_results` and `write_results`.
-    """
-    import pandas as pd
-
-    file = Path(path)
-    with exclusive_lock(file.with_name(f".{file.name}.lock"), holder=str(file)):
-        new = results if isinstance(results, pd.DataFrame) else to_frame(results)
-        parts = [read_results([file]), new] if file.exists() else [new]
-        merged = ordered(pd.concat(parts, ignore_index=True), f"{file} and the new rows")
-        write_results(merged, file)
-    return merged
 
 
 def read_results(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
@@ -244,23 +217,18 @@ def _read_one(file: Path) -> pd.DataFrame:
     from bftembed.tasks import _schema1
 
     if not file.is_file():
-        raise BftembedError(f"No such results file: {file}. Write one with `bftembed bench … --out {file.name}`.")
+        raise BftembedError(f"No such results file: {file}.")
     try:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as err:
-        raise BftembedError(
-            f"{file} is not a complete Parquet file ({str(err).splitlines()[0]}). Run its benchmark again."
-        ) from err
-    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode(errors="replace")
-    if not version:  # of another writer, or without its metadata
-        version = "1" if "embedding" in table.column_names else str(SCHEMA_VERSION)
-    if not version.isdigit() or int(version) > SCHEMA_VERSION:
-        raise BftembedError(
-            f"{file} has results schema {version}; this bftembed reads up to {SCHEMA_VERSION}. Update bftembed."
-        )
+        raise BftembedError(f"{file} is not a complete Parquet file ({str(err).splitlines()[0]}).") from err
+    # Other writers leave out the metadata.
+    guess = "1" if "embedding" in table.column_names else str(SCHEMA_VERSION)
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, guess.encode()).decode(errors="replace")
+    if version not in ("1", str(SCHEMA_VERSION)):
+        raise BftembedError(f"{file} has results schema {version}; this bftembed reads up to {SCHEMA_VERSION}: update.")
     columns = _schema1.COLUMNS if version == "1" else COLUMNS
-    missing = [c for c in columns if c not in table.column_names]
-    if missing:
+    if missing := [c for c in columns if c not in table.column_names]:
         raise BftembedError(f"{file} is not a results table: columns {examples(missing, len(columns))} are missing.")
     if version == "1":
         return to_frame(_schema1.convert(table.to_pandas(integer_object_nulls=True), Result, over_seeds))
@@ -287,8 +255,7 @@ def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     BftembedError
         For missing columns, or one key with two values.
     """
-    missing = [c for c in COLUMNS if c not in frame.columns]
-    if missing:
+    if missing := [c for c in COLUMNS if c not in frame.columns]:
         raise BftembedError(f"{where}: columns {examples(missing, len(COLUMNS))} are missing from the results table.")
     types = dict.fromkeys(COLUMNS, "object") | dict.fromkeys(_FLOATS, "float64")
     table = frame[list(COLUMNS)].astype(types | {"seed": "Int64", "n": "int64", "n_missing": "int64"})
@@ -296,35 +263,29 @@ def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     twice = table.duplicated(list(KEY), keep=False)
     if twice.any():
         first = table[twice].iloc[:2]
-        name = ", ".join(f"{k}={first.iloc[0][k]}" for k in KEY)
-        values = f"{first.iloc[0]['value']} and {first.iloc[1]['value']}"
+        name, values = ", ".join(f"{k}={first.iloc[0][k]}" for k in KEY), " and ".join(map(str, first["value"]))
         raise BftembedError(
-            f"{where}: the row ({name}) occurs with different content: value {values}. Give the runs different names, "
-            "or leave one file out."
+            f"{where}: the row ({name}) occurs twice, with the values {values}. Give the runs different names."
         )
     return table
 
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """The card of a benchmark task.
+    """The card of a gene-level task.
 
     Attributes
     ----------
     name
         As in the column ``task`` of the results.
     kind
-        What is embedded: ``"cells"``, ``"genes"`` or ``"pairs"``.
-    source
-        Where the data come from.
-    license
-        License of the data.
+        What is labelled: ``"genes"`` or ``"pairs"``.
+    source, license
+        Origin and license of the data.
     split_rule
         How the data are divided for fitting and scoring.
-    main_metric
-        The metric by which tables are sorted.
-    direction
-        ``"higher"`` or ``"lower"``: which value of it is better.
+    main_metric, direction
+        The metric that decides, and whether ``"higher"`` or ``"lower"`` values of it are better.
     version
         Raised whenever equal input may give another value.
     """
@@ -389,18 +350,14 @@ def tables_of(frame: pd.DataFrame) -> dict[str, list[Table]]:
         Results, as from `read_results`.
     """
     of_cells = {*TASKS, *_BENCHMARK_OF}
-    gene_level = ~frame["task"].isin(of_cells) & frame["protocol"].isin(_gene_protocols(frame))
-    benchmark = frame["task"].replace(_BENCHMARK_OF).where(~gene_level, "genes")
+    of_genes = frame["protocol"].str.partition("/")[0].isin(_GENE_PROTOCOLS)
+    benchmark = frame["task"].replace(_BENCHMARK_OF).where(~of_genes | frame["task"].isin(of_cells), "genes")
     order = sorted(set(benchmark), key=lambda b: ([*TASKS, b].index(b), b))
     sections = {}
     for name in order:
         make = importlib.import_module(TASKS[name]).tables if name in TASKS else generic_tables
         sections[name.capitalize()] = make(frame[benchmark == name])
     return sections
-
-
-def _gene_protocols(frame: pd.DataFrame) -> set[str]:
-    return {p for p in frame["protocol"].unique() if p.partition("/")[0] in _GENE_PROTOCOLS}
 
 
 def generic_tables(frame: pd.DataFrame) -> list[Table]:
@@ -448,9 +405,8 @@ def score_table(
     Table
         Rows in the order of `KINDS`; those of kind ``chance`` are one row with their range.
     """
-    scores = overall(frame).drop_duplicates(
-        ["kind", "subject", "metric"]
-    )  # one value, compared with several references
+    # One value is compared with several references.
+    scores = overall(frame).drop_duplicates(["kind", "subject", "metric"])
     present = [m for m in metrics if (scores["metric"] == m.name).any()]
     records = scores.to_dict("records")
     by_row: dict[tuple[str, str], dict[str, Any]] = {}
@@ -458,22 +414,20 @@ def score_table(
         name = names(record) if names else record["subject"]
         if record["kind"] in ("random", "shuffled") and record["kind"] not in name:
             name = f"{name}, {record['kind']}"  # drawn in the shape of a subject
-        by_row.setdefault((record["kind"], "" if record["kind"] == "chance" else name), {}).setdefault(
-            record["metric"], []
-        ).append(record)
+        key = (record["kind"], "chance" if record["kind"] == "chance" else name)
+        by_row.setdefault(key, {}).setdefault(record["metric"], []).append(record)
     main = next((m for m in present if m.name == (sort_by or present[0].name)), None)
     rows = []
     for (kind, name), cells in by_row.items():
         notes = [r["note"] for found in cells.values() for r in found if r["note"] and not r["reason"]]
         common = [n for n in dict.fromkeys(notes) if notes.count(n) > len(cells) / 2] if kind != "subject" else []
         made = {m.name: _cell(cells[m.name]) for m in present if m.name in cells}
-        rows.append(Row(name or "chance", made, kind, "; ".join(common[:1]) if kind != "chance" else ""))
+        rows.append(Row(name, made, kind, common[0] if common and kind != "chance" else ""))
 
     def place(row: Row) -> tuple[Any, ...]:
         value = row.cells[main.name].value if main and main.name in row.cells else math.nan
         sign = 1 if main and main.better == "lower" else -1
-        base = KINDS.index(row.kind)
-        return base, math.isnan(value), sign * value if value == value else 0.0, row.name
+        return KINDS.index(row.kind), math.isnan(value), 0.0 if math.isnan(value) else sign * value, row.name
 
     rows.sort(key=place)
     used = sorted({r["n"] for r in records if r["kind"] != "chance" and not math.isnan(r["value"])})
@@ -537,3 +491,59 @@ def _missing(records: list[dict[str, Any]], metrics: Sequence[Metric]) -> list[s
         what = "any metric" if 1 < len(title) == len(names) else ", ".join(names)
         alike.setdefault((what, note), []).append(subject)
     return [f"No value of {names} for {examples(subjects)}: {note}." for (names, note), subjects in alike.items()]
+
+
+def report(
+    results: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+) -> Path:
+    """Write the tables of one or several results files, in the format of the suffix of `out`.
+
+    Parameters
+    ----------
+    results
+        Results tables (Parquet) of any tasks. The ``run.json`` in the folder of one adds to an HTML page what ran,
+        coverage, profiles, maps, settings and versions.
+    out
+        File to write: ``.html`` (one page that needs nothing else), ``.png`` or ``.svg`` (dots with intervals),
+        ``.csv``, ``.tex`` or ``.md``.
+    title
+        Title of the page or figure; default that of the run.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    BftembedError
+        For an unknown suffix, results that cannot be read, or rows that contradict each other.
+    """
+    from bftembed.report.manifest import FILE_NAME, Manifest
+
+    paths = [Path(results)] if isinstance(results, (str, os.PathLike)) else [Path(p) for p in results]
+    file, suffix = Path(out), Path(out).suffix.lower()
+    formats = (".html", ".png", ".svg", ".csv", ".tex", ".md")
+    if suffix not in formats:
+        raise unknown_name("suffix", suffix, formats, where=str(file))
+    folders = dict.fromkeys(p.parent for p in paths)
+    refuse_input_as_output(file, *paths, *(f / FILE_NAME for f in folders))
+    sections = tables_of(read_results(paths))
+    if suffix == ".html":
+        from bftembed.report.html import write_page
+
+        manifests = {f: Manifest.load(f) for f in folders if (f / FILE_NAME).is_file()}
+        return write_page(file, sections, title=title or "", manifests=manifests, sources=[p.name for p in paths])
+    tables = [table for found in sections.values() for table in found]
+    if suffix in (".png", ".svg"):
+        from bftembed.report.figure import draw_tables
+
+        draw_tables(file, tables, title or "")
+    else:
+        from bftembed.report.table import write_tables
+
+        write_tables(tables, file)
+    return file

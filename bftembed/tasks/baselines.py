@@ -9,7 +9,6 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.cells.blocks import Compressed
-from bftembed.cells.reading import expression_in, expression_of_anndata
-from bftembed.cells.vectors import Aggregation, vectors_of
+from bftembed.cells.vectors import Aggregation, opened, vectors_of
 from bftembed.embeddings import GeneEmbeddings, embed_genes
 from bftembed.errors import BftembedError, MissingExtraError, examples, require, unknown_name
 from bftembed.machine import available_memory
-from bftembed.tasks.data import listed, missing_label
+from bftembed.tasks.data import ENCODER, listed, missing_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,8 +42,8 @@ OF_COMPONENTS = ("pca", "harmony", "bbknn")
 #: Gene vectors, aggregated as the scored embedding was; of the first two there may be several draws: ``random:5``.
 OF_GENES = ("random", "shuffled", "tfidf", "symbol", "ncbi")
 DRAWN = ("random", "shuffled")
-#: The encoder of the baselines ``ncbi`` and ``symbol``, and the summaries that GenePT encoded.
-ENCODER, NCBI = "builtin:all-minilm-l6-v2", "dataset:refseq-summaries"
+#: The summaries that GenePT encoded.
+NCBI = "dataset:refseq-summaries"
 #: Dimensions of random gene vectors where no embedding states its own.
 N_RANDOM_DIMENSIONS = 384
 #: Principal components, or fewer where there are fewer cells or genes.
@@ -144,6 +142,10 @@ def bbknn(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> 
     return (vectors * signs * scale[:, None]).astype(np.float32)
 
 
+#: Baseline → function of principal components and batches.
+OF_BATCHES = {"harmony": harmony, "bbknn": bbknn}
+
+
 def scvi(
     counts: Any,
     batches: NDArray[Any],
@@ -161,22 +163,22 @@ def scvi(
     Parameters
     ----------
     counts
-        (n_cells, n_genes), SciPy CSR, raw counts. A cell without any has NaN.
+        Raw counts, SciPy CSR (n_cells, n_genes). A cell without any has NaN.
     batches
         Batch of each cell, (n_cells,).
     n_latent
-        Dimensions.
+        Number of dimensions.
     n_genes
-        How many genes, the most variable ones (scanpy's, flavour ``seurat``, of log1p of counts per 10,000).
+        Number of most variable genes (scanpy's flavor ``seurat``, of log1p of counts per 10,000).
     max_epochs
-        Passes over the cells; None for that of scvi-tools, 8 million / n_cells and at most 400.
+        Passes over the cells; default that of scvi-tools, 8 million / n_cells and at most 400.
     seed
-        Of the weights and the order of the cells; scvi-tools seeds Python, NumPy and PyTorch with it.
+        Seed of the weights and of the order of the cells.
 
     Raises
     ------
     BftembedError
-        For values that are no counts, fewer than two batches, or fewer than two cells with counts.
+        For values that are not counts, fewer than two batches, or fewer than two cells with counts.
     MissingExtraError
         Without scvi-tools, which no extra brings.
     """
@@ -185,8 +187,7 @@ def scvi(
     from threadpoolctl import threadpool_limits
 
     values = counts.data
-    bad = int((~np.isfinite(values) | (values < 0) | (values != np.floor(values))).sum())
-    if bad:
+    if bad := int((~np.isfinite(values) | (values < 0) | (values != np.floor(values))).sum()):
         raise BftembedError(f"scVI models counts, and {bad} values are none: give the raw counts (layer=…, --layer).")
     if len(set(batches.tolist())) < 2:
         raise BftembedError("scVI corrects batches, and there is one only.")
@@ -194,10 +195,8 @@ def scvi(
     n = int(has.sum())
     if n < 2:
         raise BftembedError(f"scVI needs cells with counts, and {n} of {len(has)} have any.")
-    cells = AnnData(
-        counts[has].astype(np.float32),
-        obs=DataFrame({"batch": batches[has].astype(str)}).set_axis([str(i) for i in range(n)]),
-    )
+    obs = DataFrame({"batch": batches[has].astype(str)}, index=[str(i) for i in range(n)])
+    cells = AnnData(counts[has].astype(np.float32), obs=obs)
     if cells.n_vars > n_genes:
         cells = cells[:, _variable(cells, n_genes)].copy()
     size = next(b for b in (128, 127, 126) if n % b != 1)  # no batch of one cell: it has no variance
@@ -239,10 +238,6 @@ def _variable(counts: Any, n: int) -> NDArray[np.bool_]:
         scanpy.pp.log1p(logged)
         scanpy.pp.highly_variable_genes(logged, n_top_genes=n, flavor="seurat")
     return logged.var["highly_variable"].to_numpy(dtype=bool)
-
-
-#: Baseline → function of principal components and batches.
-OF_BATCHES = {"harmony": harmony, "bbknn": bbknn}
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,25 +403,20 @@ def _like(data: Any, keys: Sequence[str]) -> tuple[Aggregation, dict[str, Any], 
     told = next(filter(None, (provenance_of(data, key) for key in keys)), None)
     if told is None:
         return None
-    kind, gene_matrix, matrix = (
-        str(told.get(name, usual)) for name, usual in (("kind", "gene"), ("gene_matrix", "raw"), ("matrix", "X"))
-    )
+    names = ("kind", "normalize", "weights", "gene_matrix", "denominator")
     how = Aggregation(
-        kind=kind,
-        normalize=str(told.get("normalize", "auto")),
-        weights=told.get("weights", "expression"),
+        **{name: told[name] for name in names if name in told},
         top_k=int(told.get("top_k", 0)) or None,
-        gene_matrix=gene_matrix,
-        denominator=str(told.get("denominator", "all-genes")),
         l2=bool(told.get("l2", True)),
     )
+    matrix = str(told.get("matrix", "X"))
     slot, _, name = matrix.partition("/")
-    choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None, "kind": kind}
+    choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None, "kind": how.kind}
     choice |= {"use_raw": matrix == "raw/X", "layer": name if slot == "layers" else None}
     if slot == "obsm":
         choice["obsm"] = name
     # Of a whitened matrix the cells have fewer dimensions than the genes.
-    dim = N_RANDOM_DIMENSIONS if gene_matrix.startswith("whiten") else int(told.get("dim", N_RANDOM_DIMENSIONS))
+    dim = N_RANDOM_DIMENSIONS if how.gene_matrix.startswith("whiten") else int(told.get("dim", N_RANDOM_DIMENSIONS))
     return how, choice, dim
 
 
@@ -444,13 +434,6 @@ def provenance_of(data: Any, key: str) -> dict[str, Any]:
             return {}
         values = {name: group[name][()] for name in group if is_array(group[name]) and group[name].shape == ()}
         return {name: as_text([v])[0] if isinstance(v, (bytes, str)) else v for name, v in values.items()}
-
-
-def opened(data: anndata.AnnData | str | os.PathLike[str], **choice: Any) -> AbstractContextManager[Expression]:
-    """Open the expression of a file or an AnnData; `choice` as in `bftembed.cells.reading.expression_in`."""
-    if isinstance(data, (str, os.PathLike)):
-        return expression_in(data, **choice)
-    return nullcontext(expression_of_anndata(data, **{"layer": None, "use_raw": False, "gene_column": None, **choice}))
 
 
 def whole_matrix(expression: Expression) -> Any:

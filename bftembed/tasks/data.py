@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
+#: Encoder of the baselines ``ncbi`` and ``symbol``.
+ENCODER = "builtin:all-minilm-l6-v2"
 # A label column of numbers with more distinct values than this is a measurement, not a label.
 MAX_NUMERIC_LABELS = 100
 
@@ -46,7 +48,8 @@ def read_cells(
         raise BftembedError(f"Expected an AnnData or the path of a h5ad, got {type(data).__name__}.")
     else:
         stem = Path(data.filename).stem if data.filename else "cells"
-        _check_names(columns, data.obs, keys, data.obsm, where)
+        _check_names("obs column", columns, data.obs, where)
+        _check_names("obsm key", keys, data.obsm, where)
         found, matrices = {c: data.obs[c] for c in columns}, {k: data.obsm[k] for k in keys}
     labels = {c: column.to_numpy(dtype=object, na_value=None) for c, column in found.items()}
     n_cells = len(next(iter(labels.values())))
@@ -64,11 +67,11 @@ def place_of(data: object) -> str:
     return str(data) if isinstance(data, (str, os.PathLike)) else "the AnnData"
 
 
-def _check_names(columns: Sequence[str], obs: Iterable[str], keys: Sequence[str], obsm: Iterable[str], w: str) -> None:
-    for what, names, known in (("obs column", columns, list(obs)), ("obsm key", keys, list(obsm))):
-        for name in names:
-            if name not in known:
-                raise unknown_name(what, name, known, where=w)
+def _check_names(what: str, names: Sequence[str], known: Iterable[str], where: str) -> None:
+    there = list(known)
+    for name in names:
+        if name not in there:
+            raise unknown_name(what, name, there, where=where)
 
 
 def _from_file(file: Path, keys: Sequence[str], columns: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -79,7 +82,8 @@ def _from_file(file: Path, keys: Sequence[str], columns: Sequence[str]) -> tuple
             if part not in handle:
                 raise BftembedError(f"{file} has no /{part}: it is not a h5ad of cells with embeddings.")
         obs, obsm = handle["obs"], handle.get("obsm", {})
-        _check_names(columns, _names(obs), keys, _names(obsm), str(file))
+        _check_names("obs column", columns, _names(obs), str(file))
+        _check_names("obsm key", keys, _names(obsm), str(file))
         labels = {c: _column(handle, c, f"{file}: obs[{c!r}]") for c in columns}
         return labels, {k: _member(obsm, k, f"{file}: obsm[{k!r}]") for k in keys}
 
@@ -93,7 +97,7 @@ def _member(table: Any, name: str, what: str) -> Any:
     """Read a column or an embedding after its size is known to be true; sparse indices are checked by `_as_matrix`."""
     from anndata.io import read_elem
 
-    from bftembed.cells.preflight import check_declared_size
+    from bftembed.hdf5 import check_declared_size
 
     compound = hasattr(table, "dtype")
     check_declared_size(table if compound else table[name], what)
@@ -109,8 +113,7 @@ def _column(handle: Any, name: str, what: str) -> Any:
     """Read a column of obs as a Series; until 2021 the categories were stored elsewhere."""
     import pandas as pd
 
-    from bftembed.cells.preflight import check_declared_size
-    from bftembed.hdf5 import as_text
+    from bftembed.hdf5 import as_text, check_declared_size
 
     obs = handle["obs"]
     values = _member(obs, name, what)
@@ -151,20 +154,9 @@ def check_groups(column: NDArray[Any], label: str, where: str) -> set[Any]:
     return distinct
 
 
-def shapes_in(data: anndata.AnnData | str | os.PathLike[str], keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the embeddings of a h5ad file before any is read; of those stored as plain arrays alone."""
-    from bftembed.hdf5 import open_h5ad
-
-    if not isinstance(data, (str, os.PathLike)):
-        return {}
-    with open_h5ad(Path(data)) as handle:
-        obsm = handle.get("obsm", {})
-        return {k: obsm[k].shape for k in keys if k in _names(obsm) and len(getattr(obsm[k], "shape", ())) == 2}
-
-
 def _as_matrix(value: Any, what: str, n_cells: int) -> NDArray[Any]:
     from bftembed.cells.blocks import Compressed
-    from bftembed.cells.preflight import check_size
+    from bftembed.hdf5 import check_size
 
     if hasattr(value, "toarray"):  # SciPy crashes on indices out of range, so they are checked on the way
         rows = value if value.format in ("csr", "csc") else value.tocsr()

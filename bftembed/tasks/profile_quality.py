@@ -1,4 +1,4 @@
-"""The benchmark of profiles: own names, and retrieval of the gene's summary, each beside shuffled texts and symbols."""
+"""The benchmark of profiles: names of the gene, and retrieval of its summary, with shuffled texts and symbols."""
 
 from __future__ import annotations
 
@@ -27,18 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProfileQuality:
-    """Scores of the profiles of a store.
+    """Scores of the profiles of a store, on the `genes` that every origin covers (`left_out`: those that are not).
 
-    Attributes
-    ----------
-    genes, left_out
-        Genes that every origin covers, and genes that are left out.
-    candidates
-        Number of summaries that were searched.
-    texts, out
-        Table of summaries, and the results table that was written.
-    scores
-        See `bftembed.profiles.quality.Score`.
+    `candidates` is the number of summaries of the table `texts` that were searched; `out` is the results table that was
+    written; `scores` as in `bftembed.profiles.quality.Score`.
     """
 
     genes: int
@@ -104,21 +96,20 @@ def score_profiles(
     if candidates not in ("all", "covered"):
         raise unknown_name("candidates", candidates, ("all", "covered"))
     target, table = None if out is None else Path(out), None if texts is None else Path(texts)
-    if target is not None:
-        if target.suffix.lower() != ".parquet":
-            raise BftembedError(f"out (--out) is {target}; give a file that ends in .parquet.")
-        refuse_input_as_output(target, Path(folder) / STORE_FILE, table)
+    if target is not None and target.suffix.lower() != ".parquet":
+        raise BftembedError(f"out (--out) is {target}; give a file that ends in .parquet.")
+    refuse_input_as_output(target, Path(folder) / STORE_FILE, table)
     summaries = {} if table is None else _summaries(table, entity, text)
-    by_label = _texts_of(folder, _listed(prompt), _listed(generator))
+    by_label = _texts_of(folder, *([x] if isinstance(x, str) else x or () for x in (prompt, generator)))
     known = GeneIndex.default()
     records = {g: r for g in shared_genes(by_label) if (r := known.get(g)) is not None}
     usable = [g for g in records if table is None or g in summaries]
     if len(usable) < 2:
         counts = "; ".join(f"{label}: {len(of):,}" for label, of in by_label.items())
+        and_summary = f" and a summary in {table.name}" if table else ""
         raise BftembedError(
-            f"Only {len(usable)} genes of HGNC have a profile of every origin ({counts})"
-            + (f" and a summary in {table.name}" if table else "")
-            + "; at least 2 are needed. Choose origins with --generator."
+            f"Only {len(usable)} genes of HGNC have a profile of every origin ({counts}){and_summary}; at least 2 are "
+            "needed. Choose origins with --generator."
         )
     left_out = len(set().union(*by_label.values())) - len(usable)
     by_label = {label: {g: of[g] for g in usable} for label, of in by_label.items()}
@@ -132,13 +123,8 @@ def score_profiles(
             raise BftembedError(f"{table}: {err} Give another table, or its columns.") from err
     if target is not None:
         write_results(_results(scores, Path(folder).resolve().name, left_out), target)
-    return ProfileQuality(
-        len(usable), left_out, len(searched), None if table is None else table.name, target, tuple(scores)
-    )
-
-
-def _listed(names: str | Sequence[str] | None) -> Sequence[str]:
-    return [names] if isinstance(names, str) else names or ()
+    name = None if table is None else table.name
+    return ProfileQuality(len(usable), left_out, len(searched), name, target, tuple(scores))
 
 
 def _summaries(path: Path, entity: str, text: str) -> dict[str, str]:
@@ -158,12 +144,10 @@ def _texts_of(
     if not profiles:
         raise BftembedError(f"There are no profiles of genes in {folder}; only those can be scored.")
     origins = by_origin(chosen(profiles, prompts=prompts, generators=generators, where=str(folder)))
-    labels = origin_labels(list(origins))
-    texts = {
-        labels[origin]: {p.entity: p.text for p in reversed(some) if p.text.strip() and not p.error}
-        for origin, some in origins.items()
-    }
-    found = {label: of for label, of in texts.items() if of}
+    found = {}
+    for origin, label in origin_labels(list(origins)).items():
+        if of := {p.entity: p.text for p in reversed(origins[origin]) if p.text.strip() and not p.error}:
+            found[label] = of
     if not found:
         raise BftembedError(f"None of the profiles in {folder} has a text. Generate them again with --retry-failed.")
     return found

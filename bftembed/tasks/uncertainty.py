@@ -127,23 +127,20 @@ def diagnose_responses(
     refuse_input_as_output(folder / "diagnostic.json", source)
     entities = load_tagger(tagger)
     conversations = _read(source, entity, text)
-    chosen = _sample(conversations, max_responses, seed)
-    found, confidences, described = _forced(chosen, model, dtype, template, progress)
+    n = len(conversations)
+    size = n if max_responses is None else min(n, max_responses)
+    at = np.sort(np.random.default_rng(seed).choice(n, size=size, replace=False))
+    found, confidences, described = _forced([conversations[i] for i in at], model, dtype, template, progress)
     tags = [tag_tokens(r.offsets, entities(r.text), connective_spans(r.text)) for r in found]
     result = diagnose(confidences, tags, options)
     shown = _example(result, tags, confidences)
     _write_windows(folder / "windows.parquet", result, found)
     about = f"{source.name}, {described['name']}: {len(found):,} responses, windows of {window} tokens"
-    _draw(folder, result, about, found[shown].where, _tokens(result, shown, found, confidences, tags))
+    _draw(folder, result, about, shown, found, confidences, tags)
     record = {
         "about": "Window, thresholds and groups are this project's choice, since the paper's are lost.",
         **_versions(tagger),
-        "data": {
-            "file": source.name,
-            "sha256": sha256_file(source),
-            "rows": len(conversations),
-            "drawn": len(chosen),
-        },
+        "data": {"file": source.name, "sha256": sha256_file(source), "rows": n, "drawn": size},
         "model": described,
         **result.to_dict(),
         "example": found[shown].where,
@@ -162,13 +159,6 @@ def _read(data: Path, entity: str, text: str) -> list[Conversation]:
     if data.suffix.lower() in (".json", ".jsonl"):
         return read_conversations(data)
     raise BftembedError(f"{data}: expected .jsonl, .json, .tsv or .csv (the last three also as .gz).")
-
-
-def _sample(conversations: list[Conversation], n: int | None, seed: int) -> list[Conversation]:
-    if n is None or n >= len(conversations):
-        return conversations
-    at = np.random.default_rng(seed).choice(len(conversations), size=n, replace=False)
-    return [conversations[i] for i in np.sort(at)]
 
 
 def _forced(
@@ -231,38 +221,38 @@ def _example(result: Diagnostic, tags: list[np.ndarray], confidences: list[np.nd
 def _write_windows(path: Path, result: Diagnostic, found: list[Response]) -> None:
     import pandas as pd
 
-    w = result.windows
-    frame = pd.DataFrame({name: getattr(w, name) for name in ("response", "start", "length", "low_fraction")})
-    frame["longest_run"], frame["group"] = w.longest_run, w.group
-    for i, tag in enumerate(TAGS):
-        frame[f"low_{tag}"] = w.low_tags[:, i]
-    frame.insert(0, "where", [found[i].where for i in w.response])
+    w, plain = result.windows, ("response", "start", "length", "low_fraction", "longest_run", "group")
+    columns = {"where": [found[i].where for i in w.response], **{name: getattr(w, name) for name in plain}}
+    frame = pd.DataFrame(columns | {f"low_{tag}": w.low_tags[:, i] for i, tag in enumerate(TAGS)})
     with atomic_path(path) as temporary:
         frame.to_parquet(temporary, index=False)
 
 
-def _tokens(
-    result: Diagnostic, i: int, found: list[Response], confidences: list[np.ndarray], tags: list[np.ndarray]
-) -> dict[str, Any]:
-    """Return what figure 1b shows of a response."""
-    sizes, tau = [len(c) for c in confidences], result.options.tau_quantile
-    return {
-        "tokens": [found[i].text[first:last] for first, last in found[i].offsets],
-        "confidence": confidences[i],
-        "low": low_tokens(confidences[i], tau),
-        "tags": [TAGS[t] for t in tags[i]],
-        "in_sparse": in_group(result.windows, sizes, SPARSE)[i],
-        "in_dense": in_group(result.windows, sizes, DENSE)[i],
-        "tau": float(np.quantile(confidences[i], tau)),
-    }
-
-
-def _draw(out: Path, result: Diagnostic, about: str, where: str, response: dict[str, Any]) -> None:
+def _draw(
+    out: Path,
+    result: Diagnostic,
+    about: str,
+    i: int,
+    found: list[Response],
+    confidences: list[np.ndarray],
+    tags: list[np.ndarray],
+) -> None:
+    """Draw figure 1a of all windows, and figure 1b of response `i`."""
     ratios = [
         figures.Ratio(e.tag, e.ratio, e.low, e.high, f"low tokens: {e.low_sparse:,} in A, {e.low_dense:,} in B")
         for e in result.enrichment
     ]
-    w = result.windows
+    w, tau = result.windows, result.options.tau_quantile
     figures.draw_windows(out / "figure-1a.png", w.low_fraction, w.longest_run, w.group, ratios, title=about)
-    title = f"{where}: chosen for its tagged low-confidence tokens in windows of B"
-    figures.draw_response(out / "figure-1b.png", **response, title=title)
+    sizes = [len(c) for c in confidences]
+    figures.draw_response(
+        out / "figure-1b.png",
+        tokens=[found[i].text[first:last] for first, last in found[i].offsets],
+        confidence=confidences[i],
+        low=low_tokens(confidences[i], tau),
+        tags=[TAGS[t] for t in tags[i]],
+        in_sparse=in_group(w, sizes, SPARSE)[i],
+        in_dense=in_group(w, sizes, DENSE)[i],
+        tau=float(np.quantile(confidences[i], tau)),
+        title=f"{found[i].where}: chosen for its tagged low-confidence tokens in windows of B",
+    )

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from bftembed.metrics.bras import bras
 from bftembed.metrics.checks import Undefined
+from bftembed.metrics.silhouette import bras
 
 
 def naive(X, labels, batches):
@@ -54,7 +54,7 @@ def test_a_cell_alone_in_its_batch_counts_as_mixed():
 def test_blocks_change_nothing(monkeypatch):
     case = cells(dtype=np.float32)
     whole = bras(*case)
-    monkeypatch.setattr("bftembed.metrics.bras._BLOCK", 35)
+    monkeypatch.setattr("bftembed.metrics.silhouette._BLOCK", 35)
     assert bras(*case) == pytest.approx(whole, abs=1e-12)
 
 

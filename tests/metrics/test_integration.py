@@ -10,10 +10,9 @@ import pytest
 
 from bftembed.errors import MissingExtraError
 from bftembed.metrics import integration as ours
-from bftembed.metrics.bras import bras
 from bftembed.metrics.checks import Undefined
 from bftembed.metrics.neighbors import Neighbors, nearest_neighbors
-from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label
+from bftembed.metrics.silhouette import bras, isolated_labels, silhouette_batch, silhouette_label
 
 
 def cells(sizes, shift, n_batches, scale=1.0, seed=0):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bftembed.metrics.kbet import kbet
-from bftembed.metrics.leiden import connectivities
+from bftembed.metrics.clustering import connectivities
+from bftembed.metrics.integration import kbet
 from bftembed.metrics.neighbors import nearest_neighbors
 
 

@@ -16,7 +16,6 @@ from bftembed.tasks.base import (
     COLUMNS,
     Metric,
     Result,
-    append_results,
     generic_tables,
     read_results,
     score_table,
@@ -101,22 +100,11 @@ def test_order_of_the_rows_and_of_the_files_does_not_matter(tmp_path_factory, re
 @pytest.mark.parametrize(
     "changes", [{"value": 0.6}, {"n": 9}, {"note": "other"}, {"low": 0.1}, {"value": math.nan, "reason": "error"}]
 )
-def test_one_key_with_two_contents_is_an_error_and_nothing_is_lost(tmp_path, changes):
+def test_one_key_with_two_contents_is_an_error(tmp_path, changes):
     write_results([row()], tmp_path / "a.parquet")
     write_results([row(**changes)], tmp_path / "b.parquet")
     with pytest.raises(BftembedError, match=r"a\.parquet.*subject=e"):
         read_results([tmp_path / "a.parquet", tmp_path / "b.parquet"])
-    before = (tmp_path / "a.parquet").read_bytes()
-    with pytest.raises(BftembedError):
-        append_results([row(**changes)], tmp_path / "a.parquet")
-    assert (tmp_path / "a.parquet").read_bytes() == before
-
-
-def test_append_makes_the_file_and_adds_to_it(tmp_path):
-    path = tmp_path / "new" / "a.parquet"
-    append_results([row()], path)
-    append_results(to_frame([row(), FAILED]), path)
-    assert len(read_results(path)) == 2
 
 
 def broken(tmp_path, kind):

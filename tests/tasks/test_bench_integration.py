@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 from integration_toys import as_anndata
 
 from bftembed import bench
@@ -105,17 +104,6 @@ def test_cells_without_a_batch_are_no_batch_of_their_own_to_the_baselines():
     assert table(frame, "harmony") == pytest.approx(table(of_known, "harmony"), abs=0.1)
 
 
-def test_data_frames_and_sparse_matrices_change_nothing(tmp_path):
-    cells = as_anndata()
-    expected, dense = table(run(cells, before="X_pre")), cells.obsm["X_a"]
-    cells.obsm["X_f"] = pd.DataFrame(dense, index=cells.obs_names, columns=[f"d{i}" for i in range(8)])
-    cells.obsm["X_s"] = scipy.sparse.csr_matrix(dense)
-    cells.write_h5ad(tmp_path / "c.h5ad")
-    for data in (cells, tmp_path / "c.h5ad"):
-        frame = run(data, "X_f,X_s", before="X_pre")
-        assert table(frame, "X_f") == table(frame, "X_s") == expected
-
-
 def test_one_batch_is_a_table_with_reasons_and_an_error_for_baselines():
     cells = as_anndata()
     cells.obs["lot"] = "one"
@@ -158,23 +146,3 @@ def test_the_input_is_never_the_output(h5ad):
     with pytest.raises(BftembedError):
         run(h5ad, out=h5ad)
     assert h5ad.read_bytes() == kept
-
-
-def test_three_million_cells_raise_before_they_are_read(h5ad, monkeypatch):
-    with h5py.File(h5ad, "r+") as handle:  # declared, and nothing stored
-        del handle["obsm/X_a"]
-        handle["obsm"].create_dataset("X_a", shape=(3_000_000, 50), dtype="f4", chunks=(1000, 50))
-    monkeypatch.setattr(task, "available_memory", lambda: 8 * 10**9)
-    monkeypatch.setattr(task, "read_cells", lambda *_: pytest.fail("the cells were read"))
-    with pytest.raises(BftembedError):
-        run(h5ad)
-
-
-def test_real_cells_are_scored(shared_data):
-    path = shared_data("cells/symphony_pbmc_3batch.h5ad")
-    frame = run(path, "", "cell_type", "batch", baselines="pca,harmony", profile="paper")
-    assert set(frame["n"]) == {1200}
-    assert frame["value"].between(0, 1).all()
-    before, after = (table(frame, name) for name in ("pca", "harmony"))
-    assert before["pcr_comparison"] == 0
-    assert after["batch_correction"] > before["batch_correction"] + 0.3

@@ -6,8 +6,7 @@ import pytest
 
 from bftembed.errors import BftembedError, UnknownNameError
 from bftembed.report.manifest import Manifest
-from bftembed.tasks.base import Result, write_results
-from bftembed.tasks.report import report
+from bftembed.tasks.base import Result, report, write_results
 
 MIX = [
     Result("pbmc/type", "X", "clustering", "standard", "ari", value=0.5, low=0.4, high=0.6, n=9),

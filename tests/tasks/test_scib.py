@@ -15,7 +15,7 @@ from integration_toys import blobs
 from bftembed.metrics import integration as ours
 from bftembed.metrics import silhouette
 from bftembed.metrics.checks import TooFew, Unavailable, Undefined
-from bftembed.metrics.leiden import connectivities
+from bftembed.metrics.clustering import connectivities
 from bftembed.metrics.neighbors import Neighbors, nearest_neighbors
 from bftembed.tasks.cells._scib import Scib
 

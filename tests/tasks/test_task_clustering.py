@@ -13,9 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from bftembed import bench
 from bftembed.errors import BftembedError, MissingExtraError, UnknownNameError
-from bftembed.metrics.clustering import kmeans_labels, partition_scores
-from bftembed.metrics.knn import knn_hits
-from bftembed.metrics.leiden import RESOLUTIONS, LeidenGraph
+from bftembed.metrics.clustering import RESOLUTIONS, LeidenGraph, kmeans_labels, knn_hits, partition_scores
 from bftembed.metrics.neighbors import nearest_neighbors
 from bftembed.metrics.silhouette import silhouette_samples
 from bftembed.tasks.base import read_results, to_frame
@@ -267,13 +265,6 @@ def test_the_verb_scores_several_protocols_and_writes_the_table(tmp_path):
     for given in ({"keys": ""}, {"protocol": "strickt"}, {"seeds": []}, {"out": tmp_path / "cells.h5ad"}):
         with pytest.raises(BftembedError):
             bench.clustering(**{"data": tmp_path / "cells.h5ad", "keys": "X_a", "label": "kind"} | given)
-
-
-def test_shared_cells_are_scored(shared_data):
-    path = shared_data("cells/citefuse_citeseq_pbmc500.h5ad")
-    frame = bench.clustering(path, ["ADT"], "hto_top", protocol="standard", seeds=1)
-    assert set(frame["n"] + frame["n_missing"]) == {500}
-    assert frame["value"].notna().all()
 
 
 def test_tables_have_a_row_per_subject_and_one_of_chance():

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bftembed.cli import run
-from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.errors import BftembedError
 from bftembed.tasks.uncertainty import diagnose_responses
 
 torch = pytest.importorskip("torch")
@@ -58,21 +58,13 @@ def pairs(tmp_path_factory):
 def test_the_files_agree_with_one_another(model, pairs, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     assert run(["tune", "diagnose", str(pairs), "--out", str(out), "--model", model, "--window", "8", "--json"]) == 0
-    assert [row["tag"] for row in json.loads(capsys.readouterr().out)["enrichment"]] == [
-        "entity",
-        "connective",
-        "other",
-    ]
-    assert sorted(p.name for p in out.iterdir()) == [
-        "diagnostic.json",
-        "figure-1a.png",
-        "figure-1b.png",
-        "windows.parquet",
-    ]
+    tags = [row["tag"] for row in json.loads(capsys.readouterr().out)["enrichment"]]
+    assert tags == ["entity", "connective", "other"]
+    files = {"diagnostic.json", "figure-1a.png", "figure-1b.png", "windows.parquet"}
+    assert {p.name for p in out.iterdir()} == files
     record = json.loads((out / "diagnostic.json").read_text())
     windows = pd.read_parquet(out / "windows.parquet")
     assert record["options"]["window"] == 8
-    assert "this project's choice" in record["about"]
     assert record["model"]["revision"].startswith("sha256:")
     assert (record["data"]["file"], record["data"]["rows"], len(record["data"]["sha256"])) == ("pairs.jsonl", 14, 64)
     assert record["versions"]["causal_connectives"] == "1"
@@ -121,7 +113,7 @@ def test_rows_beyond_the_context_are_left_out_and_counted(model, tmp_path):
     record = json.loads((tmp_path / "out" / "diagnostic.json").read_text())
     assert (record["model"]["rows_too_long"], record["counts"]["responses"]) == (1, 14)
     file.write_text(json.dumps({"prompt": "Tell me.", "completion": rows[-1]}) + "\n")
-    with pytest.raises(BftembedError, match="None of the 1 rows fits"):
+    with pytest.raises(BftembedError, match="context"):
         diagnose_responses(file, tmp_path / "out", model=model)
 
 
@@ -132,22 +124,22 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_asked(pairs, tmp_pat
     other.write_text("x")
     in_the_way = tmp_path / "diagnostic.json"
     in_the_way.write_text("{}")
-    for words, kind, data, options in (
-        ("dtype 'fp8'", UnknownNameError, pairs, {"dtype": "fp8"}),
-        ("tagger 'proteins'", UnknownNameError, pairs, {"tagger": "proteins"}),
-        ("sparse_quantile", BftembedError, pairs, {"sparse_quantile": 0.9}),
-        ("is a file", BftembedError, pairs, {"out": tmp_path / "file"}),
-        ("expected .jsonl", BftembedError, other, {}),
-        ("No such data file", BftembedError, tmp_path / "none.tsv", {}),
-        ("is the input", BftembedError, in_the_way, {}),
-        ("No such model folder", BftembedError, pairs, {}),
+    for what, data, options in (
+        ("dtype", pairs, {"dtype": "fp8"}),
+        ("tagger", pairs, {"tagger": "proteins"}),
+        ("sparse_quantile", pairs, {"sparse_quantile": 0.9}),
+        ("file", pairs, {"out": tmp_path / "file"}),
+        ("x.parquet", other, {}),
+        ("none.tsv", tmp_path / "none.tsv", {}),
+        ("diagnostic.json", in_the_way, {}),
+        ("no/such/model", pairs, {}),
     ):
-        with pytest.raises(kind, match=words):
+        with pytest.raises(BftembedError, match=what):
             diagnose_responses(**{"data": data, "out": tmp_path, "model": absent} | options)
 
 
 def test_nothing_is_written_when_the_windows_cannot_be_told_apart(model, pairs, tmp_path):
-    with pytest.raises(BftembedError, match="smaller window"):
+    with pytest.raises(BftembedError, match="window"):
         diagnose_responses(
             pairs, tmp_path / "out", model=model, window=100_000, sparse_quantile=0.0, dense_quantile=1.0
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from bftembed.errors import require
 from bftembed.metrics.checks import TooFew, Unavailable, Undefined, checked_codes, need_two
-from bftembed.metrics.leiden import connectivities
+from bftembed.metrics.clustering import connectivities
 from bftembed.metrics.silhouette import NO_MIXED_LABEL
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 GRAPH_NEIGHBORS, LISI_NEIGHBORS = 15, 90
 # scib computes shares of variance in float32, with rounding errors of up to 7e-8.
 _NO_VARIANCE = 1e-6
-NO_PROGRAM = (
-    "scib's program knn_graph.o does not run on this machine. Recompile it, in the folder knn_graph of the installed "
-    "package scib: g++ -std=c++11 -O3 knn_graph.cpp -o knn_graph.o"
+_NO_PROGRAM = (
+    "scib's program knn_graph.o does not run on this machine. Recompile it in the package's folder knn_graph: "
+    "g++ -std=c++11 -O3 knn_graph.cpp -o knn_graph.o"
 )
 
 
@@ -50,27 +50,14 @@ def _quiet() -> Iterator[ModuleType]:
     from threadpoolctl import threadpool_limits
 
     scib = load()
-    silent = contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings()
-    # MB per block of distances; the default is 1 GB.
-    with silent[0], silent[1], threadpool_limits(limits=1), config_context(working_memory=64):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), threadpool_limits(limits=1):
         warnings.simplefilter("ignore")
-        yield scib
+        with config_context(working_memory=64):  # MB per block of distances; the default is 1 GB
+            yield scib
 
 
 class Scib:
-    """The metrics of scib for one embedding.
-
-    Parameters
-    ----------
-    matrix
-        (n_cells, d), finite, without all-zero rows.
-    labels
-        Label of each cell, (n_cells,), none missing.
-    batches
-        Batch of each cell, (n_cells,), none missing.
-    neighbors
-        Returns the k nearest neighbors of each cell.
-    """
+    """The metrics of scib for one embedding: its matrix, labels, batches, and a function for k nearest neighbors."""
 
     def __init__(
         self,
@@ -88,8 +75,8 @@ class Scib:
         from pandas import Categorical, DataFrame
 
         codes = {"label": self.labels, "batch": self.batches, **columns}
-        index = [str(i) for i in range(len(self.labels))]
-        cells = AnnData(obs=DataFrame({k: Categorical(v.astype(str)) for k, v in codes.items()}, index=index))
+        obs = DataFrame({name: Categorical(x.astype(str)) for name, x in codes.items()})
+        cells = AnnData(obs=obs.set_axis(obs.index.astype(str)))
         if X is not None:
             cells.obsm["X"] = X
         if graph is not None:
@@ -125,6 +112,11 @@ class Scib:
             best = f"cluster_{found}"
             return float(scib.me.nmi(cells, best, "label")), float(scib.me.ari(cells, best, "label"))
 
+    @staticmethod
+    def _score(metric: str, cells: Any, *columns: str, **options: Any) -> float:
+        with _quiet() as scib:
+            return float(getattr(scib.me, metric)(cells, *columns, **options))
+
     def _with_clusters(self, name: str) -> tuple[Any, dict[str, Any]]:
         cells = self._cells(**{f"{name}_{r}": clusters for r, clusters in self.clusterings.items()})
         return cells, {"resolutions": list(self.clusterings), "verbose": False}
@@ -133,38 +125,31 @@ class Scib:
         need_two(self.labels, "label", "a comparison with clusters")
         self._need_isolated()
         cells, options = self._with_clusters("iso_label")
-        with _quiet() as scib:
-            return float(scib.me.isolated_labels_f1(cells, "label", "batch", embed=None, **options))
+        return self._score("isolated_labels_f1", cells, "label", "batch", embed=None, **options)
 
     def isolated_labels_asw(self) -> float:
         self._need_groups()
         self._need_isolated()
-        with _quiet() as scib:
-            return float(scib.me.isolated_labels_asw(self._cells(X=self.matrix), "label", "batch", "X", verbose=False))
+        return self._score("isolated_labels_asw", self._cells(X=self.matrix), "label", "batch", "X", verbose=False)
 
     def silhouette_label(self) -> float:
         self._need_groups()
-        with _quiet() as scib:
-            return float(scib.me.silhouette(self._cells(X=self.matrix), "label", "X"))
+        return self._score("silhouette", self._cells(X=self.matrix), "label", "X")
 
     def silhouette_batch(self) -> float:
         need_two(self.batches, "batch", "the silhouette of batches")
-        with _quiet() as scib:
-            found = float(scib.me.silhouette_batch(self._cells(X=self.matrix), "batch", "label", "X", verbose=False))
+        found = self._score("silhouette_batch", self._cells(X=self.matrix), "batch", "label", "X", verbose=False)
         if np.isnan(found):
             raise Undefined(NO_MIXED_LABEL)
         return found
 
     def graph_connectivity(self) -> float:
-        with _quiet() as scib:
-            return float(scib.me.graph_connectivity(self._cells(graph=self.graph), "label"))
+        return self._score("graph_connectivity", self._cells(graph=self.graph), "label")
 
     def pcr_comparison(self, before: NDArray[Any], after: NDArray[Any], _: object) -> float:
         need_two(self.batches, "batch", "PCR comparison")
-        with _quiet() as scib:
-            old, new = (
-                float(scib.me.pcr(self._cells(X=x), "batch", embed="X", linreg_method="numpy")) for x in (before, after)
-            )
+        options = {"embed": "X", "linreg_method": "numpy"}
+        old, new = (self._score("pcr", self._cells(X=x), "batch", **options) for x in (before, after))
         if not old > _NO_VARIANCE:  # NaN for a constant embedding
             raise Undefined("The batches explain no variance of the embedding before the integration.")
         return max(0.0, (old - new) / old)
@@ -206,5 +191,5 @@ class Scib:
                 subprocess.run(command, capture_output=True, check=True)
                 simpson = scib.me.lisi.compute_simpson_index_graph(prefix, codes, *sizes)
             except (OSError, subprocess.CalledProcessError) as err:  # it may also end well and write nothing
-                raise Unavailable(NO_PROGRAM) from err
+                raise Unavailable(_NO_PROGRAM) from err
         return float(np.nanmedian(1 / simpson))

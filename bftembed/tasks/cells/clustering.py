@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import functools
-import os
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bftembed.errors import BftembedError, examples, require, unknown_name
 from bftembed.io import refuse_input_as_output
 from bftembed.metrics.checks import Undefined
-from bftembed.metrics.clustering import NOTEBOOK_SEED, kmeans_labels, minibatch_labels, partition_scores
+from bftembed.metrics.clustering import (
+    NOTEBOOK_SEED,
+    RESOLUTIONS,
+    LeidenGraph,
+    kmeans_labels,
+    knn_hits,
+    minibatch_labels,
+    partition_scores,
+)
 from bftembed.metrics.intervals import bootstrap_interval, half_sample_interval
-from bftembed.metrics.knn import knn_hits
-from bftembed.metrics.leiden import RESOLUTIONS, LeidenGraph
 from bftembed.metrics.neighbors import nearest_neighbors
 from bftembed.metrics.silhouette import silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.report.published import clustering_table
-from bftembed.tasks.base import Metric, Result, TaskInfo, score_table, to_frame, write_results
-from bftembed.tasks.baselines import ENCODER, CellBaselines, parse_baselines
-from bftembed.tasks.data import as_matrix, check_labels, listed, place_of, read_cells, valid_cells
+from bftembed.tasks.base import Metric, Result, score_table, to_frame
+from bftembed.tasks.data import ENCODER, as_matrix, check_labels, listed, place_of, read_cells, valid_cells
 
 if TYPE_CHECKING:
+    import os
+
     import anndata
     import pandas as pd
     from numpy.typing import NDArray
@@ -35,16 +41,7 @@ if TYPE_CHECKING:
     from bftembed.report.table import Table
     from bftembed.tasks.baselines import Texts
 
-INFO = TaskInfo(
-    name="clustering",
-    kind="cells",
-    source="the given cells and labels",
-    license="that of the given data",
-    split_rule="none: nothing is fitted to the labels",
-    main_metric="ari",
-    direction="higher",
-    version=1,
-)
+TASK = "clustering"
 _PARTITION = {"ari": "ARI", "ami": "AMI", "nmi": "NMI"}
 #: Metrics with a value per cell: matrix (n_cells, d), labels (n_cells,) → float64 (n_cells,). Their mean over cells is
 #: the score, its bootstrap over cells the interval. `strict` has all, the other protocols the first.
@@ -132,12 +129,12 @@ def clustering(
     Raises
     ------
     BftembedError
-        For an unknown protocol, baseline, column or embedding, labels of one class or continuous ones, embeddings that
-        are not numeric (n_cells, d), and a file that cannot be read.
+        For unknown names, labels of one class or continuous ones, baselines without what they need, embeddings that are
+        not numeric (n_cells, d), and a file that cannot be read.
     MissingExtraError
         For ``strict`` without the extra ``scib``.
     """
-    wanted, made, protocols = listed(keys), parse_baselines(baselines), listed(protocol)
+    wanted, made, protocols = listed(keys), listed(baselines), listed(protocol)
     seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not wanted and not made:
         raise BftembedError("No embedding was named: give at least one key of .obsm, or baselines.")
@@ -145,12 +142,18 @@ def clustering(
         raise BftembedError("At least one seed and one protocol are needed.")
     for name in protocols:
         check_protocol(name)
-    if out is not None:
-        refuse_input_as_output(out, *(x for x in (data, texts, genes) if isinstance(x, (str, os.PathLike))))
+    refuse_input_as_output(out, data, texts, genes)
+    source = None
+    if made:
+        from bftembed.tasks.baselines import CellBaselines, parse_baselines  # imports numba, half of the start
+
+        source = CellBaselines(data, parse_baselines(made), layer=layer, use_raw=use_raw)
     columns, embeddings, stem = read_cells(data, wanted, [label])
     check_labels(columns[label], label, place_of(data))
-    source = CellBaselines(data, made, layer=layer, use_raw=use_raw)
-    compared = source.of_expression() + source.of_genes(wanted, texts=texts, genes=genes, encoder=encoder)
+    compared = {}
+    if source is not None:
+        found = source.of_expression() + source.of_genes(wanted, texts=texts, genes=genes, encoder=encoder)
+        compared = {b.name: (b.vectors, b.kind, b.note) for b in found}
     results = []
     for i, name in enumerate(protocols):
         results += score(
@@ -160,13 +163,10 @@ def clustering(
             protocol=name,
             seeds=seed_list,
             permuted=permuted,
-            compared={b.name: (b.vectors, b.kind, b.note) for b in compared},
+            compared=compared,
             progress=lambda done, total, note, i=i: progress(done + i * total, len(protocols) * total, note),  # type: ignore[misc]
         )
-    frame = to_frame(results)
-    if out is not None:
-        write_results(frame, out)
-    return frame
+    return to_frame(results, out)
 
 
 def score(
@@ -200,18 +200,12 @@ def score(
         Name → array of shape ``(n_cells, d)``; d may differ, the cells and their order may not.
     labels
         One label per cell, shape ``(n_cells,)``. None, NaN, ``""`` and ``"nan"`` are missing.
-    run
-        Name of the run.
-    protocol
-        One of the above.
     seeds
         Seeds of k-means, Leiden, the held-out cells, the permutations, and (the first) of the bootstrap.
-    permuted
-        Whether to add rows of kind ``chance``: the same against permuted labels, one permutation per seed.
     compared
         Name → embedding, kind and note of what is shown for comparison.
-    progress
-        Progress callback, called once per embedding.
+    run, protocol, permuted, progress
+        As in `clustering`; one protocol of the above.
 
     Returns
     -------
@@ -235,33 +229,14 @@ def score(
     results: list[Result] = []
     for i, (name, (_, kind, made_of)) in enumerate(given.items()):
         mask = cells.alone.get(name, cells.mask)
-        row = functools.partial(
-            Result,
-            run=run,
-            subject=name,
-            task=INFO.name,
-            protocol=protocol,
-            n=int(mask.sum()),
-            n_missing=int((~mask).sum()),
-        )
+        row = functools.partial(Result, run, name, TASK, protocol, n=int(mask.sum()), n_missing=int((~mask).sum()))
         if reason := _too_few(names[mask]):
-            for metric in chosen.metrics:
-                results.append(row(metric=metric, kind=kind, reason="too-few", note=reason))
+            results += [row(metric=metric, kind=kind, reason="too-few", note=reason) for metric in chosen.metrics]
         else:
-            for score in chosen.score(matrices[name][mask], cells.labels["label"][mask], seed_list, permuted):
-                note = "; ".join(x for x in (score.note, made_of if not score.permuted else "") if x)
-                results.append(
-                    row(
-                        metric=score.metric,
-                        kind="chance" if score.permuted else kind,
-                        seed=score.seed,
-                        value=score.value,
-                        low=score.low,
-                        high=score.high,
-                        reason=score.reason,
-                        note=note,
-                    )
-                )
+            for s in chosen.score(matrices[name][mask], cells.labels["label"][mask], seed_list, permuted):
+                notes = filter(None, (s.note, "" if s.permuted else made_of))
+                of_kind = functools.partial(row, kind="chance" if s.permuted else kind, note="; ".join(notes))
+                results.append(of_kind(s.metric, seed=s.seed, value=s.value, low=s.low, high=s.high, reason=s.reason))
         progress(i + 1, len(given), name)
     return results
 
@@ -285,25 +260,23 @@ def _too_few(labels: NDArray[Any]) -> str:
     return "each valid cell has a label of its own" if len(classes) == len(labels) else ""
 
 
-@dataclass(frozen=True)
-class Score:
+class _Score(NamedTuple):
     """A value of one metric; without a seed, that over all seeds."""
 
     metric: str
     value: float
     seed: int | None = None
-    low: float = float("nan")
-    high: float = float("nan")
+    low: float = math.nan
+    high: float = math.nan
     note: str = ""
     reason: str = ""
     permuted: bool = False
 
 
-@dataclass(frozen=True)
-class Protocol:
+class Protocol(NamedTuple):
     """How one embedding is scored: matrix (n_cells, d), labels (n_cells,), seeds, whether to permute labels too."""
 
-    score: Callable[[NDArray[Any], NDArray[Any], list[int], bool], list[Score]]
+    score: Callable[[NDArray[Any], NDArray[Any], list[int], bool], list[_Score]]
     metrics: tuple[str, ...]
     extra: str = ""
 
@@ -314,34 +287,34 @@ def permuted_labels(labels: NDArray[Any], seed: int) -> NDArray[Any]:
     return np.random.default_rng([seed, 1]).permutation(labels)
 
 
-def _standard(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permuted: bool) -> list[Score]:
+def _standard(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permuted: bool) -> list[_Score]:
     k = len(np.unique(labels))
-    found: list[Score] = []
+    found: list[_Score] = []
     for seed in seeds:
         clusters = kmeans_labels(matrix, k, seed)
         for chance in (False, True)[: 1 + permuted]:
             truth = permuted_labels(labels, seed) if chance else labels
             scores = partition_scores(truth, clusters)
-            found += [Score(m, scores[m], seed, note=_few(clusters, k), permuted=chance) for m in ("ari", "ami")]
+            found += [_Score(m, scores[m], seed, note=_few(clusters, k), permuted=chance) for m in ("ari", "ami")]
         if permuted:
             mean = float(silhouette_samples(matrix, permuted_labels(labels, seed)).mean())
-            found.append(Score("silhouette", mean, seed, permuted=True))
+            found.append(_Score("silhouette", mean, seed, permuted=True))
     return [*found, _per_cell("silhouette", silhouette_samples(matrix, labels), seeds[0])]
 
 
-def _genept(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permuted: bool) -> list[Score]:
+def _genept(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permuted: bool) -> list[_Score]:
     k = len(np.unique(labels))
     clusters = minibatch_labels(matrix, k)
     scores = partition_scores(labels, clusters)
-    found = [Score(m, scores[m], NOTEBOOK_SEED, note=_few(clusters, k)) for m in ("ari", "ami")]
+    found = [_Score(m, scores[m], NOTEBOOK_SEED, note=_few(clusters, k)) for m in ("ari", "ami")]
     found = _with_intervals(found, len(labels), {NOTEBOOK_SEED: [_of_weights("", labels, clusters)]})
     return [*found, _per_cell("silhouette", silhouette_samples(matrix, labels), NOTEBOOK_SEED)]
 
 
-def _strict(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permuted: bool) -> list[Score]:
+def _strict(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permuted: bool) -> list[_Score]:
     k = len(np.unique(labels))
     graph = LeidenGraph(nearest_neighbors(matrix, min(N_NEIGHBORS, len(matrix))))
-    found: list[Score] = []
+    found: list[_Score] = []
     of_seed: dict[int, list[_OfWeights]] = {seed: [] for seed in seeds}
     for seed in seeds:
         with_k = {"": kmeans_labels(matrix, k, seed), "leiden_k_": graph.clusters_of_number(k, seed)}
@@ -352,17 +325,17 @@ def _strict(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permut
             for prefix, clusters in {**with_k, "leiden_best_": best}.items():
                 note = chosen if prefix == "leiden_best_" else _few(clusters, k)
                 scores = partition_scores(truth, clusters)
-                found += [Score(prefix + m, x, seed, note=note, permuted=chance) for m, x in scores.items()]
+                found += [_Score(prefix + m, x, seed, note=note, permuted=chance) for m, x in scores.items()]
                 if not chance:
                     of_seed[seed].append(_of_weights(prefix, truth, clusters))
             vote, of_weights = _votes(matrix, truth, seed)
-            found.append(replace(vote, permuted=chance))
+            found.append(vote._replace(permuted=chance))
             if of_weights and not chance:
                 of_seed[seed].append(of_weights)
         if permuted:
             shuffled = permuted_labels(labels, seed)
             for metric, of_cells in PER_CELL.items():
-                found.append(Score(metric.name, float(of_cells(matrix, shuffled).mean()), seed, permuted=True))
+                found.append(_Score(metric.name, float(of_cells(matrix, shuffled).mean()), seed, permuted=True))
     found = _with_intervals(found, len(labels), of_seed)
     return found + [_per_cell(metric.name, of_cells(matrix, labels), seeds[0]) for metric, of_cells in PER_CELL.items()]
 
@@ -371,19 +344,19 @@ def _strict(matrix: NDArray[Any], labels: NDArray[Any], seeds: list[int], permut
 _OfWeights = Callable[["NDArray[np.int64]"], Mapping[str, float]]
 
 
-def _votes(matrix: NDArray[Any], truth: NDArray[Any], seed: int) -> tuple[Score, _OfWeights | None]:
+def _votes(matrix: NDArray[Any], truth: NDArray[Any], seed: int) -> tuple[_Score, _OfWeights | None]:
     """Return the accuracy of the vote of the nearest cells, and the same for weighted cells."""
     try:
         hits = knn_hits(matrix, truth, seed)
     except Undefined as err:
-        return Score("knn_accuracy", float("nan"), seed, note=str(err), reason="undefined"), None
+        return _Score("knn_accuracy", math.nan, seed, note=str(err), reason="undefined"), None
     held = np.flatnonzero(~np.isnan(hits))
 
     def of_weights(weights: NDArray[np.int64]) -> dict[str, float]:
         times = weights[held]
-        return {"knn_accuracy": float(times @ hits[held] / times.sum()) if times.any() else float("nan")}
+        return {"knn_accuracy": float(times @ hits[held] / times.sum()) if times.any() else math.nan}
 
-    return Score("knn_accuracy", float(hits[held].mean()), seed), of_weights
+    return _Score("knn_accuracy", float(hits[held].mean()), seed), of_weights
 
 
 def _best(truth: NDArray[Any], sweep: list[NDArray[Any]]) -> tuple[NDArray[Any], str]:
@@ -397,7 +370,7 @@ def _of_weights(prefix: str, labels: NDArray[Any], clusters: NDArray[Any]) -> _O
     return lambda weights: {prefix + m: x for m, x in partition_scores(codes, clusters, weights).items()}
 
 
-def _with_intervals(scores: list[Score], n_cells: int, of_seed: Mapping[int, list[_OfWeights]]) -> list[Score]:
+def _with_intervals(scores: list[_Score], n_cells: int, of_seed: Mapping[int, list[_OfWeights]]) -> list[_Score]:
     """Return the scores, and the mean over seeds of each with its interval from halves of the cells and drawn seeds.
 
     The clusters stay as they are; only which cells count, and which seeds, is drawn. Cells are drawn without
@@ -423,13 +396,13 @@ def _with_intervals(scores: list[Score], n_cells: int, of_seed: Mapping[int, lis
             continue
         value = float(np.mean([s.value for s in own if not np.isnan(s.value)]))
         low, high = half_sample_interval(value, drawn, low=-1.0)
-        found.append(Score(metric, value, None, low, high, own[0].note if len({s.note for s in own}) == 1 else ""))
+        found.append(_Score(metric, value, None, low, high, own[0].note if len({s.note for s in own}) == 1 else ""))
     return found
 
 
-def _per_cell(name: str, per_cell: NDArray[np.float64], seed: int) -> Score:
+def _per_cell(name: str, per_cell: NDArray[np.float64], seed: int) -> _Score:
     low, high = bootstrap_interval(per_cell, seed)
-    return Score(name, float(per_cell.mean()), None, low, high)
+    return _Score(name, float(per_cell.mean()), None, low, high)
 
 
 def _few(clusters: NDArray[Any], k: int) -> str:
@@ -456,7 +429,7 @@ def tables(frame: pd.DataFrame) -> list[Table]:
     for (run, protocol), rows in frame.groupby(["run", "protocol"], sort=False):
         notes = [_INTERVALS[protocol]] if protocol in _INTERVALS else []
         title = f"{run} · clustering, protocol {protocol}"
-        found.append(score_table(rows, METRICS, title=title, sort_by=INFO.main_metric, footnotes=notes))
+        found.append(score_table(rows, METRICS, title=title, sort_by="ari", footnotes=notes))
         if protocol == "genept":
             found.append(clustering_table())
     return found

@@ -1,19 +1,9 @@
-"""Integration of batches: the scIB metrics of conserved biology and corrected batches.
-
-Stacked cells of two modalities are scored with the modality as the batch::
-
-    score(embeddings, labels, batches, *, run, before=None, before_note="", profile="current", seeds=DEFAULT_SEEDS,
-          halves=0, compared=None, progress=silent) -> list[Result]
-    check_memory(shapes, *, profile="current", to_read=0) -> None
-
-`compared` maps the name of a baseline to its embedding, kind and note, as in `bftembed.tasks.cells.clustering.score`.
-"""
+"""Integration of batches: the scIB metrics of conserved biology and corrected batches."""
 
 from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,28 +14,29 @@ from bftembed.errors import BftembedError, require, unknown_name
 from bftembed.io import refuse_input_as_output
 from bftembed.machine import available_memory
 from bftembed.metrics import integration as scib
-from bftembed.metrics.bras import bras
 from bftembed.metrics.checks import TooFew, Undefined
 from bftembed.metrics.intervals import half_sample_interval, half_samples, t_interval
 from bftembed.metrics.neighbors import EXACT_UP_TO, Neighbors, nearest_neighbors
-from bftembed.metrics.silhouette import isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
+from bftembed.metrics.silhouette import bras, isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.report.published import integration_table
-from bftembed.tasks.base import Metric, Result, TaskInfo, score_table, to_frame, write_results
-from bftembed.tasks.baselines import ENCODER, OF_COMPONENTS, CellBaselines, parse_baselines
+from bftembed.tasks.base import Metric, Result, score_table, to_frame
+from bftembed.tasks.baselines import OF_COMPONENTS, CellBaselines, parse_baselines
 from bftembed.tasks.cells import _scib
 from bftembed.tasks.data import (
+    ENCODER,
     as_matrix,
     check_groups,
     check_labels,
     listed,
     place_of,
     read_cells,
-    shapes_in,
     valid_cells,
 )
 
 if TYPE_CHECKING:
+    import os
+
     import anndata
     import pandas as pd
     from numpy.typing import NDArray
@@ -54,17 +45,8 @@ if TYPE_CHECKING:
     from bftembed.report.table import Table
     from bftembed.tasks.baselines import Texts
 
-INFO = TaskInfo(
-    name="integration",
-    kind="cells",
-    source="the given cells, labels and batches",
-    license="that of the given data",
-    split_rule="none: nothing is fitted to the labels",
-    main_metric="total",
-    direction="higher",
-    version=1,
-)
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
+TASK = "integration"
 TOTAL, BIO, BATCH = AGGREGATES = ("total", "bio_conservation", "batch_correction")
 BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
 #: By k-means, once per seed.
@@ -176,8 +158,8 @@ def integration(
     Raises
     ------
     BftembedError
-        For an unknown profile, baseline, column or embedding, labels of one class or continuous ones, baselines of one
-        batch or without expression, cells that do not fit into memory, and a file that cannot be read.
+        For unknown names, labels of one class or continuous ones, baselines without what they need, cells that do not
+        fit into memory, and a file that cannot be read.
     MissingExtraError
         Without the extra ``scib`` (profile ``scib``: ``scib-original``).
     """
@@ -185,12 +167,9 @@ def integration(
     chosen = check_profile(profile)
     if not wanted and not made:
         raise BftembedError("No embedding was named: give at least one key of .obsm, or baselines.")
-    if out is not None:
-        refuse_input_as_output(out, *(x for x in (data, texts, genes) if isinstance(x, (str, os.PathLike))))
-    read = list(dict.fromkeys([*wanted, *([before] if before else [])]))
-    shapes = shapes_in(data, read).values()
-    check_memory(shapes, profile=profile, to_read=sum(4 * math.prod(shape) for shape in shapes))
-    columns, matrices, stem = read_cells(data, read, [label, batch])
+    refuse_input_as_output(out, data, texts, genes)
+    columns, matrices, stem = read_cells(data, listed([*wanted, before or ""]), [label, batch])
+    check_memory([matrix.shape for matrix in matrices.values()], profile=profile)
     check_labels(columns[label], label, place_of(data))
     check_groups(columns[batch], batch, place_of(data))
     chosen.load()  # before minutes of baselines
@@ -212,10 +191,7 @@ def integration(
         compared={b.name: (b.vectors, b.kind, b.note) for b in compared},
         progress=progress,
     )
-    frame = to_frame(results)
-    if out is not None:
-        write_results(frame, out)
-    return frame
+    return to_frame(results, out)
 
 
 def _components(source: CellBaselines, *, required: object) -> tuple[NDArray[Any] | None, str]:
@@ -248,18 +224,12 @@ def score(
     ----------
     embeddings
         Name → array of shape ``(n_cells, d)``; d may differ, the cells and their order may not.
-    labels
-        Cell type of each cell, shape ``(n_cells,)``. None, NaN, ``""`` and ``"nan"`` are missing.
-    batches
-        Batch of each cell, shape ``(n_cells,)``, likewise.
-    run
-        Name of the run.
+    labels, batches
+        Cell type and batch of each cell, shape ``(n_cells,)``. None, NaN, ``""`` and ``"nan"`` are missing.
     before
         Embedding before the integration, ``(n_cells, e)``, for the PCR comparison, which has no value without it.
     before_note
         What `before` is, or why there is none.
-    profile
-        One of `PROFILES`; it is the protocol of the rows.
     seeds
         Seeds of k-means, which the profile ``scib`` does not have.
     halves
@@ -267,8 +237,8 @@ def score(
         (delete-half jackknife): 0 for none, else at least 3. Each half takes the next seed of k-means.
     compared
         Name → embedding, kind and note of what is shown for comparison.
-    progress
-        Progress callback, called once per embedding.
+    run, profile, progress
+        As in `integration`; the profile is the protocol of the rows.
 
     Returns
     -------
@@ -281,8 +251,7 @@ def score(
     Raises
     ------
     BftembedError
-        When there is no embedding or seed, the profile is not known, there are 1 or 2 halves, numbers of cells differ,
-        or the memory does not suffice.
+        When there is no embedding or seed, 1 or 2 halves, numbers of cells differ, or the memory does not suffice.
     MissingExtraError
         Without the extra ``scib`` (profile ``scib``: ``scib-original``).
     """
@@ -295,64 +264,38 @@ def score(
         raise BftembedError(f"halves = {halves}: give 0 for no interval, or at least 3; 10 is usual.")
     check_memory([np.shape(matrix) for matrix, _, _ in given.values()], profile=profile)
     chosen.load()
+    pre = "the embedding before the integration"
     matrices = {name: as_matrix(name, matrix, len(labels)) for name, (matrix, _, _) in given.items()}
     needed = dict(matrices)
     if before is not None:
-        before = as_matrix(_BEFORE, before, len(labels))
+        before = as_matrix(pre, before, len(labels))
         # An all-zero row is a point like others to the PCR comparison.
-        needed[_BEFORE] = np.where(np.isfinite(before).all(axis=1, keepdims=True), 1.0, np.nan)
+        needed[pre] = np.where(np.isfinite(before).all(axis=1, keepdims=True), 1.0, np.nan)
     valid = valid_cells(needed, {"label": labels, "batch": batches})
-    if _BEFORE in valid.alone:
-        before, before_note = None, "the embedding before the integration has no cell without NaN"
+    if pre in valid.alone:
+        before, before_note = None, f"{pre} has no cell without NaN"
     results: list[Result] = []
     for i, (name, (_, kind, made_of)) in enumerate(given.items()):
         mask = valid.alone.get(name, valid.mask)
         part = slice(None) if mask.all() else mask
-        cells = Cells(
+        cells = _Cells(
             matrices[name][part],
             valid.labels["label"][part],
             valid.labels["batch"][part],
             None if before is None else before[part],
             before_note,
         )
-        row = functools.partial(
-            Result,
-            run=run,
-            subject=name,
-            kind=kind,
-            task=INFO.name,
-            protocol=profile,
-            n=int(mask.sum()),
-            n_missing=int((~mask).sum()),
-        )
+        n = int(mask.sum())
+        row = functools.partial(Result, run, name, TASK, profile, kind=kind, n=n, n_missing=len(mask) - n)
         results += _rows(row, cells, chosen, seed_list, halves, made_of)
         progress(i + 1, len(given), name)
     return results
 
 
-_BEFORE = "before the integration"
-
-
-def check_memory(shapes: Iterable[tuple[int, ...]], *, profile: str = "current", to_read: int = 0) -> None:
-    """Raise when scoring embeddings of these shapes, one at a time, takes more memory than there is.
-
-    Parameters
-    ----------
-    shapes
-        (n_cells, d) of each embedding.
-    profile
-        One of `PROFILES`.
-    to_read
-        Bytes of embeddings that are not in memory yet.
-
-    Raises
-    ------
-    BftembedError
-        With the numbers.
-    """
+def check_memory(shapes: Iterable[tuple[int, ...]], *, profile: str = "current") -> None:
+    """Raise when scoring embeddings of these shapes (n_cells, d), one at a time, takes more memory than there is."""
     free = available_memory()
     needed, n_cells = max(((memory_of(*s, profile), s[0]) for s in shapes if len(s) == 2), default=(0, 0))
-    needed += to_read
     if free is not None and needed > free:
         raise BftembedError(
             f"The integration metrics of {n_cells:,} cells need about {needed / 1e9:.1f} GB of memory, and "
@@ -375,17 +318,11 @@ def check_profile(name: str) -> Profile:
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class _Cells:
     """The cells of one embedding, and what several metrics share.
 
-    Attributes
-    ----------
-    matrix
-        (n_cells, d).
-    labels, batches
-        (n_cells,), none missing.
-    before, before_note
-        Embedding before the integration (n_cells, e), and what it is; or None, and why there is none.
+    `matrix` is (n_cells, d), `before` the embedding before the integration (n_cells, e); `before_note` says what it is,
+    or why there is none.
     """
 
     matrix: NDArray[Any]
@@ -394,15 +331,12 @@ class Cells:
     before: NDArray[Any] | None
     before_note: str
 
-    def part(self, rows: NDArray[np.int64]) -> Cells:
+    def part(self, rows: NDArray[np.int64]) -> _Cells:
         """Return some of the cells."""
         before = None if self.before is None else self.before[rows]
-        return replace(
-            self, matrix=self.matrix[rows], labels=self.labels[rows], batches=self.batches[rows], before=before
-        )
+        return _Cells(self.matrix[rows], self.labels[rows], self.batches[rows], before, self.before_note)
 
     def neighbors(self, k: int) -> Neighbors:
-        """Return the `k` nearest neighbors."""
         if len(self.matrix) < k:
             raise TooFew(f"{len(self.matrix)} cells are too few for {k} neighbors of each, itself included")
         return self._neighbors.subset(k)
@@ -413,51 +347,36 @@ class Cells:
 
     @functools.cached_property
     def silhouettes(self) -> NDArray[np.float64]:
-        """The silhouette of each cell under its label."""
         return silhouette_samples(self.matrix, self.labels)
 
     @functools.cached_property
     def lisi_weights(self) -> NDArray[np.float32]:
-        """Weights of the neighbors in LISI."""
         return scib.lisi_weights(self.neighbors(LISI_NEIGHBORS))
 
     @functools.cached_property
     def scib(self) -> _scib.Scib:
-        """The cells for the original package."""
         return _scib.Scib(self.matrix, self.labels, self.batches, self.neighbors)
 
     @functools.cached_property
-    def _kmeans(self) -> dict[int, tuple[float, float]]:
-        return {}
-
-    def kmeans(self, seed: int) -> tuple[float, float]:
-        """Return NMI and ARI of k-means."""
-        if seed not in self._kmeans:
-            self._kmeans[seed] = scib.kmeans_nmi_ari(self.matrix, self.labels, seed)
-        return self._kmeans[seed]
+    def kmeans(self) -> Callable[[int], tuple[float, float]]:
+        """Seed → NMI and ARI of k-means."""
+        return functools.cache(functools.partial(scib.kmeans_nmi_ari, self.matrix, self.labels))
 
     def pcr(self, compare: Callable[..., float]) -> float:
-        """Return a PCR comparison."""
         if self.before is None:
             raise Undefined(self.before_note or "no embedding before the integration was given")
         return compare(self.before, self.matrix, self.batches)
 
 
-_Compute = Callable[[Cells, Any], float]
+_Compute = Callable[[_Cells, Any], float]
 
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """A set of metrics.
+    """A set of metrics: functions of the cells and a seed, which those of `SEEDED` take.
 
-    Attributes
-    ----------
-    bio, batch
-        Metric → function of the cells and a seed, which those of `SEEDED` take.
-    load
-        Imports what the profile needs, or raises `MissingExtraError`.
-    memory
-        Bytes per cell above those of the profile ``current``, measured.
+    `load` imports what it needs, or raises `MissingExtraError`; `memory` is the number of bytes per cell above those of
+    the profile ``current``, measured.
     """
 
     bio: Mapping[str, _Compute]
@@ -479,18 +398,14 @@ _BATCH_METRICS: dict[str, _Compute] = {
     "graph_connectivity": lambda c, _: scib.graph_connectivity(c.neighbors(GRAPH_NEIGHBORS), c.labels),
     "pcr_comparison": lambda c, _: c.pcr(scib.pcr_comparison),
 }
+_BRAS: dict[str, _Compute] = {"bras": lambda c, _: bras(c.matrix, c.labels, c.batches)}
+_OLDER: dict[str, _Compute] = {"silhouette_batch": lambda c, _: silhouette_batch(c.matrix, c.labels, c.batches)}
 _load = functools.partial(require, "scib_metrics.utils", "scib")
 #: ``paper`` has the older batch silhouette, as table 2 of the paper; ``scib`` is the original package, but for its
 #: metrics of cell cycles, variable genes and trajectories.
 PROFILES = {
-    "current": Profile(
-        _BIO_METRICS, {"bras": lambda c, _: bras(c.matrix, c.labels, c.batches), **_BATCH_METRICS}, _load
-    ),
-    "paper": Profile(
-        _BIO_METRICS,
-        {"silhouette_batch": lambda c, _: silhouette_batch(c.matrix, c.labels, c.batches), **_BATCH_METRICS},
-        _load,
-    ),
+    "current": Profile(_BIO_METRICS, {**_BRAS, **_BATCH_METRICS}, _load),
+    "paper": Profile(_BIO_METRICS, {**_OLDER, **_BATCH_METRICS}, _load),
     "scib": Profile(
         {
             "isolated_labels_f1": lambda c, _: c.scib.isolated_labels_f1(),
@@ -523,7 +438,7 @@ _Scores = dict[str, dict[int | None, _Score]]  # metric → seed → score; most
 
 
 def _rows(
-    row: Callable[..., Result], cells: Cells, profile: Profile, seeds: list[int], halves: int, made_of: str
+    row: Callable[..., Result], cells: _Cells, profile: Profile, seeds: list[int], halves: int, made_of: str
 ) -> list[Result]:
     """Return the rows of one embedding: of each seed where there are seeds, and the score with its interval."""
     scores = _scores(cells, profile, seeds)
@@ -557,7 +472,7 @@ def _mean(of_seed: Mapping[int | None, _Score]) -> _Score:
     return failed or _Score(float(np.mean([s.value for s in of_seed.values()])))
 
 
-def _scores(cells: Cells, profile: Profile, seeds: list[int]) -> _Scores:
+def _scores(cells: _Cells, profile: Profile, seeds: list[int]) -> _Scores:
     failure = _failure(cells.matrix)
     found: _Scores = {}
     for metric, compute in {**profile.bio, **profile.batch}.items():
@@ -578,7 +493,7 @@ def _failure(matrix: NDArray[Any]) -> _Score | None:
     return _Score(math.nan, "undefined", "all cells are identical in this embedding") if same else None
 
 
-def _score(compute: _Compute, cells: Cells, seed: int | None) -> _Score:
+def _score(compute: _Compute, cells: _Cells, seed: int | None) -> _Score:
     try:
         return _Score(compute(cells, seed))
     except Undefined as err:
@@ -591,18 +506,16 @@ def _aggregates(values: Mapping[str, float], profile: Profile, batches: NDArray[
     found = {}
     for name, metrics in ((BIO, profile.bio), (BATCH, profile.batch)):
         held = [values[m] for m in metrics if not math.isnan(values[m])]
+        why = "" if held else "none of its metrics has a value"
         if name == BATCH and len(set(batches.tolist())) == 1:  # the graph connectivity alone is no batch correction
-            found[name] = _Score(math.nan, "undefined", "all cells have one batch, there is nothing to correct")
-        elif held:
-            found[name] = _Score(float(np.mean(held)))
-        else:
-            found[name] = _Score(math.nan, "undefined", "none of its metrics has a value")
+            why = "all cells have one batch, there is nothing to correct"
+        found[name] = _Score(math.nan, "undefined", why) if why else _Score(float(np.mean(held)))
     total = BIO_WEIGHT * found[BIO].value + BATCH_WEIGHT * found[BATCH].value
     without = _Score(math.nan, "undefined", "bio conservation or batch correction has no value")
     return found | {TOTAL: without if math.isnan(total) else _Score(total)}
 
 
-def _confounded(cells: Cells) -> str:
+def _confounded(cells: _Cells) -> str:
     labels, batches = set(cells.labels.tolist()), set(cells.batches.tolist())
     pairs = len({*zip(cells.labels.tolist(), cells.batches.tolist(), strict=True)})
     if pairs > len(labels) or len(batches) < 2:
@@ -615,9 +528,14 @@ def tables(frame: pd.DataFrame) -> list[Table]:
     """Return a table per run and profile from the rows of this task, and the paper's table 2 below ``paper``."""
     found: list[Table] = []
     for (run, profile), rows in frame.groupby(["run", "protocol"], sort=False):
+        totals = rows[rows["metric"] == TOTAL]
+        # Of random embeddings of two modalities there are several draws, and intervals over these.
+        drawn = rows["subject"].isin(totals.loc[totals["seed"].notna(), "subject"])
+        of_cells = bool(totals.loc[~drawn, "low"].notna().any())
+        notes = _footnotes(rows, drawn, of_cells=of_cells)
         title = f"{run} · integration, profile {profile}"
-        table = score_table(rows, METRICS, title=title, sort_by=TOTAL, footnotes=_footnotes(rows))
-        if not _of_cells(rows):
+        table = score_table(rows, METRICS, title=title, sort_by=TOTAL, footnotes=notes)
+        if not of_cells:
             table = replace(table, conclusions=())  # intervals of k-means over seeds are no ground for any
         found.append(_with_marks(table))
         if profile == "paper":
@@ -625,21 +543,11 @@ def tables(frame: pd.DataFrame) -> list[Table]:
     return found
 
 
-def _of_cells(rows: pd.DataFrame) -> bool:
-    """Return whether intervals are over cells; random embeddings of two modalities have theirs over draws."""
-    return bool(rows.loc[(rows["metric"] == TOTAL) & ~_drawn(rows), "low"].notna().any())
-
-
-def _drawn(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Return which rows are of embeddings of which there are several draws: their total has rows of seeds."""
-    return rows["subject"].isin(rows.loc[(rows["metric"] == TOTAL) & rows["seed"].notna(), "subject"])
-
-
-def _footnotes(rows: pd.DataFrame) -> list[str]:
-    ends = "over cells (random halves)" if _of_cells(rows) else "of KMeans over seeds (Student's t)"
+def _footnotes(rows: pd.DataFrame, drawn: pd.Series[bool], *, of_cells: bool) -> list[str]:
+    ends = "over cells (random halves)" if of_cells else "of KMeans over seeds (Student's t)"
     lines = ["Total: 0.6 bio conservation + 0.4 batch correction, the means of the metrics that have a value."]
-    lines += [f"Intervals: 95 %, {ends}."] if rows.loc[~_drawn(rows), "low"].notna().any() else []
-    if n := rows.loc[_drawn(rows), "seed"].nunique():
+    lines += [f"Intervals: 95 %, {ends}."] if rows.loc[~drawn, "low"].notna().any() else []
+    if n := rows.loc[drawn, "seed"].nunique():
         lines.append(f"Random and shuffled embeddings: mean of {n} draws, 95 % intervals over draws (Student's t).")
     limits = rows[rows["metric"].isin(["pcr_comparison", BATCH]) & rows["value"].notna()]
     lines += [f"{note}." for note in dict.fromkeys(limits["note"]) if note]
@@ -650,13 +558,12 @@ def _footnotes(rows: pd.DataFrame) -> list[str]:
 
 def _with_marks(table: Table) -> Table:
     """Mark the aggregates of rows that lack a metric which another row has: they are means of other metrics."""
-    metrics = [c.key for c in table.columns if c.key not in AGGREGATES]
-    held = [{m for m in metrics if m in r.cells and not math.isnan(r.cells[m].value)} for r in table.rows]
+    held = [{m for m, c in r.cells.items() if m not in AGGREGATES and not math.isnan(c.value)} for r in table.rows]
     every, rows = set().union(*held), []
     for row, has in zip(table.rows, held, strict=True):
         marked = {m: replace(row.cells[m], text="†") for m in AGGREGATES if m in row.cells and has and has < every}
         rows.append(replace(row, cells={**row.cells, **marked}))
-    if all(has == every or not has for has in held):
+    if all(has in (every, set()) for has in held):
         return table
     note = "†: made of fewer metrics than in other rows, so not comparable with them."
     return replace(table, rows=tuple(rows), footnotes=(*table.footnotes, note))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bftembed.tasks.multimodal.task import INFO, METRICS, multimodal, score, tables
+from bftembed.tasks.multimodal.task import METRICS, multimodal, score, tables
 
-__all__ = ["INFO", "METRICS", "multimodal", "score", "tables"]
+__all__ = ["METRICS", "multimodal", "score", "tables"]

@@ -22,7 +22,7 @@ from bftembed.entities.genes import GeneIndex
 from bftembed.entities.proteins import ProteinIndex
 from bftembed.errors import BftembedError, examples, require, unknown_name
 from bftembed.hdf5 import open_h5ad
-from bftembed.metrics.leiden import LeidenGraph
+from bftembed.metrics.clustering import LeidenGraph
 from bftembed.metrics.neighbors import nearest_neighbors
 from bftembed.tasks.baselines import pca, whole_matrix
 
@@ -49,7 +49,7 @@ class Modality:
     @functools.cached_property
     def expression(self) -> Expression:
         """The expression of all cells of the data, paired or not."""
-        return expression_of_anndata(self.data, **{"layer": None, "use_raw": False, "gene_column": None, **self.choice})
+        return expression_of_anndata(self.data, **self.choice)
 
     def vectors(self, embeddings: GeneEmbeddings, how: Aggregation) -> tuple[NDArray[Any], CellEmbeddingReport]:
         """Return the vectors of the paired cells, float32 (n_cells, d), NaN for those without one, and the report."""

@@ -18,7 +18,7 @@ from bftembed.metrics.checks import Undefined
 from bftembed.metrics.integration import compilation_cache
 from bftembed.metrics.matching import chance_of_a_label, foscttm, label_matching_accuracy, matching_accuracy, true_ranks
 from bftembed.progress import Progress, silent
-from bftembed.tasks.base import Metric, Result, TaskInfo, over_seeds, score_table, to_frame, write_results
+from bftembed.tasks.base import Metric, Result, over_seeds, score_table, to_frame
 from bftembed.tasks.baselines import OF_BATCHES, random_vectors, shuffled_vectors
 from bftembed.tasks.cells import integration
 from bftembed.tasks.data import ValidCells, as_matrix, check_labels, has_vector, listed, place_of, valid_cells
@@ -42,16 +42,6 @@ if TYPE_CHECKING:
 
 Pair = tuple["NDArray[Any]", "NDArray[Any]"]
 
-INFO = TaskInfo(
-    name="matching",
-    kind="cells",
-    source="the given cells and labels, measured in two modalities",
-    license="that of the given data",
-    split_rule="none: nothing is fitted to the pairs",
-    main_metric="foscttm",
-    direction="lower",
-    version=1,
-)
 #: Cells among which the partner counts as found, in the second of the two accuracies.
 WIDER = 10
 #: Without intervals over cells, no conclusions are drawn.
@@ -63,8 +53,6 @@ METRICS = (
 )
 #: Batches of the stacked cells, in the order of their rows.
 RNA, PROTEIN = "rna", "protein"
-#: Protocol of the rows: the distance that ranks the cells.
-EUCLIDEAN = "euclidean"
 
 Embeddings = GeneEmbeddings | str | os.PathLike[str]
 
@@ -191,9 +179,8 @@ def multimodal(
         raise unknown_name("normalize", normalize, NORMALIZE)
     if draws < 1:
         raise BftembedError(f"draws is {draws}; give 1 or more.")
-    if out is not None:
-        files = [x for given in (genes, proteins) for x in (given.values() if isinstance(given, Mapping) else [given])]
-        refuse_input_as_output(out, data, protein_data, *files)
+    files = [x for given in (genes, proteins) for x in (given.values() if isinstance(given, Mapping) else [given])]
+    refuse_input_as_output(out, data, protein_data, *files)
     named = _by_name(genes, proteins)
     how = JointAggregation(weights, gene_matrix, normalize, protein_normalize, center_cells)
     drawn = _drawn(made, {name: of_genes for name, (of_genes, _) in named.items()})
@@ -204,20 +191,17 @@ def multimodal(
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
     cells = read_modalities(data, protein_data=protein_data, **parts, **choice)
     n, widest = cells.n_cells, max(of_genes.dim for of_genes, _ in named.values())
-    integration.check_memory([(2 * n, widest)], profile=profile, to_read=16 * len(named) * n * widest)
+    integration.check_memory([(2 * n, widest)], profile=profile)
     if cells.labels is not None:
         check_labels(cells.labels, str(label), place_of(data))
     chosen.load()  # before minutes of vectors
     if cache is not None:
         compilation_cache(str(cache))
-    given: dict[str, tuple[Pair, str, str]] = {}
-    normalized = ""
-    for name, (of_genes, of_proteins) in named.items():
-        found = joint_vectors(cells, of_genes, of_proteins, how, name)
-        given[name], normalized = ((found.rna, found.protein), "subject", found.note), found.normalize
+    made_of = {name: joint_vectors(cells, *pair, how, name) for name, pair in named.items()}
+    given = {name: ((x.rna, x.protein), "subject", x.note) for name, x in made_of.items()}
     labels, notes = cells.labels, list(cells.notes)
     if labels is None:
-        labels = rna_clusters(cells.rna, normalized)
+        labels = rna_clusters(cells.rna, next(iter(made_of.values())).normalize)
         notes.insert(0, f"Labels are {len(set(labels))} {CLUSTERS} (Leiden), not cell types")
     references, before, before_note = _linked(cells, how, made)
     given |= references
@@ -239,22 +223,17 @@ def multimodal(
     )
     mask = valid_pairs({name: pair for name, (pair, _, _) in given.items()}, labels).mask[:, None]
     done = len(given)
-    for name, kind, made_of, draw in drawn:
+    for name, kind, about, draw in drawn:
         rows: list[Result] = []
         for seed in range(draws):
             found = joint_vectors(cells, draw(seed), None, how, name)
-            rna_part, protein_part = (np.where(mask, x, np.float32(np.nan)) for x in (found.rna, found.protein))
-            of_draw = scored(
-                compared={name: ((rna_part, protein_part), kind, f"{made_of}; {found.note}")}, seeds=[seed]
-            )
+            pair: Any = tuple(np.where(mask, x, np.float32(np.nan)) for x in (found.rna, found.protein))
+            of_draw = scored(compared={name: (pair, kind, f"{about}; {found.note}")}, seeds=[seed])
             rows += [replace(r, seed=seed) for r in of_draw if r.seed is None and r.kind == kind]
             done += 1
             progress(done, total, name)
         results += rows + _over_draws(rows)
-    frame = to_frame(results)
-    if out is not None:
-        write_results(frame, out)
-    return frame
+    return to_frame(results, out)
 
 
 def _by_name(genes: Any, proteins: Any) -> dict[str, tuple[GeneEmbeddings, GeneEmbeddings | None]]:
@@ -399,15 +378,14 @@ def score(
         compared=stacked,
         progress=progress,
     )
-    for i, r in enumerate(results if note else ()):
+    for i, r in enumerate(results):
         if r.metric == integration.BATCH and not r.reason:
-            results[i] = replace(r, note=f"{r.note}. {note}" if r.note else note)
-    row = functools.partial(Result, run=run, task=INFO.name, protocol=EUCLIDEAN)
+            results[i] = replace(r, note=". ".join(filter(None, (r.note, note))))
+    row = functools.partial(Result, run=run, task="matching", protocol="euclidean")
     for name, (pair, kind, made) in given.items():
         mask = masks[name]
-        of_name = functools.partial(
-            row, subject=name, kind=kind, n=int(mask.sum()), n_missing=int((~mask).sum()), note=made
-        )
+        n, missing = int(mask.sum()), int((~mask).sum())
+        of_name = functools.partial(row, subject=name, kind=kind, n=n, n_missing=missing, note=made)
         results += _matched(of_name, (pair[0][mask], pair[1][mask]), valid.labels["label"][mask])
     if n := int(valid.mask.sum()):
         of_label = chance_of_a_label(valid.labels["label"][valid.mask])

@@ -12,11 +12,11 @@ from bftembed.cells.blocks import stored_matrix
 from bftembed.cells.examine import summarize
 from bftembed.cells.normalize import DEPTH, LARGEST_LOG, decide
 from bftembed.cells.refusals import refuse_bad_values
+from bftembed.cells.vectors import opened
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.hdf5 import open_h5ad, strings
 from bftembed.progress import Progress, silent
-from bftembed.tasks.baselines import opened
 from bftembed.tasks.data import missing_label, place_of, read_cells
 
 if TYPE_CHECKING:
@@ -110,12 +110,8 @@ def read_screen(
     left_out = sorted(set().union(*lacking.values()))
     if left_out and not allow_missing:
         listed = "; ".join(f"{name!r} lacks {examples(own, 20)}" for name, own in lacking.items() if own)
-        raise BftembedError(
-            f"Perturbations without a vector: {listed}. Embed these genes, or leave them out: allow_missing=True "
-            "(--allow-missing)."
-        )
-    for label in left_out:
-        del members[label]
+        raise BftembedError(f"Perturbations without a vector: {listed}. Embed these genes, or --allow-missing.")
+    members = {label: own for label, own in members.items() if label not in left_out}
     if len(members) < 2:
         raise BftembedError(f"{len(members)} perturbations with a vector beside the control; at least two are needed.")
     genes: list[str] = []
@@ -187,10 +183,7 @@ def _conditions(source: Source, columns: tuple[str, str]) -> tuple[list[Conditio
     found, _, name = read_cells(source, [], columns)
     for column, values in found.items():
         if absent := sum(map(missing_label, values)):
-            raise BftembedError(
-                f"{place_of(source)}: obs[{column!r}] has no value for {absent} of {len(values)} cells. Label or "
-                "remove them."
-            )
+            raise BftembedError(f"{place_of(source)}: obs[{column!r}] has no value for {absent} cells.")
     return [(str(cell_type), str(label)) for cell_type, label in zip(*(found[c] for c in columns), strict=True)], name
 
 
@@ -285,7 +278,7 @@ def read_predictions(
 
 
 def about(source: Source) -> tuple[bool, list[str]]:
-    """Return whether data are simulated, and the genes of their ``X_hvg``, in its order, as far as they tell."""
+    """Return whether data are simulated, and the genes of their ``X_hvg`` in its order, none where unknown."""
     if isinstance(source, (str, os.PathLike)):
         from anndata.io import read_elem
 
@@ -339,11 +332,11 @@ def unseen_cell_type(screen: Screen) -> list[Split]:
 
 def splits_of(protocol: str, screen: Screen, seed: int, predictions: Predictions | None = None) -> list[Split]:
     """Return the splits of a protocol, or raise when the data allow none."""
-    if predictions is not None:
-        if predictions.held_out.all():
-            raise BftembedError("the predictions hold every condition of the data: nothing is left to train on")
-        return [Split(~predictions.held_out, predictions.held_out)]
-    return unseen_gene(screen, seed) if protocol == UNSEEN_GENE else unseen_cell_type(screen)
+    if predictions is None:
+        return unseen_gene(screen, seed) if protocol == UNSEEN_GENE else unseen_cell_type(screen)
+    if predictions.held_out.all():
+        raise BftembedError("the predictions hold every condition of the data: nothing is left to train on")
+    return [Split(~predictions.held_out, predictions.held_out)]
 
 
 def has_unseen_genes(screen: Screen, split: Split) -> bool:

@@ -68,13 +68,11 @@ def bilinear(
 ) -> NDArray[np.float64]:
     """Fit ``Y ~ G K P`` to centered deltas and predict the centered deltas of test conditions, (n_test, n_genes).
 
-    The linear model of Ahlmann-Eltze, Huber and Anders (Nature Methods 2025; code of the paper:
-    ``run_linear_pretrained_model.R``): ``K = (G'G + r I)^-1 G' Y P' (P P' + r I)^-1``. Differences: Y is centered
-    within each cell type (there is one in the paper), and P and G have the same scale (`reduced`), where the paper
-    takes principal components in the scale of the data.
+    ``K = (G'G + r I)^-1 G' Y P' (P P' + r I)^-1``, the linear model of Ahlmann-Eltze, Huber and Anders (Nature Methods
+    2025; ``run_linear_pretrained_model.R``). Here Y is centered within each cell type (the paper has one), and P and G
+    have the same scale (`reduced`), where the paper takes principal components in the scale of the data.
 
-    `centered` is Y' (n_train, n_genes), `of_genes` G (n_genes, k), `trained` and `tested` P' of the conditions, `ridge`
-    r.
+    `centered` is Y' (n_train, n_genes), `of_genes` G (n_genes, k), `trained` and `tested` are P', `ridge` is r.
     """
     left = of_genes.T @ of_genes + ridge * np.eye(of_genes.shape[1])
     right = trained.T @ trained + ridge * np.eye(trained.shape[1])
@@ -136,10 +134,9 @@ class Vectors(NamedTuple):
         return cls(name, targeted, measured)
 
     def draw(self, kind: str, seed: int, draw: int, position: int) -> NDArray[Any]:
-        """Return vectors of the targeted genes for the seed at a position in the list of seeds.
+        """Return the vectors of the targeted genes, standard normal ones, or their own permuted over the genes.
 
-        Of kind ``"subject"`` the embedding's own, ``"random"`` standard normal ones, ``"shuffled"`` its own, permuted
-        over the genes.
+        Of `kind` ``"subject"``, ``"random"`` or ``"shuffled"``, for the seed at a position in the list of seeds.
         """
         own = self.targeted[position % len(self.targeted)]
         if kind == "random":
@@ -157,12 +154,7 @@ def rows_of(embedding: GeneEmbeddings) -> dict[str, int]:
     return rows
 
 
-def membership(screen: Screen) -> NDArray[np.float64]:
-    """Return the share of each targeted gene in each label, (n_labels, n_targeted): vectors of "A+B" are means."""
-    return np.array([[(gene in own) / len(own) for gene in screen.targeted] for own in screen.members])
-
-
-#: Training, seed, draw and number of the seed → deltas (n_test, n_genes).
+#: Training, seed, draw and position of the seed → deltas (n_test, n_genes).
 Predict = Callable[[Training, int, int, int], "NDArray[np.float64]"]
 
 
@@ -198,7 +190,8 @@ def predictors_of(
         ("reference", "training PCA", of_pca, "P = training PCA of the perturbations"),
     ]
     found = [Predictor(*one) for one in table[: None if seen else 2]]
-    shares = membership(screen)
+    # The share of each targeted gene in each label: vectors of "A+B" are means.
+    shares = np.array([[(gene in own) / len(own) for gene in screen.targeted] for own in screen.members])
     for one in vectors:
 
         def predict_with(kind: str, of_genes: NDArray[Any] | None = None, one: Vectors = one) -> Predict:
@@ -206,11 +199,9 @@ def predictors_of(
 
         several, both = len(one.targeted) > 1, f"{one.name}, G = {one.name}"
         found.append(Predictor("subject", one.name, predict_with("subject"), seeded=several))
-        if one.measured is None:
-            too_few = f"fewer than {n_dims + 1} measured genes have a vector"
-            found.append(Predictor("subject", both, None, too_few))
-        else:
-            found.append(Predictor("subject", both, predict_with("subject", one.measured), seeded=several))
+        with_genes = None if one.measured is None else predict_with("subject", one.measured)
+        note = "" if with_genes else f"fewer than {n_dims + 1} measured genes have a vector"
+        found.append(Predictor("subject", both, with_genes, note, seeded=several))
         for kind in ("random", "shuffled"):
             found.append(Predictor(kind, one.name, predict_with(kind), n_draws=n_draws, seeded=True))
     return found

@@ -51,13 +51,11 @@ def scores_of(truth: Truth, split: Split, predicted: NDArray[np.float64]) -> dic
     found = {
         "mae": metrics.mean_absolute_error(predicted, true),
         "pearson_delta": metrics.pearson_delta(predicted, true),
-        "pds_l1": np.full(len(rows), np.nan),
-        "pds_cosine": np.full(len(rows), np.nan),
+        **{name: np.full(len(rows), np.nan) for name in ("pds_l1", "pds_cosine")},
         "de_overlap": metrics.overlap(predicted, [truth.changed[r] for r in rows]),
     }
-    targets = [truth.screen.targets[truth.screen.label[r]] for r in rows]
     for own in by_cell_type(truth.screen, rows):
-        part = [targets[i] for i in own]
+        part = [truth.screen.targets[truth.screen.label[r]] for r in rows[own]]
         for distance in metrics.DISTANCES:
             found[f"pds_{distance}"][own] = metrics.discrimination(predicted[own], true[own], part, distance)
     return found

@@ -25,7 +25,7 @@ from bftembed.io import refuse_input_as_output
 from bftembed.metrics.intervals import pigeonhole_interval, prediction_half_width
 from bftembed.progress import Progress, silent
 from bftembed.report.table import Cell, Column, Row, Table
-from bftembed.tasks.base import Metric, Result, score_table, to_frame, write_results
+from bftembed.tasks.base import Metric, Result, score_table, to_frame
 from bftembed.tasks.data import listed
 from bftembed.tasks.perturbation import data as screens
 from bftembed.tasks.perturbation import predictors, scoring
@@ -155,8 +155,7 @@ def perturbation(
         raise BftembedError("At least one file, one seed and one split are needed.")
     if draws < 2 or pca_dim < 1 or ridge <= 0 or (top is not None and top < 1):
         raise BftembedError("draws must be at least 2, pca_dim and top at least 1, and ridge above 0.")
-    if out is not None:
-        refuse_input_as_output(out, *sources, state, *itertools.chain(*named.values()))
+    refuse_input_as_output(out, *sources, state, *itertools.chain(*named.values()))
     embeddings = {name: [GeneEmbeddings.of(x) for x in one] for name, one in named.items()}
     known = {name: set.intersection(*(set(predictors.rows_of(x)) for x in one)) for name, one in embeddings.items()}
     columns = (cell_type_key, pert_col)
@@ -184,10 +183,7 @@ def perturbation(
     for protocol, space, other in spaces:
         row = functools.partial(Result, run=run, task=TASK, protocol=protocol, n_missing=left)
         results += _score(row, protocol, space, embeddings, how, other, lambda x: progress(next(done), total, x))
-    frame = to_frame(results)
-    if out is not None:
-        write_results(frame, out)
-    return frame
+    return to_frame(results, out)
 
 
 def _named(genes: Mapping[str, Embedding | Sequence[Embedding]] | Sequence[str]) -> dict[str, list[Embedding]]:
