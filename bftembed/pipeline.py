@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -62,14 +62,18 @@ class PlannedStep:
     name
         What would be done.
     detail
-        Counts, tokens, cost and time where they can be estimated.
+        Counts, tokens and cost.
     done
         Whether its output is there already.
+    seconds
+        Estimated time: of profiles see `bftembed.profiles.estimate.Estimate`; of another step that of the last one like
+        it on this machine, in proportion to its items. None where there was none.
     """
 
     name: str
     detail: str
     done: bool
+    seconds: float | None
 
 
 def run_pipeline(
@@ -112,8 +116,8 @@ def run_pipeline(
             run.profile(profile_set)
         embeddings = run.embed_genes()
         keys = run.embed_cells(embeddings)
-        results = run.score(embeddings, keys)
-        return run.report(embeddings, keys, results)
+        run.score(embeddings, keys)
+        return run.report(embeddings, keys)
 
 
 def plan_pipeline(
@@ -129,38 +133,44 @@ def plan_pipeline(
     config, out, n_genes
         As in `run_pipeline`.
     """
+    from bftembed.profiles.estimate import expected_seconds
     from bftembed.profiles.runner import generate_profiles
 
     run = _Run.of(config, out, n_genes, None)
     run.check_folder()
-    found = []
+    steps = {name: PlannedStep(name, w.detail, name in run.done, expected_seconds(w.kind, w.n)) for name, w in run.work}
+    model = run.config.tune.model if run.config.tune else ""
     if run.tuned_sets:
-        wanted = run.tune_config(write=False)
-        detail = f"{wanted.training.max_steps} steps of {wanted.training.batch_size}, objective {wanted.objective.name}"
-        found.append(PlannedStep("tuning", detail, (Path(wanted.out) / "model").is_dir()))
+        folder = Path(run.tune_config(write=False).out) / "model"
+        steps["tuning"] = dataclasses.replace(steps["tuning"], done=folder.is_dir())
+        model = str(folder) if folder.is_dir() else model
     for one in run.config.profiles:
         tuned = parse_spec(one.generator).engine == TUNED
-        assert not tuned or run.config.tune
-        spec = str(tuned_spec(one.generator, run.config.tune.model)) if tuned and run.config.tune else one.generator
-        planned = generate_profiles(
+        spec = str(tuned_spec(one.generator, model)) if tuned else one.generator
+        known = generate_profiles(
             run.genes, generator=spec, out=run.store(one.name), prompt=one.prompt, unknown="keep", dry_run=True
-        )
-        known = planned.estimate
+        ).estimate
         assert known is not None
-        stored = 0 if tuned else known.already_stored  # the weights of the tuned model are part of the identity
         most = f", at most {known.most_completion_tokens:,} of answers" if known.most_completion_tokens else ""
         cost = f", at most ${known.most_cost:.2f}" if known.most_cost is not None else ""
-        detail = f"{known.entities - stored:,} to write, {stored:,} stored; {known.prompt_tokens:,} tokens of prompts"
-        found.append(PlannedStep(f"profiles: {one.name}", detail + most + cost, stored == known.entities))
-    names = [run.name_of(p.name, encoder) for p in run.config.profiles for encoder in run.config.encoders]
-    found += [PlannedStep(f"gene embeddings: {name}", f"{len(run.genes):,} genes", False) for name in names]
-    n_keys = len(names) * len(run.config.aggregations)
-    found.append(PlannedStep("cell embeddings", f"{run.n_cells:,} cells × {n_keys} embeddings", False))
-    for i, b in enumerate(run.config.benchmarks):
-        options = ", ".join(f"{k}={v}" for k, v in run.config.options_of(b).items())
-        found.append(PlannedStep(f"benchmark {i + 1}: {b.task}", options, False))
-    done = json.loads((run.out / _STEPS).read_text(encoding="utf-8")) if (run.out / _STEPS).is_file() else {}
-    return [dataclasses.replace(step, done=step.done or step.name in done) for step in found]
+        detail = (
+            f"{known.to_write:,} to write, {known.already_stored:,} stored; {known.prompt_tokens:,} tokens of prompts"
+        )
+        name = f"profiles: {one.name}"
+        steps[name] = PlannedStep(name, detail + most + cost, not known.to_write, known.seconds)
+    done, planned = True, []
+    for step in steps.values():  # a step is done again after one that is
+        done = done and step.done
+        planned.append(dataclasses.replace(step, done=done, seconds=0.0 if done else step.seconds))
+    return planned
+
+
+class _Work(NamedTuple):
+    """Work of a step: what its time depends on, the number of items that it grows with, and both in words."""
+
+    kind: Any
+    n: int
+    detail: str
 
 
 @dataclass
@@ -187,13 +197,17 @@ class _Run:
         given = {"out": None if out is None else str(out), "n_genes": n_genes}
         chosen = chosen.model_copy(update={k: v for k, v in given.items() if v is not None})
         check_parts(chosen, where=where)
+        if not chosen.benchmarks:
+            raise BftembedError(f"{where} names no benchmark, so there would be nothing to report (key 'benchmarks').")
         cells = Path(data_path(chosen.cells))
         if not cells.is_file():
             raise BftembedError(f"No such file: {cells} (key 'cells').")
         _check_sets(chosen)
         _check_labels(chosen, cells)
-        genes, n_cells = _genes_of(cells, chosen)
-        return cls(chosen, cells, genes, n_cells, bar or (lambda name: nullcontext(silent)))
+        run = cls(chosen, cells, *_genes_of(cells, chosen), bar or (lambda name: nullcontext(silent)))
+        with suppress(OSError, ValueError):
+            run.done = json.loads((run.out / _STEPS).read_text(encoding="utf-8"))
+        return run
 
     @property
     def out(self) -> Path:
@@ -221,24 +235,53 @@ class _Run:
         self.check_folder()
         save_config(self.config, self.out / "config.yaml")
         write_text(self.out / "genes.txt", "\n".join(self.genes) + "\n")
-        with suppress(OSError, ValueError):
-            self.done = json.loads((self.out / _STEPS).read_text(encoding="utf-8"))
 
-    @contextmanager
-    def step(self, name: str, call: str = "") -> Iterator[list[str]]:
-        """Time a step and note it; the body appends its details. `call` is the command that does the same."""
-        started, detail = time.monotonic(), list[str]()
-        yield detail
-        seconds = round(time.monotonic() - started, 1)
-        self.steps.append(Step(name=name, call=call, seconds=seconds, detail=", ".join(detail)))
+    @functools.cached_property
+    def work(self) -> list[tuple[str, _Work]]:
+        """Name and work of every step before the report; that of profiles is estimated by their generator."""
+        found, tuning = [], self.config.tune
+        if self.tuned_sets and tuning:
+            kind = [tuning.model, tuning.objective.model_dump(), tuning.batch_size, tuning.max_length]
+            detail = f"{tuning.steps} steps of {tuning.batch_size}, objective {tuning.objective.name}"
+            found.append(("tuning", _Work(kind, tuning.steps, detail)))
+        found += [(f"profiles: {p.name}", _Work(None, 0, "")) for p in self.config.profiles]
+        names = [(self.name_of(p.name, e), e) for p in self.config.profiles for e in self.config.encoders]
+        n, n_keys = len(self.genes), len(names) * len(self.config.aggregations)
+        found += [(f"gene embeddings: {name}", _Work(encoder, n, f"{n:,} genes")) for name, encoder in names]
+        detail = f"{self.n_cells:,} cells × {n_keys} embeddings"
+        found.append(("cell embeddings", _Work("cell embeddings", self.n_cells * n_keys, detail)))
+        for i, b in enumerate(self.config.benchmarks, 1):
+            options = self.config.options_of(b)
+            n = len(names) if b.task == "genes" else self.n_cells * n_keys
+            detail = ", ".join(f"{k}={v}" for k, v in options.items())
+            found.append((f"benchmark {i}: {b.task}", _Work([b.task, options], n, detail)))
+        return found
 
     def is_done(self, name: str, inputs: Any, file: Path) -> bool:
         """Return whether `file` was made from these inputs by an earlier run."""
         return file.exists() and self.done.get(name) == _digest(inputs)
 
-    def mark(self, name: str, inputs: Any) -> None:
-        self.done[name] = _digest(inputs)
-        write_json(self.out / _STEPS, self.done)
+    @contextmanager
+    def step(
+        self, name: str, call: str = "", *, inputs: Any = None, timed: bool = True
+    ) -> Iterator[tuple[list[str], Progress]]:
+        """Time a step and note it; the body appends its details. `call` is the command that does the same.
+
+        With `inputs` a later run with the same finds the step done. `timed` keeps its time for estimates.
+        """
+        from bftembed.profiles.estimate import record_seconds
+
+        started, detail = time.monotonic(), list[str]()
+        with self.bar(name) as progress:
+            yield detail, progress
+        seconds = round(time.monotonic() - started, 1)
+        self.steps.append(Step(name=name, call=call, seconds=seconds, detail=", ".join(detail)))
+        work = dict(self.work).get(name)
+        if timed and work is not None:
+            record_seconds(work.kind, work.n, seconds)
+        if inputs is not None:
+            self.done[name] = _digest(inputs)
+            write_json(self.out / _STEPS, self.done)
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -250,7 +293,8 @@ class _Run:
         wanted = self.tune_config(write=True)
         save_config(wanted, self.out / "tune.yaml")
         call = f"bftembed tune {self.out / 'tune.yaml'}"
-        with self.step("tuning", call) as detail, self.bar("tuning") as progress:
+        resumed = (Path(wanted.out) / "checkpoints").is_dir()
+        with self.step("tuning", call, timed=not resumed) as (detail, progress):
             self.tuned = tune(wanted, progress=progress)
             log = json.loads((Path(self.tuned.out) / "log.json").read_text(encoding="utf-8"))
             nll = [line["nll"] for line in log if "nll" in line]
@@ -293,7 +337,7 @@ class _Run:
         call = f'bftembed profiles generate {self.out}/genes.txt --generator "{spec}" --out {store} --unknown keep'
         call += f" --prompt {wanted.prompt}" if wanted.prompt else ""
         name = f"profiles: {wanted.name}"
-        with self.step(name, call) as detail, self.bar(name) as progress:
+        with self.step(name, call) as (detail, progress):
             made = generate_profiles(
                 self.genes, generator=spec, prompt=wanted.prompt, out=store, unknown="keep", progress=progress
             )
@@ -311,24 +355,16 @@ class _Run:
             for encoder in self.config.encoders:
                 name = self.name_of(one.name, encoder)
                 file = self.out / f"genes-{slug(name)}.safetensors"
-                inputs = [sorted(keys), sorted(one.allow_marks), encoder]
-                step = f"gene embeddings: {name}"
                 marks = f" --allow-marks {','.join(one.allow_marks)}" if one.allow_marks else ""
                 call = f"bftembed genes embed {self.store(one.name)} --encoder {encoder} --out {file}{marks}"
-                if self.is_done(step, inputs, file):
-                    found[name] = GeneEmbeddings.load(file)
-                    continue
-                with self.step(step, call) as detail, self.bar(step) as progress:
-                    found[name] = embed_genes(
-                        self.store(one.name),
-                        encoder=encoder,
-                        allow_marks=one.allow_marks,
-                        keys=keys,
-                        out=file,
-                        progress=progress,
-                    )
-                    detail.append(f"{len(found[name]):,} genes")
-                self.mark(step, inputs)
+                inputs = [sorted(keys), sorted(one.allow_marks), encoder]
+                step = f"gene embeddings: {name}"
+                if not self.is_done(step, inputs, file):
+                    options = {"encoder": encoder, "allow_marks": one.allow_marks, "keys": keys, "out": file}
+                    with self.step(step, call, inputs=inputs) as (detail, progress):
+                        made = embed_genes(self.store(one.name), progress=progress, **options)
+                        detail.append(f"{len(made):,} genes")
+                found[name] = GeneEmbeddings.load(file)
         first = next(iter(found.values()))
         shared = [gene for gene in first.ids if all(gene in other for other in found.values())]
         if len(shared) < 2:
@@ -369,69 +405,53 @@ class _Run:
             return keys
         first = f"{self.out}/genes-{slug(next(iter(embeddings)))}.safetensors"
         call = f"bftembed cells embed {self.config.cells} --genes {first} --out {target}"
-        with self.step("cell embeddings", call) as detail, self.bar("cell embeddings") as progress:
+        with self.step("cell embeddings", call, inputs=inputs) as (detail, progress):
             source = self.cells
             for i, (name, vectors, options) in enumerate(wanted):
                 # Each key is added to a copy, so that a run that is killed leaves the file as it was.
                 made = self.out / f".cells-{i}.h5ad"
-                embed_cells(
-                    source,
-                    vectors,
-                    key=f"X_{slug(name)}",
-                    out=made,
-                    **{"empty_cells": "nan", **matrix, **options},
-                )
+                given = {"empty_cells": "nan", **matrix, **options}
+                embed_cells(source, vectors, key=f"X_{slug(name)}", out=made, **given)
                 if source != self.cells:
                     source.unlink()
                 source = made
                 progress(i + 1, len(wanted), name)
             source.replace(target)
             detail.append(f"{self.n_cells:,} cells × {len(wanted)} embeddings")
-        self.mark("cell embeddings", inputs)
         return keys
 
-    def score(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str]) -> pd.DataFrame:
-        """Run the benchmarks; return and write all results."""
+    def score(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str]) -> None:
+        """Run the benchmarks and write all results."""
         import pandas as pd
 
         from bftembed import bench
         from bftembed.tasks.base import ordered, read_results, write_results
 
+        first = next(iter(embeddings))
+        cells = {"genes": embeddings[first], "use_raw": self.config.use_raw, "layer": self.config.layer}
+        scored = [*keys, *([self.config.reference] if self.config.reference else [])]
+        fingerprints = [e.fingerprint() for e in embeddings.values()]
         frames = []
-        for i, benchmark in enumerate(self.config.benchmarks):
-            file = self.out / f"results-{i + 1}-{benchmark.task}.parquet"
-            options, step = self.config.options_of(benchmark), f"benchmark {i + 1}: {benchmark.task}"
-            inputs = [self.done.get("cell embeddings"), [e.fingerprint() for e in embeddings.values()], options]
-            inputs.append(self.config.reference)
-            if self.is_done(step, inputs, file):
-                frames.append(read_results(file))
-                continue
-            with self.step(step, _call(benchmark.task, options)) as detail, self.bar(step) as progress:
-                if benchmark.task == "genes":
-                    frame = bench.genes(embeddings, texts=self.texts(embeddings), progress=progress, **options)
-                else:
-                    first = next(iter(embeddings))
-                    columns = [str(options[k]) for k in ("label", "batch") if k in options]
-                    given = {
-                        "texts": self.texts(embeddings)[first],
-                        "genes": embeddings[first],
-                        "use_raw": self.config.use_raw,
-                        "layer": self.config.layer,
-                        "run": "/".join([self.cells.stem, *columns]),
-                    }
-                    scored = [*keys, *([self.config.reference] if self.config.reference else [])]
-                    verb = getattr(bench, benchmark.task)
-                    frame = verb(self.out / "cells.h5ad", scored, progress=progress, **given, **options)
-                frame = self.named(frame, keys)
-                write_results(frame, file)
-                detail.append(f"{len(frame):,} rows")
-            self.mark(step, inputs)
-            frames.append(frame)
-        if not frames:
-            raise BftembedError("The config names no benchmark, so there is nothing to report.")
-        results = ordered(pd.concat(frames, ignore_index=True), str(self.out))
-        write_results(results, self.out / "results.parquet")
-        return results
+        for i, benchmark in enumerate(self.config.benchmarks, 1):
+            file, options = self.out / f"results-{i}-{benchmark.task}.parquet", self.config.options_of(benchmark)
+            step = f"benchmark {i}: {benchmark.task}"
+            inputs = [self.done.get("cell embeddings"), fingerprints, options, self.config.reference]
+            if not self.is_done(step, inputs, file):
+                with self.step(step, _call(benchmark.task, options), inputs=inputs) as (detail, progress):
+                    texts = self.texts(embeddings)
+                    if benchmark.task == "genes":
+                        frame = bench.genes(embeddings, texts=texts, progress=progress, **options)
+                    else:
+                        run = "/".join(
+                            [self.cells.stem, *(str(options[k]) for k in ("label", "batch") if k in options)]
+                        )
+                        given = {**cells, "texts": texts[first], "run": run, **options}
+                        verb = getattr(bench, benchmark.task)
+                        frame = verb(self.out / "cells.h5ad", scored, progress=progress, **given)
+                    write_results(self.named(frame, keys), file)
+                    detail.append(f"{len(frame):,} rows")
+            frames.append(read_results(file))
+        write_results(ordered(pd.concat(frames, ignore_index=True), str(self.out)), self.out / "results.parquet")
 
     def named(self, frame: pd.DataFrame, keys: dict[str, str]) -> pd.DataFrame:
         """Return results with names of the config in place of keys of obsm, and baselines and references as such."""
@@ -459,13 +479,10 @@ class _Run:
 
     # -- report ----------------------------------------------------------------------------------------------------
 
-    def report(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str], results: pd.DataFrame) -> Path:
+    def report(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str]) -> Path:
         from bftembed.tasks.report import report
 
-        umaps: tuple[Umap, ...] = ()
-        if self.config.maps:
-            with self.step("UMAPs"), self.bar("UMAPs") as progress:
-                umaps = tuple(self.maps(embeddings, keys, progress))
+        umaps = tuple(self.maps(embeddings, keys)) if self.config.maps else ()
         sets = ", ".join(p.generator for p in self.config.profiles)
         n_shared = len(next(iter(embeddings.values())))
         Manifest(
@@ -533,34 +550,32 @@ class _Run:
             for name, profiles in sets.items()
         ]
 
-    def maps(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str], progress: Progress) -> Iterator[Umap]:
+    def maps(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str]) -> Iterator[Umap]:
         from bftembed.entities.classes import functional_classes
         from bftembed.metrics.projection import umap_coordinates
         from bftembed.tasks.data import read_cells
 
-        label = next(
-            (str(o["label"]) for b in self.config.benchmarks if "label" in (o := self.config.options_of(b))), ""
-        )
+        labels = [str(o["label"]) for b in self.config.benchmarks if "label" in (o := self.config.options_of(b))][:1]
         wanted: list[tuple[str, str, np.ndarray, list[str]]] = []
-        if label:
+        if labels:
             names = keys | ({self.config.reference: self.config.reference} if self.config.reference else {})
-            columns, matrices, _ = read_cells(self.out / "cells.h5ad", list(names), [label])
+            columns, matrices, _ = read_cells(self.out / "cells.h5ad", list(names), labels)
             for key, matrix in matrices.items():
                 finite = np.isfinite(matrix).all(axis=1)
-                caption = f"Cells, colored by {label}; {int(finite.sum()):,} of {len(matrix):,} have a vector."
-                labels = [str(x) for x in columns[label][finite]]
-                wanted.append((f"Cells: {names[key]}", caption, matrix[finite], labels))
+                caption = f"Cells, colored by {labels[0]}; {int(finite.sum()):,} of {len(matrix):,} have a vector."
+                colors = [str(x) for x in columns[labels[0]][finite]]
+                wanted.append((f"Cells: {names[key]}", caption, matrix[finite], colors))
         name, genes = next(iter(embeddings.items()))
         classes = list(functional_classes(genes.ids))
         wanted.append((f"Genes: {name}", "Genes, colored by functional class.", genes.matrix, classes))
-        for i, (title, caption, matrix, labels) in enumerate(wanted):
-            path = f"umap-{i}.parquet"
-            inputs = [title, hashlib.sha256(matrix.tobytes()).hexdigest(), labels]
-            if not self.is_done(path, inputs, self.out / path):
-                write_points(umap_coordinates(matrix), labels, self.out / path)
-                self.mark(path, inputs)
-            progress(i + 1, len(wanted), title)
-            yield Umap(title=title, caption=caption, path=path)
+        for i, (title, caption, matrix, colors) in enumerate(wanted):
+            file = self.out / f"umap-{i}.parquet"
+            step, inputs = f"UMAP {i + 1}: {title}", [title, hashlib.sha256(matrix.tobytes()).hexdigest(), colors]
+            if not self.is_done(step, inputs, file):
+                with self.step(step, inputs=inputs) as (detail, _):
+                    write_points(umap_coordinates(matrix), colors, file)
+                    detail.append(f"{len(matrix):,} points")
+            yield Umap(title=title, caption=caption, path=file.name)
 
 
 def tuned_spec(generator: str, model: str) -> Spec:
@@ -671,25 +686,20 @@ def _check_labels(config: RunConfig, cells: Path) -> None:
     from bftembed.tasks.data import check_groups, check_labels, read_cells
 
     for i, benchmark in enumerate(config.benchmarks):
-        options = config.options_of(benchmark)
-        where = f"benchmarks.{i}"
         if benchmark.task == "genes":
             continue
-        made = parse_baselines(options.get("baselines", ()))
-        protocols = str(options.get("protocol", "strict")) if benchmark.task == "clustering" else "strict"
-        if "strict" in protocols:
-            require("igraph", "scib")
-        if benchmark.task == "integration":
-            require("scib_metrics.utils", "scib")
-        if "harmony" in made:
-            require("harmonypy", "scib")
-        if "bbknn" in made:
-            require("bbknn", "scib")
+        options, where = config.options_of(benchmark), f"{cells} (benchmarks.{i})"
+        baselines = parse_baselines(options.get("baselines", ()))
+        needed = {"igraph": benchmark.task == "clustering" and "strict" in str(options.get("protocol", "strict"))}
+        needed |= {"scib_metrics.utils": benchmark.task == "integration"}
+        needed |= {package: name in baselines for package, name in (("harmonypy", "harmony"), ("bbknn", "bbknn"))}
+        for package in (package for package, is_needed in needed.items() if is_needed):
+            require(package, "scib")
         columns = [str(options[k]) for k in ("label", "batch") if k in options]
         found, _, _ = read_cells(cells, [config.reference] if config.reference else [], columns)
-        check_labels(found[columns[0]], columns[0], f"{cells} ({where})")
+        check_labels(found[columns[0]], columns[0], where)
         for column in columns[1:]:
-            check_groups(found[column], column, f"{cells} ({where})")
+            check_groups(found[column], column, where)
 
 
 def _genes_of(cells: Path, config: RunConfig) -> tuple[list[str], int]:

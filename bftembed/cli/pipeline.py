@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.cli._verbs import Shown, command
+from bftembed.progress import duration
 
 if TYPE_CHECKING:
     import os
@@ -28,7 +29,7 @@ def run_config(
     config
         YAML file; see bftembed config init.
     dry_run
-        List the steps with counts, tokens and cost, and what is done already. Nothing is generated or written.
+        List the steps with counts, tokens, cost and time, and what is done already. Nothing is generated or written.
     out
         Folder to write instead of that of the config (recipe run).
     n_genes
@@ -95,8 +96,13 @@ def run_demo(*, out: str | os.PathLike[str] | None = None, n_genes: int | None =
 
 def _ran(result: Any, given: dict[str, Any]) -> Shown:
     if isinstance(result, list):
-        lines = [f"{'done ' if step.done else '     '}{step.name}: {step.detail}" for step in result]
-        return Shown(lines, [{"step": s.name, "detail": s.detail, "done": s.done} for s in result])
+        lines = [f"{'done' if s.done else duration(s.seconds):12}{s.name}: {s.detail}" for s in result]
+        total = sum(s.seconds or 0 for s in result)
+        more = "" if all(s.seconds is not None for s in result) else ", and the steps whose time is unknown"
+        lines.append(f"time: about {duration(total)}{more}")
+        return Shown(
+            lines, [{"step": s.name, "detail": s.detail, "done": s.done, "seconds": s.seconds} for s in result]
+        )
     if not isinstance(result, Path):
         to_dict = getattr(result, "to_dict", None)
         data = to_dict() if callable(to_dict) and not hasattr(result, "columns") else str(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bftembed.cli._verbs import FAILED_ITEMS, Shown, command, group
+from bftembed.progress import duration
 
 
 def _generated(report: Any, _: Any) -> Shown:
@@ -36,6 +37,7 @@ def _estimated(found: Any) -> Shown:
         f"profiles: {found.entities} ({found.to_write} to write, {found.already_stored} stored already)",
         f"tokens: about {found.prompt_tokens:,} of prompts, {answers}",
         f"cost: {cost}",
+        f"time: {duration(found.seconds)}",
     ]
     return Shown(lines, found.to_dict())
 
