@@ -217,6 +217,18 @@ class _Run:
     def tuned_sets(self) -> list[ProfileSet]:
         return [p for p in self.config.profiles if parse_spec(p.generator).engine == TUNED]
 
+    @property
+    def vectors(self) -> list[tuple[str, ProfileSet, str]]:
+        """Name in tables, set of profiles and encoder of all gene embeddings."""
+        several = len(self.config.encoders) > 1
+        return [
+            (f"{p.name}, {e}" if several else p.name, p, e) for p in self.config.profiles for e in self.config.encoders
+        ]
+
+    @property
+    def references(self) -> list[str]:
+        return [self.config.reference] if self.config.reference else []
+
     def store(self, name: str) -> Path:
         return self.out / f"profiles-{slug(name)}"
 
@@ -245,14 +257,13 @@ class _Run:
             detail = f"{tuning.steps} steps of {tuning.batch_size}, objective {tuning.objective.name}"
             found.append(("tuning", _Work(kind, tuning.steps, detail)))
         found += [(f"profiles: {p.name}", _Work(None, 0, "")) for p in self.config.profiles]
-        names = [(self.name_of(p.name, e), e) for p in self.config.profiles for e in self.config.encoders]
-        n, n_keys = len(self.genes), len(names) * len(self.config.aggregations)
-        found += [(f"gene embeddings: {name}", _Work(encoder, n, f"{n:,} genes")) for name, encoder in names]
+        n, n_keys = len(self.genes), len(self.vectors) * len(self.config.aggregations)
+        found += [(f"gene embeddings: {name}", _Work(e, n, f"{n:,} genes")) for name, _, e in self.vectors]
         detail = f"{self.n_cells:,} cells × {n_keys} embeddings"
         found.append(("cell embeddings", _Work("cell embeddings", self.n_cells * n_keys, detail)))
         for i, b in enumerate(self.config.benchmarks, 1):
             options = self.config.options_of(b)
-            n = len(names) if b.task == "genes" else self.n_cells * n_keys
+            n = len(self.vectors) if b.task == "genes" else self.n_cells * n_keys
             detail = ", ".join(f"{k}={v}" for k, v in options.items())
             found.append((f"benchmark {i}: {b.task}", _Work([b.task, options], n, detail)))
         return found
@@ -293,8 +304,8 @@ class _Run:
         wanted = self.tune_config(write=True)
         save_config(wanted, self.out / "tune.yaml")
         call = f"bftembed tune {self.out / 'tune.yaml'}"
-        resumed = (Path(wanted.out) / "checkpoints").is_dir()
-        with self.step("tuning", call, timed=not resumed) as (detail, progress):
+        fresh = not any((Path(wanted.out) / name).is_dir() for name in ("checkpoints", "model"))
+        with self.step("tuning", call, timed=fresh) as (detail, progress):
             self.tuned = tune(wanted, progress=progress)
             log = json.loads((Path(self.tuned.out) / "log.json").read_text(encoding="utf-8"))
             nll = [line["nll"] for line in log if "nll" in line]
@@ -350,21 +361,17 @@ class _Run:
         from bftembed.embeddings import GeneEmbeddings, embed_genes
 
         found = {}
-        for one in self.config.profiles:
-            keys = self.generated[one.name].keys
-            for encoder in self.config.encoders:
-                name = self.name_of(one.name, encoder)
-                file = self.out / f"genes-{slug(name)}.safetensors"
-                marks = f" --allow-marks {','.join(one.allow_marks)}" if one.allow_marks else ""
-                call = f"bftembed genes embed {self.store(one.name)} --encoder {encoder} --out {file}{marks}"
-                inputs = [sorted(keys), sorted(one.allow_marks), encoder]
-                step = f"gene embeddings: {name}"
-                if not self.is_done(step, inputs, file):
-                    options = {"encoder": encoder, "allow_marks": one.allow_marks, "keys": keys, "out": file}
-                    with self.step(step, call, inputs=inputs) as (detail, progress):
-                        made = embed_genes(self.store(one.name), progress=progress, **options)
-                        detail.append(f"{len(made):,} genes")
-                found[name] = GeneEmbeddings.load(file)
+        for name, one, encoder in self.vectors:
+            keys, file, step = self.generated[one.name].keys, self.genes_file(name), f"gene embeddings: {name}"
+            marks = f" --allow-marks {','.join(one.allow_marks)}" if one.allow_marks else ""
+            call = f"bftembed genes embed {self.store(one.name)} --encoder {encoder} --out {file}{marks}"
+            inputs = [sorted(keys), sorted(one.allow_marks), encoder]
+            if not self.is_done(step, inputs, file):
+                options: Any = {"encoder": encoder, "allow_marks": one.allow_marks, "keys": keys, "out": file}
+                with self.step(step, call, inputs=inputs) as (detail, progress):
+                    made = embed_genes(self.store(one.name), progress=progress, **options)
+                    detail.append(f"{len(made):,} genes")
+            found[name] = GeneEmbeddings.load(file)
         first = next(iter(found.values()))
         shared = [gene for gene in first.ids if all(gene in other for other in found.values())]
         if len(shared) < 2:
@@ -372,20 +379,8 @@ class _Run:
             raise BftembedError(f"The sets of profiles have {len(shared)} genes in common ({counts}); two are needed.")
         return {name: embeddings.subset(shared) for name, embeddings in found.items()}
 
-    def name_of(self, profiles: str, encoder: str) -> str:
-        """Return the name of gene embeddings in tables."""
-        return profiles if len(self.config.encoders) == 1 else f"{profiles}, {encoder}"
-
-    def kind_of(self) -> dict[str, str]:
-        """Return name in tables → kind, of gene embeddings and of the cells made of them."""
-        return {
-            f"{self.name_of(p.name, encoder)}{f', {how.name}' if how.name else ''}": "baseline"
-            if p.baseline
-            else "subject"
-            for p in self.config.profiles
-            for encoder in self.config.encoders
-            for how in (Aggregation(), *self.config.aggregations)
-        }
+    def genes_file(self, name: str) -> Path:
+        return self.out / f"genes-{slug(name)}.safetensors"
 
     def embed_cells(self, embeddings: dict[str, GeneEmbeddings]) -> dict[str, str]:
         """Embed the cells with each set of gene embeddings and aggregation; return key of obsm → name in tables."""
@@ -403,7 +398,7 @@ class _Run:
         inputs = [source_is, matrix, [(n, v.fingerprint(), o) for n, v, o in wanted]]
         if self.is_done("cell embeddings", inputs, target):
             return keys
-        first = f"{self.out}/genes-{slug(next(iter(embeddings)))}.safetensors"
+        first = self.genes_file(next(iter(embeddings)))
         call = f"bftembed cells embed {self.config.cells} --genes {first} --out {target}"
         with self.step("cell embeddings", call, inputs=inputs) as (detail, progress):
             source = self.cells
@@ -429,7 +424,7 @@ class _Run:
 
         first = next(iter(embeddings))
         cells = {"genes": embeddings[first], "use_raw": self.config.use_raw, "layer": self.config.layer}
-        scored = [*keys, *([self.config.reference] if self.config.reference else [])]
+        scored = [*keys, *self.references]
         fingerprints = [e.fingerprint() for e in embeddings.values()]
         frames = []
         for i, benchmark in enumerate(self.config.benchmarks, 1):
@@ -455,8 +450,13 @@ class _Run:
 
     def named(self, frame: pd.DataFrame, keys: dict[str, str]) -> pd.DataFrame:
         """Return results with names of the config in place of keys of obsm, and baselines and references as such."""
+        kinds = {
+            f"{name}, {how.name}" if how.name else name: "baseline" if one.baseline else "subject"
+            for name, one, _ in self.vectors
+            for how in (Aggregation(), *self.config.aggregations)
+        }
+        kinds |= dict.fromkeys(self.references, "reference")
         named = frame.assign(subject=frame["subject"].replace(keys))
-        kinds = self.kind_of() | ({self.config.reference: "reference"} if self.config.reference else {})
         scored = named["kind"] == "subject"
         return named.assign(kind=named["kind"].where(~scored, named["subject"].map(kinds).fillna("subject")))
 
@@ -474,7 +474,7 @@ class _Run:
 
     def texts(self, embeddings: dict[str, GeneEmbeddings]) -> dict[str, dict[str, str]]:
         """Return name of embeddings → gene → profile."""
-        of = {self.name_of(p.name, e): self.written[p.name] for p in self.config.profiles for e in self.config.encoders}
+        of = {name: self.written[one.name] for name, one, _ in self.vectors}
         return {name: {gene: of[name][gene].text for gene in genes.ids} for name, genes in embeddings.items()}
 
     # -- report ----------------------------------------------------------------------------------------------------
@@ -485,14 +485,20 @@ class _Run:
         umaps = tuple(self.maps(embeddings, keys)) if self.config.maps else ()
         sets = ", ".join(p.generator for p in self.config.profiles)
         n_shared = len(next(iter(embeddings.values())))
+        about = [
+            f"{len(self.genes):,} genes of {self.config.cells} were profiled by {sets}, and the profiles encoded "
+            f"by {', '.join(self.config.encoders)}. {self.n_cells:,} cells were embedded from the "
+            f"{n_shared:,} genes that all sets of profiles cover."
+        ]
+        if self.tuned and (wanted := self.config.tune):
+            pairs = "HGNC facts of genes that are not profiled here" if wanted.train is None else wanted.train
+            about.append(
+                f"'tuned' is {wanted.model} after {self.tuned.steps} steps under the objective {wanted.objective.name} "
+                f"on {self.tuned.rows['train']:,} instruction pairs ({pairs})."
+            )
         Manifest(
             title=self.config.title,
-            description=(
-                f"{len(self.genes):,} genes of {self.config.cells} were profiled by {sets}, and the profiles encoded "
-                f"by {', '.join(self.config.encoders)}. {self.n_cells:,} cells were embedded from the "
-                f"{n_shared:,} genes that all sets of profiles cover.",
-                *([self.about_tuning()] if self.tuned else []),
-            ),
+            description=tuple(about),
             steps=tuple(self.steps),
             coverage=tuple(self.coverage(keys)),
             profiles=tuple(self.examples()),
@@ -501,15 +507,6 @@ class _Run:
             versions=versions(),
         ).save(self.out / "run.json")
         return report(self.out / "results.parquet", self.out / "report.html", title=self.config.title)
-
-    def about_tuning(self) -> str:
-        wanted = self.config.tune
-        assert wanted is not None
-        pairs = "HGNC facts of genes that are not profiled here" if wanted.train is None else wanted.train
-        return (
-            f"'tuned' is {wanted.model} after {self.tuned.steps} steps under the objective {wanted.objective.name} on "
-            f"{self.tuned.rows['train']:,} instruction pairs ({pairs})."
-        )
 
     def coverage(self, keys: dict[str, str]) -> list[Coverage]:
         from bftembed.tasks.baselines import provenance_of
@@ -558,7 +555,7 @@ class _Run:
         labels = [str(o["label"]) for b in self.config.benchmarks if "label" in (o := self.config.options_of(b))][:1]
         wanted: list[tuple[str, str, np.ndarray, list[str]]] = []
         if labels:
-            names = keys | ({self.config.reference: self.config.reference} if self.config.reference else {})
+            names = keys | {key: key for key in self.references}
             columns, matrices, _ = read_cells(self.out / "cells.h5ad", list(names), labels)
             for key, matrix in matrices.items():
                 finite = np.isfinite(matrix).all(axis=1)

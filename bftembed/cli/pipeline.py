@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.cli._verbs import Shown, command
+from bftembed.errors import BftembedError
 from bftembed.progress import duration
 
 if TYPE_CHECKING:
     import os
-
-    from bftembed.progress import Progress
 
 
 def run_config(
@@ -41,8 +40,6 @@ def run_config(
         Called with the name of a step; gives its progress callback.
     """
     from bftembed.config import RunConfig, TuneConfig, load_config
-    from bftembed.config.verbs import load_verb
-    from bftembed.errors import BftembedError
 
     loaded = load_config(config)
     if isinstance(loaded, RunConfig):
@@ -53,24 +50,20 @@ def run_config(
         return run_pipeline(loaded, out=out, n_genes=n_genes, bar=bar)
     if dry_run or out is not None or n_genes is not None:
         raise BftembedError(f"--dry-run, --out and --n-genes are for the recipe 'run'; {config} is another.")
-    with bar("tuning" if isinstance(loaded, TuneConfig) else loaded["recipe"]) as progress:
-        return _single(loaded, load_verb, progress)
-
-
-def _single(loaded: Any, load_verb: Any, progress: Progress) -> Any:
-    from bftembed.config import TuneConfig
-
     if isinstance(loaded, TuneConfig):
         from bftembed.tuning.stage import tune
 
-        return tune(loaded, progress=progress)
+        with bar("tuning") as progress:
+            return tune(loaded, progress=progress)
+    from bftembed.config.loading import load_verb
     from bftembed.datasets import data_path
 
+    recipe, verb = loaded["recipe"], load_verb(loaded["recipe"])
     options = {key: value for key, value in loaded.items() if key != "recipe"}
     for key in {"data", "genes"} & options.keys():
         options[key] = data_path(options[key]) if isinstance(options[key], str) else options[key]
-    verb = load_verb(loaded["recipe"])
-    return verb(**options, **({"progress": progress} if "progress" in verb.__code__.co_varnames else {}))
+    with bar(recipe) as progress:
+        return verb(**options, **({"progress": progress} if "progress" in verb.__code__.co_varnames else {}))
 
 
 def run_demo(*, out: str | os.PathLike[str] | None = None, n_genes: int | None = None, bar: Any = None) -> Path:

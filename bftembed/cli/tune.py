@@ -8,20 +8,11 @@ from bftembed.cli._verbs import Shown, command, group
 
 
 def _tuned(report: Any, _: Any) -> Shown:
-    rows = ", ".join(f"{n} {kind}" for kind, n in report.rows.items() if n)
-    measures = [
-        f"{name} {report.final[name]:.4g}" for name in ("nll", "eval_nll", "sft_mass_kept") if name in report.final
-    ]
-    lines = [
-        f"{'' if report.seconds else 'finished before: '}{report.steps} steps on {rows}",
-        ", ".join(measures),
-        f"model: {report.model}   (bftembed profiles generate … --generator transformers:{report.model})",
-    ]
-    return Shown(lines, errors=[f"warning: {warning}" for warning in report.warnings])
+    return Shown(errors=[f"warning: {warning}" for warning in report.warnings])
 
 
 def _paired(pairs: list[Any], given: dict[str, Any]) -> Shown:
-    return Shown([f"{len(pairs)} pairs: {given['out']}"], {"pairs": len(pairs), "out": given["out"]})
+    return Shown(data={"pairs": len(pairs), "out": given["out"]})
 
 
 def _diagnosed(report: Any, _: Any) -> Shown:
@@ -48,8 +39,8 @@ def _diagnosed(report: Any, _: Any) -> Shown:
 
 def _exported(done: Any, _: Any) -> Shown:
     files = [f.name for f in done.files]
-    lines = [f"{done.folder}: {', '.join(files)}", *done.differences, f"run it there: {done.command}"]
-    return Shown(lines, {"folder": str(done.folder), "files": files, "differences": list(done.differences)})
+    data = {"folder": str(done.folder), "files": files, "differences": list(done.differences)}
+    return Shown([f"{done.folder}: {', '.join(files)}", *done.differences, f"run it there: {done.command}"], data)
 
 
 _run = command("bftembed.tuning.stage:tune", _tuned, bar="tuning", bar_with_json=True)
