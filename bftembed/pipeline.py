@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 #: Engine of the generator spec that means the model tuned in the run.
 TUNED = "tuned"
 _STEPS = "steps.json"
-_LOCUS_TYPE = "gene with protein product"
 #: Genes that a reader may know something about, shown first among the examples.
 _WELL_KNOWN = ("CD3D", "MS4A1", "LYZ", "NKG7", "CD79A", "HLA-DRA", "CST3", "GNLY", "S100A8", "B2M")
 
@@ -138,7 +137,10 @@ def plan_pipeline(
 
     run = _Run.of(config, out, n_genes, None)
     run.check_folder()
-    steps = {name: PlannedStep(name, w.detail, name in run.done, expected_seconds(w.kind, w.n)) for name, w in run.work}
+    steps = {
+        name: PlannedStep(name, detail, name in run.done, expected_seconds(kind, n))
+        for name, (kind, n, detail) in run.work.items()
+    }
     model = run.config.tune.model if run.config.tune else ""
     if run.tuned_sets:
         folder = Path(run.tune_config(write=False).out) / "model"
@@ -153,24 +155,15 @@ def plan_pipeline(
         assert known is not None
         most = f", at most {known.most_completion_tokens:,} of answers" if known.most_completion_tokens else ""
         cost = f", at most ${known.most_cost:.2f}" if known.most_cost is not None else ""
-        detail = (
-            f"{known.to_write:,} to write, {known.already_stored:,} stored; {known.prompt_tokens:,} tokens of prompts"
-        )
+        stored, prompts = known.already_stored, known.prompt_tokens
+        detail = f"{known.to_write:,} to write, {stored:,} stored; {prompts:,} tokens of prompts{most}{cost}"
         name = f"profiles: {one.name}"
-        steps[name] = PlannedStep(name, detail + most + cost, not known.to_write, known.seconds)
+        steps[name] = PlannedStep(name, detail, not known.to_write, known.seconds)
     done, planned = True, []
     for step in steps.values():  # a step is done again after one that is
         done = done and step.done
         planned.append(dataclasses.replace(step, done=done, seconds=0.0 if done else step.seconds))
     return planned
-
-
-class _Work(NamedTuple):
-    """Work of a step: what its time depends on, the number of items that it grows with, and both in words."""
-
-    kind: Any
-    n: int
-    detail: str
 
 
 @dataclass
@@ -249,23 +242,23 @@ class _Run:
         write_text(self.out / "genes.txt", "\n".join(self.genes) + "\n")
 
     @functools.cached_property
-    def work(self) -> list[tuple[str, _Work]]:
-        """Name and work of every step before the report; that of profiles is estimated by their generator."""
-        found, tuning = [], self.config.tune
-        if self.tuned_sets and tuning:
+    def work(self) -> dict[str, tuple[Any, int, str]]:
+        """Name of a step before the report → what its time depends on, its number of items, and both in words."""
+        found: dict[str, tuple[Any, int, str]] = {}
+        if self.tuned_sets and (tuning := self.config.tune):
             kind = [tuning.model, tuning.objective.model_dump(), tuning.batch_size, tuning.max_length]
             detail = f"{tuning.steps} steps of {tuning.batch_size}, objective {tuning.objective.name}"
-            found.append(("tuning", _Work(kind, tuning.steps, detail)))
-        found += [(f"profiles: {p.name}", _Work(None, 0, "")) for p in self.config.profiles]
+            found["tuning"] = (kind, tuning.steps, detail)
+        found |= {f"profiles: {p.name}": (None, 0, "") for p in self.config.profiles}  # estimated by the generator
         n, n_keys = len(self.genes), len(self.vectors) * len(self.config.aggregations)
-        found += [(f"gene embeddings: {name}", _Work(e, n, f"{n:,} genes")) for name, _, e in self.vectors]
+        found |= {f"gene embeddings: {name}": (encoder, n, f"{n:,} genes") for name, _, encoder in self.vectors}
         detail = f"{self.n_cells:,} cells × {n_keys} embeddings"
-        found.append(("cell embeddings", _Work("cell embeddings", self.n_cells * n_keys, detail)))
+        found["cell embeddings"] = ("cell embeddings", self.n_cells * n_keys, detail)
         for i, b in enumerate(self.config.benchmarks, 1):
             options = self.config.options_of(b)
             n = len(self.vectors) if b.task == "genes" else self.n_cells * n_keys
             detail = ", ".join(f"{k}={v}" for k, v in options.items())
-            found.append((f"benchmark {i}: {b.task}", _Work([b.task, options], n, detail)))
+            found[f"benchmark {i}: {b.task}"] = ([b.task, options], n, detail)
         return found
 
     def is_done(self, name: str, inputs: Any, file: Path) -> bool:
@@ -287,9 +280,9 @@ class _Run:
             yield detail, progress
         seconds = round(time.monotonic() - started, 1)
         self.steps.append(Step(name=name, call=call, seconds=seconds, detail=", ".join(detail)))
-        work = dict(self.work).get(name)
-        if timed and work is not None:
-            record_seconds(work.kind, work.n, seconds)
+        kind, n, _ = self.work.get(name, (None, 0, ""))
+        if timed:
+            record_seconds(kind, n, seconds)
         if inputs is not None:
             self.done[name] = _digest(inputs)
             write_json(self.out / _STEPS, self.done)
@@ -576,13 +569,7 @@ class _Run:
 
 
 def tuned_spec(generator: str, model: str) -> Spec:
-    """Return the spec that generates with the folder or model `model`, with the options of the spec `generator`.
-
-    Raises
-    ------
-    BftembedError
-        When `generator` names a model, or no spec can hold the path `model`.
-    """
+    """Return the spec that generates with the folder or model `model`, with the options of the spec `generator`."""
     given = parse_spec(generator)
     if given.model:
         raise BftembedError(f"{generator!r}: 'tuned' is the model tuned in this run and takes no other (key 'tune').")
@@ -596,21 +583,8 @@ def tuned_spec(generator: str, model: str) -> Spec:
 def fact_pairs(profiled: Sequence[str], rows: int, seed: int, prompt: Any) -> list[Any]:
     """Return instruction pairs of genes that are not profiled: the question of the profiles, and HGNC facts as answer.
 
-    Parameters
-    ----------
-    profiled
-        Names of the genes to profile. What they mean is left out, and all that an ambiguous one may mean.
-    rows
-        Number of pairs.
-    seed
-        Seed of the draw. It orders all genes of HGNC, so that another list of profiled genes changes few of the drawn.
-    prompt
-        That the tuned model will be asked with.
-
-    Raises
-    ------
-    BftembedError
-        When HGNC has fewer genes with a protein and an alias.
+    Left out are all genes that a name of `profiled` may mean. The `seed` orders all genes of HGNC, so that another list
+    of profiled genes changes few of the `rows` that are drawn.
     """
     from bftembed.entities.genes import GeneIndex
     from bftembed.profiles.generators.facts import FactsGenerator
@@ -620,7 +594,7 @@ def fact_pairs(profiled: Sequence[str], rows: int, seed: int, prompt: Any) -> li
     index = GeneIndex.default()
     taken = {symbol for r in index.resolve(list(profiled)) for symbol in (r.entity, *r.candidates)}
     records = [record for symbol in index if (record := index.get(symbol)) is not None]
-    rich = [r.symbol for r in records if r.locus_type == _LOCUS_TYPE and r.alias_symbols]
+    rich = [r.symbol for r in records if r.locus_type == "gene with protein product" and r.alias_symbols]
     random.Random(seed).shuffle(rich)
     genes = [symbol for symbol in rich if symbol not in taken][:rows]
     if len(genes) < rows:
@@ -687,10 +661,13 @@ def _check_labels(config: RunConfig, cells: Path) -> None:
             continue
         options, where = config.options_of(benchmark), f"{cells} (benchmarks.{i})"
         baselines = parse_baselines(options.get("baselines", ()))
-        needed = {"igraph": benchmark.task == "clustering" and "strict" in str(options.get("protocol", "strict"))}
-        needed |= {"scib_metrics.utils": benchmark.task == "integration"}
-        needed |= {package: name in baselines for package, name in (("harmonypy", "harmony"), ("bbknn", "bbknn"))}
-        for package in (package for package, is_needed in needed.items() if is_needed):
+        extras = {
+            "igraph": benchmark.task == "clustering" and "strict" in str(options.get("protocol", "strict")),
+            "scib_metrics.utils": benchmark.task == "integration",
+            "harmonypy": "harmony" in baselines,
+            "bbknn": "bbknn" in baselines,
+        }
+        for package in (package for package, needed in extras.items() if needed):
             require(package, "scib")
         columns = [str(options[k]) for k in ("label", "batch") if k in options]
         found, _, _ = read_cells(cells, [config.reference] if config.reference else [], columns)

@@ -40,20 +40,15 @@ def _reported(report: Any, _: Any) -> Shown:
 
 
 def _scored(found: Any, _: Any) -> Shown:
+    import pandas as pd
+
     from bftembed.tasks.profile_quality import source_of
 
-    lines = [f"{found.genes:,} genes, covered by every origin; {found.left_out:,} left out"]
-    for protocol in dict.fromkeys(s.protocol for s in found.scores):
-        here = [s for s in found.scores if s.protocol == protocol]
-        task = "names of the gene" if protocol == "names" else f"its summary among {found.candidates:,}, {protocol}"
-        lines += ["", task]
-        for who in dict.fromkeys(source_of(s) for s in here):
-            lines.append(f"  {who}")
-            for s in (s for s in here if source_of(s) == who):
-                form = {"median-rank": ",.1f", "mean-reciprocal-rank": ".4f"}.get(s.metric, ".3f")
-                told = f"{s.value:{form}}  ({s.low:{form}} to {s.high:{form}})" if s.n else "no gene has one"
-                lines.append(f"    {s.metric:24}{told}  {s.n:,} genes")
-    lines += ["", "in brackets: 95 % bootstrap interval over genes; shuffled: mean over the seeds"]
+    columns = ["protocol", "texts", "metric", "value", "low", "high", "n"]
+    table = pd.DataFrame([vars(score) | {"texts": source_of(score)} for score in found.scores])[columns]
+    lines = [f"{found.genes:,} genes, covered by every origin; {found.left_out:,} left out", ""]
+    lines += table.to_string(index=False, na_rep="–", float_format="{:.3f}".format).splitlines()
+    lines += ["", f"summaries among {found.candidates:,}; low, high: 95 % bootstrap interval over genes"]
     return Shown([*lines, *([str(found.out)] if found.out else [])])
 
 

@@ -9,7 +9,6 @@ import ast
 import importlib
 import inspect
 import re
-from inspect import isclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -105,18 +104,9 @@ def load_verb(name: str) -> Callable[..., Any]:
 def check_options(
     verb: Callable[..., Any], options: Mapping[str, Any], *, where: str, given: Collection[str] = ("progress",)
 ) -> None:
-    """Raise for an option that a verb does not have, a value of another type, or a required option that is missing.
+    """Raise for options of YAML that a verb does not have, or of another type, and for required ones that are missing.
 
-    Parameters
-    ----------
-    verb
-        Function with annotated parameters.
-    options
-        Name → value, as read from YAML.
-    where
-        File and key, for messages.
-    given
-        Parameters that are given otherwise.
+    The parameters `given` come from elsewhere; `where` is the file and key, for messages.
     """
     parameters = {n: p for n, p in inspect.signature(verb).parameters.items() if n not in given}
     for name, value in options.items():
@@ -189,7 +179,7 @@ def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]
         prefix += f"{part}."
         if isinstance(part, str):
             annotation = model.model_fields[part].annotation
-            inner = [a for a in (annotation, *get_args(annotation)) if isclass(a) and issubclass(a, BaseModel)]
+            inner = [a for a in (annotation, *get_args(annotation)) if inspect.isclass(a) and issubclass(a, BaseModel)]
             model = inner[0] if inner else model
     return [prefix + name for name in model.model_fields]
 
