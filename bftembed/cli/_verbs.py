@@ -16,6 +16,7 @@ from cyclopts import App, Parameter
 
 from bftembed.cli._source import REQUIRED, UNKNOWN, Option, read_verb
 from bftembed.errors import BftembedError, examples
+from bftembed.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -222,7 +223,7 @@ def columns(table: Sequence[Sequence[str]]) -> list[str]:
 def progress_bar(label: str, *, quiet: bool = False) -> Iterator[Progress]:
     """Give a `Progress` callable: a bar on a terminal, a line every few seconds in a pipe, nothing when `quiet`."""
     if quiet:
-        yield lambda done, total, note: None
+        yield silent
     elif sys.stderr.isatty():
         with _rich_bar(label) as progress:
             yield progress
