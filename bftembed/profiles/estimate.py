@@ -140,7 +140,7 @@ def _record(kind: Any) -> Path:
 def products_seconds(fingerprint: Mapping[str, Any], tokens: int, batch_size: int) -> float:
     """Return 2 × parameters × tokens over the rate at which this machine multiplies a batch with a layer's weights.
 
-    The rate is measured for .1 s in the model's precision and on its device. Attention and prompts are not in it.
+    The rate is measured for .3 s in the model's precision and on its device. Attention and prompts are not in it.
     """
     torch, transformers = require("torch", "local"), require("transformers", "local")
     config = transformers.AutoConfig.from_pretrained(
@@ -153,7 +153,7 @@ def products_seconds(fingerprint: Mapping[str, Any], tokens: int, batch_size: in
     weights = torch.ones(width, 4 * width, device=fingerprint["device"], **options)
     (rows @ weights).sum().item()
     started, products = time.monotonic(), 0
-    while time.monotonic() - started < 0.1:
+    while time.monotonic() - started < 0.3:
         (rows @ weights)[0, 0].item()  # waits for a GPU
         products += 1
     seconds_per_product = (time.monotonic() - started) / products
