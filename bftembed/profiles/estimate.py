@@ -1,11 +1,17 @@
-"""What a run would write and cost, before it does."""
+"""Estimates of the profiles, tokens, cost and time of a run that was not made."""
 
 from __future__ import annotations
 
+import json
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bftembed.errors import require
+from bftembed.io import canonical_json, sha256_text, write_json
+from bftembed.models import cache_folder, resolve_model
 from bftembed.profiles.store import STORE_FILE, ProfileStore
 from bftembed.profiles.wanted import asked_of
 
@@ -14,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bftembed.profiles.prompts import Prompt
+    from bftembed.profiles.records import Generator
     from bftembed.profiles.wanted import Wanted
     from bftembed.registry import Spec
 
@@ -27,6 +34,8 @@ PRICES = {
 }
 #: Characters of English text per token, roughly, and tokens that a chat adds per message.
 _CHARACTERS_PER_TOKEN, _TOKENS_PER_MESSAGE = 4, 4
+#: Seconds below which a run is mostly loading, so that a larger one is not estimated from it.
+_START_UP = 10
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class Estimate:
         US dollars for both; None for a model without a known price.
     price
         US dollars per million tokens of prompt and answer; None where unknown.
+    seconds
+        Time to write the rest, see `expected_seconds`; for ``transformers`` without a recorded run, the time of the
+        matrix products of answers as long as allowed (`products_seconds`). None where unknown, such as for a server.
     """
 
     entities: int
@@ -54,6 +66,7 @@ class Estimate:
     most_completion_tokens: int | None
     most_cost: float | None
     price: tuple[float, float] | None
+    seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON values."""
@@ -63,13 +76,14 @@ class Estimate:
 def estimate(
     wanted: Wanted,
     spec: Spec,
-    fingerprint: dict[str, Any],
+    engine: Generator,
     template: Prompt,
     out: str | os.PathLike[str],
     context: Mapping[str, str],
     price: tuple[float, float] | None,
 ) -> Estimate:
     """Count what `bftembed.profiles.runner.generate_profiles` would write; nothing is generated or written."""
+    fingerprint = engine.fingerprint()
     entities = stored = characters = messages = 0
     store = ProfileStore.open(out) if (Path(out) / STORE_FILE).exists() else None
     try:
@@ -90,7 +104,60 @@ def estimate(
     most = longest * (entities - stored) if isinstance(longest, int) else None
     price = price or _price(spec.engine, spec.model)
     cost = (tokens * price[0] + most * price[1]) / 1e6 if price and most is not None else None
-    return Estimate(entities, stored, entities - stored, tokens, most, cost, price)
+    seconds = expected_seconds(fingerprint, entities - stored)
+    if seconds is None and most is not None and spec.engine == "transformers":
+        seconds = products_seconds(fingerprint, most, engine.batch_size)
+    return Estimate(entities, stored, entities - stored, tokens, most, cost, price, seconds)
+
+
+def record_seconds(kind: Any, items: int, seconds: float) -> None:
+    """Keep how long the largest run of a kind took on this machine: profiles of a generator, steps of a tuning."""
+    if items > 0 and items >= _recorded(kind)[0]:
+        with suppress(OSError):
+            write_json(_record(kind), [items, seconds])
+
+
+def expected_seconds(kind: Any, items: int) -> float | None:
+    """Return the time of `items` in proportion to the recorded run; None where there is none, or too short a one."""
+    n, seconds = _recorded(kind)
+    if items and (not n or (items > n and seconds < _START_UP)):
+        return None
+    return seconds * items / n if items else 0.0
+
+
+def _recorded(kind: Any) -> tuple[int, float]:
+    try:
+        n, seconds = json.loads(_record(kind).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0, 0.0
+    return n, seconds
+
+
+def _record(kind: Any) -> Path:
+    return cache_folder() / "seconds" / f"{sha256_text(canonical_json(kind))[:16]}.json"
+
+
+def products_seconds(fingerprint: Mapping[str, Any], tokens: int, batch_size: int) -> float:
+    """Return 2 × parameters × tokens over the rate at which this machine multiplies a batch with a layer's weights.
+
+    The rate is measured for .3 s in the model's precision and on its device. Attention and prompts are not in it.
+    """
+    torch, transformers = require("torch", "local"), require("transformers", "local")
+    config = transformers.AutoConfig.from_pretrained(
+        resolve_model("language-model", fingerprint["model"]).path, local_files_only=True
+    )
+    with torch.device("meta"):
+        parameters = transformers.AutoModelForCausalLM.from_config(config).num_parameters()
+    width, options = config.get_text_config().hidden_size, {"dtype": getattr(torch, fingerprint["dtype"])}
+    rows = torch.ones(batch_size, width, device=fingerprint["device"], **options)
+    weights = torch.ones(width, 4 * width, device=fingerprint["device"], **options)
+    (rows @ weights).sum().item()
+    started, products = time.monotonic(), 0
+    while time.monotonic() - started < 0.3:
+        (rows @ weights)[0, 0].item()  # waits for a GPU
+        products += 1
+    seconds_per_product = (time.monotonic() - started) / products
+    return seconds_per_product * parameters / weights.numel() * tokens / batch_size
 
 
 def _nested(fingerprint: Mapping[str, Any], name: str) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bftembed.errors import BftembedError
 from bftembed.profiles.context import read_context
-from bftembed.profiles.estimate import Estimate, estimate
+from bftembed.profiles.estimate import Estimate, estimate, record_seconds
 from bftembed.profiles.generators import generator_from_spec, generator_spec
 from bftembed.profiles.keys import Keys
 from bftembed.profiles.prompts import get_prompt
@@ -24,7 +24,7 @@ from bftembed.profiles.screening import clean, read_finish_reason, screen, valid
 from bftembed.profiles.shards import Shard
 from bftembed.profiles.store import ProfileStore
 from bftembed.profiles.wanted import Asked, Wanted, asked_of, check_kind
-from bftembed.progress import Progress, silent
+from bftembed.progress import Progress, duration, silent
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +69,7 @@ class GenerationReport:
     keys
         Keys of the profiles of this run's entities, stored now or earlier.
     estimate
-        Tokens and cost of a dry run.
+        Tokens, cost and time of a dry run.
     """
 
     out: str
@@ -143,7 +143,7 @@ def generate_profiles(
     limit
         Maximum number of profiles, the first of the list.
     dry_run
-        Count profiles, tokens and cost, and write nothing.
+        Estimate profiles, tokens, cost and time, and write nothing.
 
     Other Parameters
     ----------------
@@ -171,7 +171,7 @@ def generate_profiles(
     fingerprint = engine.fingerprint()
     texts = context if isinstance(context, Mapping) else read_context(context) if context is not None else {}
     if dry_run:
-        known = estimate(wanted, spec, fingerprint, template, out, texts, price)
+        known = estimate(wanted, spec, engine, template, out, texts, price)
         return _report(
             out,
             spec,
@@ -186,6 +186,7 @@ def generate_profiles(
     with ProfileStore.writing(out) as store, _stopped_by_signals():
         run = _Run(store, engine, store.add_generator(str(spec), fingerprint), str(spec), template, fingerprint)
         run.generate(wanted, texts, retry_failed=retry_failed, progress=progress)
+    record_seconds(fingerprint, run.written, run.seconds)
     return _report(
         out,
         spec,
@@ -331,14 +332,8 @@ class _Run:
             return ""
         told = f"{self.tokens / seconds:.0f} tok/s" if self.tokens else f"{self.written / seconds:.0f} items/s"
         left = (total - self.done) * seconds / self.written
-        told += f", {_duration(left)} left" if left > 1 else ""
+        told += f", {duration(left)} left" if left > 1 else ""
         return told + (f", {len(self.failed)} failed" if self.failed else "")
-
-
-def _duration(seconds: float) -> str:
-    minutes, whole = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
 
 
 @contextlib.contextmanager
