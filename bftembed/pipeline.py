@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 #: Engine of the generator spec that means the model tuned in the run.
 TUNED = "tuned"
 _STEPS = "steps.json"
-_LOCUS_TYPE = "gene with protein product"
 #: Genes that a reader may know something about, shown first among the examples.
 _WELL_KNOWN = ("CD3D", "MS4A1", "LYZ", "NKG7", "CD79A", "HLA-DRA", "CST3", "GNLY", "S100A8", "B2M")
 
@@ -62,14 +61,18 @@ class PlannedStep:
     name
         What would be done.
     detail
-        Counts, tokens, cost and time where they can be estimated.
+        Counts, tokens and cost.
     done
         Whether its output is there already.
+    seconds
+        Estimated time: of profiles see `bftembed.profiles.estimate.Estimate`; of another step that of the last one like
+        it on this machine, in proportion to its items. None where there was none.
     """
 
     name: str
     detail: str
     done: bool
+    seconds: float | None
 
 
 def run_pipeline(
@@ -112,8 +115,8 @@ def run_pipeline(
             run.profile(profile_set)
         embeddings = run.embed_genes()
         keys = run.embed_cells(embeddings)
-        results = run.score(embeddings, keys)
-        return run.report(embeddings, keys, results)
+        run.score(embeddings, keys)
+        return run.report(embeddings, keys)
 
 
 def plan_pipeline(
@@ -129,38 +132,38 @@ def plan_pipeline(
     config, out, n_genes
         As in `run_pipeline`.
     """
+    from bftembed.profiles.estimate import expected_seconds
     from bftembed.profiles.generate import generate_profiles
 
     run = _Run.of(config, out, n_genes, None)
     run.check_folder()
-    found = []
+    steps = {
+        name: PlannedStep(name, detail, name in run.done, expected_seconds(kind, n))
+        for name, (kind, n, detail) in run.work.items()
+    }
+    model = run.config.tune.model if run.config.tune else ""
     if run.tuned_sets:
-        wanted = run.tune_config(write=False)
-        detail = f"{wanted.training.max_steps} steps of {wanted.training.batch_size}, objective {wanted.objective.name}"
-        found.append(PlannedStep("tuning", detail, (Path(wanted.out) / "model").is_dir()))
+        folder = Path(run.tune_config(write=False).out) / "model"
+        steps["tuning"] = dataclasses.replace(steps["tuning"], done=folder.is_dir())
+        model = str(folder) if folder.is_dir() else model
     for one in run.config.profiles:
         tuned = parse_spec(one.generator).engine == TUNED
-        assert not tuned or run.config.tune
-        spec = str(tuned_spec(one.generator, run.config.tune.model)) if tuned and run.config.tune else one.generator
-        planned = generate_profiles(
+        spec = str(tuned_spec(one.generator, model)) if tuned else one.generator
+        known = generate_profiles(
             run.genes, generator=spec, out=run.store(one.name), prompt=one.prompt, unknown="keep", dry_run=True
-        )
-        known = planned.estimate
+        ).estimate
         assert known is not None
-        stored = 0 if tuned else known.already_stored  # the weights of the tuned model are part of the identity
         most = f", at most {known.most_completion_tokens:,} of answers" if known.most_completion_tokens else ""
         cost = f", at most ${known.most_cost:.2f}" if known.most_cost is not None else ""
-        detail = f"{known.entities - stored:,} to write, {stored:,} stored; {known.prompt_tokens:,} tokens of prompts"
-        found.append(PlannedStep(f"profiles: {one.name}", detail + most + cost, stored == known.entities))
-    names = [run.name_of(p.name, encoder) for p in run.config.profiles for encoder in run.config.encoders]
-    found += [PlannedStep(f"gene embeddings: {name}", f"{len(run.genes):,} genes", False) for name in names]
-    n_keys = len(names) * len(run.config.aggregations)
-    found.append(PlannedStep("cell embeddings", f"{run.n_cells:,} cells × {n_keys} embeddings", False))
-    for i, b in enumerate(run.config.benchmarks):
-        options = ", ".join(f"{k}={v}" for k, v in run.config.options_of(b).items())
-        found.append(PlannedStep(f"benchmark {i + 1}: {b.task}", options, False))
-    done = json.loads((run.out / _STEPS).read_text(encoding="utf-8")) if (run.out / _STEPS).is_file() else {}
-    return [dataclasses.replace(step, done=step.done or step.name in done) for step in found]
+        stored, prompts = known.already_stored, known.prompt_tokens
+        detail = f"{known.to_write:,} to write, {stored:,} stored; {prompts:,} tokens of prompts{most}{cost}"
+        name = f"profiles: {one.name}"
+        steps[name] = PlannedStep(name, detail, not known.to_write, known.seconds)
+    done, planned = True, []
+    for step in steps.values():  # a step is done again after one that is
+        done = done and step.done
+        planned.append(dataclasses.replace(step, done=done, seconds=0.0 if done else step.seconds))
+    return planned
 
 
 @dataclass
@@ -187,13 +190,17 @@ class _Run:
         given = {"out": None if out is None else str(out), "n_genes": n_genes}
         chosen = chosen.model_copy(update={k: v for k, v in given.items() if v is not None})
         check_parts(chosen, where=where)
+        if not chosen.benchmarks:
+            raise BftembedError(f"{where} names no benchmark, so there would be nothing to report (key 'benchmarks').")
         cells = Path(data_path(chosen.cells))
         if not cells.is_file():
             raise BftembedError(f"No such file: {cells} (key 'cells').")
         _check_sets(chosen)
         _check_labels(chosen, cells)
-        genes, n_cells = _genes_of(cells, chosen)
-        return cls(chosen, cells, genes, n_cells, bar or (lambda name: nullcontext(silent)))
+        run = cls(chosen, cells, *_genes_of(cells, chosen), bar or (lambda name: nullcontext(silent)))
+        with suppress(OSError, ValueError):
+            run.done = json.loads((run.out / _STEPS).read_text(encoding="utf-8"))
+        return run
 
     @property
     def out(self) -> Path:
@@ -202,6 +209,18 @@ class _Run:
     @property
     def tuned_sets(self) -> list[ProfileSet]:
         return [p for p in self.config.profiles if parse_spec(p.generator).engine == TUNED]
+
+    @property
+    def vectors(self) -> list[tuple[str, ProfileSet, str]]:
+        """Name in tables, set of profiles and encoder of all gene embeddings."""
+        several = len(self.config.encoders) > 1
+        return [
+            (f"{p.name}, {e}" if several else p.name, p, e) for p in self.config.profiles for e in self.config.encoders
+        ]
+
+    @property
+    def references(self) -> list[str]:
+        return [self.config.reference] if self.config.reference else []
 
     def store(self, name: str) -> Path:
         return self.out / f"profiles-{slug(name)}"
@@ -221,24 +240,52 @@ class _Run:
         self.check_folder()
         save_config(self.config, self.out / "config.yaml")
         write_text(self.out / "genes.txt", "\n".join(self.genes) + "\n")
-        with suppress(OSError, ValueError):
-            self.done = json.loads((self.out / _STEPS).read_text(encoding="utf-8"))
 
-    @contextmanager
-    def step(self, name: str, call: str = "") -> Iterator[list[str]]:
-        """Time a step and note it; the body appends its details. `call` is the command that does the same."""
-        started, detail = time.monotonic(), list[str]()
-        yield detail
-        seconds = round(time.monotonic() - started, 1)
-        self.steps.append(Step(name=name, call=call, seconds=seconds, detail=", ".join(detail)))
+    @functools.cached_property
+    def work(self) -> dict[str, tuple[Any, int, str]]:
+        """Name of a step before the report → what its time depends on, its number of items, and both in words."""
+        found: dict[str, tuple[Any, int, str]] = {}
+        if self.tuned_sets and (tuning := self.config.tune):
+            kind = [tuning.model, tuning.objective.model_dump(), tuning.batch_size, tuning.max_length]
+            detail = f"{tuning.steps} steps of {tuning.batch_size}, objective {tuning.objective.name}"
+            found["tuning"] = (kind, tuning.steps, detail)
+        found |= {f"profiles: {p.name}": (None, 0, "") for p in self.config.profiles}  # estimated by the generator
+        n, n_keys = len(self.genes), len(self.vectors) * len(self.config.aggregations)
+        found |= {f"gene embeddings: {name}": (encoder, n, f"{n:,} genes") for name, _, encoder in self.vectors}
+        detail = f"{self.n_cells:,} cells × {n_keys} embeddings"
+        found["cell embeddings"] = ("cell embeddings", self.n_cells * n_keys, detail)
+        for i, b in enumerate(self.config.benchmarks, 1):
+            options = self.config.options_of(b)
+            n = len(self.vectors) if b.task == "genes" else self.n_cells * n_keys
+            detail = ", ".join(f"{k}={v}" for k, v in options.items())
+            found[f"benchmark {i}: {b.task}"] = ([b.task, options], n, detail)
+        return found
 
     def is_done(self, name: str, inputs: Any, file: Path) -> bool:
         """Return whether `file` was made from these inputs by an earlier run."""
         return file.exists() and self.done.get(name) == _digest(inputs)
 
-    def mark(self, name: str, inputs: Any) -> None:
-        self.done[name] = _digest(inputs)
-        write_json(self.out / _STEPS, self.done)
+    @contextmanager
+    def step(
+        self, name: str, call: str = "", *, inputs: Any = None, timed: bool = True
+    ) -> Iterator[tuple[list[str], Progress]]:
+        """Time a step and note it; the body appends its details. `call` is the command that does the same.
+
+        With `inputs` a later run with the same finds the step done. `timed` keeps its time for estimates.
+        """
+        from bftembed.profiles.estimate import record_seconds
+
+        started, detail = time.monotonic(), list[str]()
+        with self.bar(name) as progress:
+            yield detail, progress
+        seconds = round(time.monotonic() - started, 1)
+        self.steps.append(Step(name=name, call=call, seconds=seconds, detail=", ".join(detail)))
+        kind, n, _ = self.work.get(name, (None, 0, ""))
+        if timed:
+            record_seconds(kind, n, seconds)
+        if inputs is not None:
+            self.done[name] = _digest(inputs)
+            write_json(self.out / _STEPS, self.done)
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -250,7 +297,8 @@ class _Run:
         wanted = self.tune_config(write=True)
         save_config(wanted, self.out / "tune.yaml")
         call = f"bftembed tune {self.out / 'tune.yaml'}"
-        with self.step("tuning", call) as detail, self.bar("tuning") as progress:
+        fresh = not any((Path(wanted.out) / name).is_dir() for name in ("checkpoints", "model"))
+        with self.step("tuning", call, timed=fresh) as (detail, progress):
             self.tuned = tune(wanted, progress=progress)
             log = json.loads((Path(self.tuned.out) / "log.json").read_text(encoding="utf-8"))
             nll = [line["nll"] for line in log if "nll" in line]
@@ -293,7 +341,7 @@ class _Run:
         call = f'bftembed profiles generate {self.out}/genes.txt --generator "{spec}" --out {store} --unknown keep'
         call += f" --prompt {wanted.prompt}" if wanted.prompt else ""
         name = f"profiles: {wanted.name}"
-        with self.step(name, call) as detail, self.bar(name) as progress:
+        with self.step(name, call) as (detail, progress):
             made = generate_profiles(
                 self.genes, generator=spec, prompt=wanted.prompt, out=store, unknown="keep", progress=progress
             )
@@ -306,29 +354,17 @@ class _Run:
         from bftembed.embeddings import GeneEmbeddings, embed_genes
 
         found = {}
-        for one in self.config.profiles:
-            keys = self.generated[one.name].keys
-            for encoder in self.config.encoders:
-                name = self.name_of(one.name, encoder)
-                file = self.out / f"genes-{slug(name)}.safetensors"
-                inputs = [sorted(keys), sorted(one.allow_marks), encoder]
-                step = f"gene embeddings: {name}"
-                marks = f" --allow-marks {','.join(one.allow_marks)}" if one.allow_marks else ""
-                call = f"bftembed genes embed {self.store(one.name)} --encoder {encoder} --out {file}{marks}"
-                if self.is_done(step, inputs, file):
-                    found[name] = GeneEmbeddings.load(file)
-                    continue
-                with self.step(step, call) as detail, self.bar(step) as progress:
-                    found[name] = embed_genes(
-                        self.store(one.name),
-                        encoder=encoder,
-                        allow_marks=one.allow_marks,
-                        keys=keys,
-                        out=file,
-                        progress=progress,
-                    )
-                    detail.append(f"{len(found[name]):,} genes")
-                self.mark(step, inputs)
+        for name, one, encoder in self.vectors:
+            keys, file, step = self.generated[one.name].keys, self.genes_file(name), f"gene embeddings: {name}"
+            marks = f" --allow-marks {','.join(one.allow_marks)}" if one.allow_marks else ""
+            call = f"bftembed genes embed {self.store(one.name)} --encoder {encoder} --out {file}{marks}"
+            inputs = [sorted(keys), sorted(one.allow_marks), encoder]
+            if not self.is_done(step, inputs, file):
+                options: Any = {"encoder": encoder, "allow_marks": one.allow_marks, "keys": keys, "out": file}
+                with self.step(step, call, inputs=inputs) as (detail, progress):
+                    made = embed_genes(self.store(one.name), progress=progress, **options)
+                    detail.append(f"{len(made):,} genes")
+            found[name] = GeneEmbeddings.load(file)
         first = next(iter(found.values()))
         shared = [gene for gene in first.ids if all(gene in other for other in found.values())]
         if len(shared) < 2:
@@ -336,20 +372,8 @@ class _Run:
             raise BftembedError(f"The sets of profiles have {len(shared)} genes in common ({counts}); two are needed.")
         return {name: embeddings.subset(shared) for name, embeddings in found.items()}
 
-    def name_of(self, profiles: str, encoder: str) -> str:
-        """Return the name of gene embeddings in tables."""
-        return profiles if len(self.config.encoders) == 1 else f"{profiles}, {encoder}"
-
-    def kind_of(self) -> dict[str, str]:
-        """Return name in tables → kind, of gene embeddings and of the cells made of them."""
-        return {
-            f"{self.name_of(p.name, encoder)}{f', {how.name}' if how.name else ''}": "baseline"
-            if p.baseline
-            else "subject"
-            for p in self.config.profiles
-            for encoder in self.config.encoders
-            for how in (Aggregation(), *self.config.aggregations)
-        }
+    def genes_file(self, name: str) -> Path:
+        return self.out / f"genes-{slug(name)}.safetensors"
 
     def embed_cells(self, embeddings: dict[str, GeneEmbeddings]) -> dict[str, str]:
         """Embed the cells with each set of gene embeddings and aggregation; return key of obsm → name in tables."""
@@ -367,76 +391,65 @@ class _Run:
         inputs = [source_is, matrix, [(n, v.fingerprint(), o) for n, v, o in wanted]]
         if self.is_done("cell embeddings", inputs, target):
             return keys
-        first = f"{self.out}/genes-{slug(next(iter(embeddings)))}.safetensors"
+        first = self.genes_file(next(iter(embeddings)))
         call = f"bftembed cells embed {self.config.cells} --genes {first} --out {target}"
-        with self.step("cell embeddings", call) as detail, self.bar("cell embeddings") as progress:
+        with self.step("cell embeddings", call, inputs=inputs) as (detail, progress):
             source = self.cells
             for i, (name, vectors, options) in enumerate(wanted):
                 # Each key is added to a copy, so that a run that is killed leaves the file as it was.
                 made = self.out / f".cells-{i}.h5ad"
-                embed_cells(
-                    source,
-                    vectors,
-                    key=f"X_{slug(name)}",
-                    out=made,
-                    **{"empty_cells": "nan", **matrix, **options},
-                )
+                given = {"empty_cells": "nan", **matrix, **options}
+                embed_cells(source, vectors, key=f"X_{slug(name)}", out=made, **given)
                 if source != self.cells:
                     source.unlink()
                 source = made
                 progress(i + 1, len(wanted), name)
             source.replace(target)
             detail.append(f"{self.n_cells:,} cells × {len(wanted)} embeddings")
-        self.mark("cell embeddings", inputs)
         return keys
 
-    def score(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str]) -> pd.DataFrame:
-        """Run the benchmarks; return and write all results."""
+    def score(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str]) -> None:
+        """Run the benchmarks and write all results."""
         import pandas as pd
 
         from bftembed import bench
         from bftembed.tasks.base import ordered, read_results, write_results
 
+        first = next(iter(embeddings))
+        cells = {"genes": embeddings[first], "use_raw": self.config.use_raw, "layer": self.config.layer}
+        scored = [*keys, *self.references]
+        fingerprints = [e.fingerprint() for e in embeddings.values()]
         frames = []
-        for i, benchmark in enumerate(self.config.benchmarks):
-            file = self.out / f"results-{i + 1}-{benchmark.task}.parquet"
-            options, step = self.config.options_of(benchmark), f"benchmark {i + 1}: {benchmark.task}"
-            inputs = [self.done.get("cell embeddings"), [e.fingerprint() for e in embeddings.values()], options]
-            inputs.append(self.config.reference)
-            if self.is_done(step, inputs, file):
-                frames.append(read_results(file))
-                continue
-            with self.step(step, _call(benchmark.task, options)) as detail, self.bar(step) as progress:
-                if benchmark.task == "genes":
-                    frame = bench.genes(embeddings, texts=self.texts(embeddings), progress=progress, **options)
-                else:
-                    first = next(iter(embeddings))
-                    columns = [str(options[k]) for k in ("label", "batch") if k in options]
-                    given = {
-                        "texts": self.texts(embeddings)[first],
-                        "genes": embeddings[first],
-                        "use_raw": self.config.use_raw,
-                        "layer": self.config.layer,
-                        "run": "/".join([self.cells.stem, *columns]),
-                    }
-                    scored = [*keys, *([self.config.reference] if self.config.reference else [])]
-                    verb = getattr(bench, benchmark.task)
-                    frame = verb(self.out / "cells.h5ad", scored, progress=progress, **given, **options)
-                frame = self.named(frame, keys)
-                write_results(frame, file)
-                detail.append(f"{len(frame):,} rows")
-            self.mark(step, inputs)
-            frames.append(frame)
-        if not frames:
-            raise BftembedError("The config names no benchmark, so there is nothing to report.")
-        results = ordered(pd.concat(frames, ignore_index=True), str(self.out))
-        write_results(results, self.out / "results.parquet")
-        return results
+        for i, benchmark in enumerate(self.config.benchmarks, 1):
+            file, options = self.out / f"results-{i}-{benchmark.task}.parquet", self.config.options_of(benchmark)
+            step = f"benchmark {i}: {benchmark.task}"
+            inputs = [self.done.get("cell embeddings"), fingerprints, options, self.config.reference]
+            if not self.is_done(step, inputs, file):
+                with self.step(step, _call(benchmark.task, options), inputs=inputs) as (detail, progress):
+                    texts = self.texts(embeddings)
+                    if benchmark.task == "genes":
+                        frame = bench.genes(embeddings, texts=texts, progress=progress, **options)
+                    else:
+                        run = "/".join(
+                            [self.cells.stem, *(str(options[k]) for k in ("label", "batch") if k in options)]
+                        )
+                        given = {**cells, "texts": texts[first], "run": run, **options}
+                        verb = getattr(bench, benchmark.task)
+                        frame = verb(self.out / "cells.h5ad", scored, progress=progress, **given)
+                    write_results(self.named(frame, keys), file)
+                    detail.append(f"{len(frame):,} rows")
+            frames.append(read_results(file))
+        write_results(ordered(pd.concat(frames, ignore_index=True), str(self.out)), self.out / "results.parquet")
 
     def named(self, frame: pd.DataFrame, keys: dict[str, str]) -> pd.DataFrame:
         """Return results with names of the config in place of keys of obsm, and baselines and references as such."""
+        kinds = {
+            f"{name}, {how.name}" if how.name else name: "baseline" if one.baseline else "subject"
+            for name, one, _ in self.vectors
+            for how in (Aggregation(), *self.config.aggregations)
+        }
+        kinds |= dict.fromkeys(self.references, "reference")
         named = frame.assign(subject=frame["subject"].replace(keys))
-        kinds = self.kind_of() | ({self.config.reference: "reference"} if self.config.reference else {})
         scored = named["kind"] == "subject"
         return named.assign(kind=named["kind"].where(~scored, named["subject"].map(kinds).fillna("subject")))
 
@@ -454,28 +467,31 @@ class _Run:
 
     def texts(self, embeddings: dict[str, GeneEmbeddings]) -> dict[str, dict[str, str]]:
         """Return name of embeddings → gene → profile."""
-        of = {self.name_of(p.name, e): self.written[p.name] for p in self.config.profiles for e in self.config.encoders}
+        of = {name: self.written[one.name] for name, one, _ in self.vectors}
         return {name: {gene: of[name][gene].text for gene in genes.ids} for name, genes in embeddings.items()}
 
     # -- report ----------------------------------------------------------------------------------------------------
 
-    def report(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str], results: pd.DataFrame) -> Path:
+    def report(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str]) -> Path:
         from bftembed.tasks.base import report
 
-        umaps: tuple[Umap, ...] = ()
-        if self.config.maps:
-            with self.step("UMAPs"), self.bar("UMAPs") as progress:
-                umaps = tuple(self.maps(embeddings, keys, progress))
+        umaps = tuple(self.maps(embeddings, keys)) if self.config.maps else ()
         sets = ", ".join(p.generator for p in self.config.profiles)
         n_shared = len(next(iter(embeddings.values())))
+        about = [
+            f"{len(self.genes):,} genes of {self.config.cells} were profiled by {sets}, and the profiles encoded "
+            f"by {', '.join(self.config.encoders)}. {self.n_cells:,} cells were embedded from the "
+            f"{n_shared:,} genes that all sets of profiles cover."
+        ]
+        if self.tuned and (wanted := self.config.tune):
+            pairs = "HGNC facts of genes that are not profiled here" if wanted.train is None else wanted.train
+            about.append(
+                f"'tuned' is {wanted.model} after {self.tuned.steps} steps under the objective {wanted.objective.name} "
+                f"on {self.tuned.rows['train']:,} instruction pairs ({pairs})."
+            )
         Manifest(
             title=self.config.title,
-            description=(
-                f"{len(self.genes):,} genes of {self.config.cells} were profiled by {sets}, and the profiles encoded "
-                f"by {', '.join(self.config.encoders)}. {self.n_cells:,} cells were embedded from the "
-                f"{n_shared:,} genes that all sets of profiles cover.",
-                *([self.about_tuning()] if self.tuned else []),
-            ),
+            description=tuple(about),
             steps=tuple(self.steps),
             coverage=tuple(self.coverage(keys)),
             profiles=tuple(self.examples()),
@@ -484,15 +500,6 @@ class _Run:
             versions=versions(),
         ).save(self.out / "run.json")
         return report(self.out / "results.parquet", self.out / "report.html", title=self.config.title)
-
-    def about_tuning(self) -> str:
-        wanted = self.config.tune
-        assert wanted is not None
-        pairs = "HGNC facts of genes that are not profiled here" if wanted.train is None else wanted.train
-        return (
-            f"'tuned' is {wanted.model} after {self.tuned.steps} steps under the objective {wanted.objective.name} on "
-            f"{self.tuned.rows['train']:,} instruction pairs ({pairs})."
-        )
 
     def coverage(self, keys: dict[str, str]) -> list[Coverage]:
         from bftembed.tasks.baselines import provenance_of
@@ -533,44 +540,36 @@ class _Run:
             for name, profiles in sets.items()
         ]
 
-    def maps(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str], progress: Progress) -> Iterator[Umap]:
+    def maps(self, embeddings: dict[str, GeneEmbeddings], keys: dict[str, str]) -> Iterator[Umap]:
         from bftembed.entities.classes import functional_classes
         from bftembed.metrics.projection import umap_coordinates
         from bftembed.tasks.data import read_cells
 
-        label = next(
-            (str(o["label"]) for b in self.config.benchmarks if "label" in (o := self.config.options_of(b))), ""
-        )
+        labels = [str(o["label"]) for b in self.config.benchmarks if "label" in (o := self.config.options_of(b))][:1]
         wanted: list[tuple[str, str, np.ndarray, list[str]]] = []
-        if label:
-            names = keys | ({self.config.reference: self.config.reference} if self.config.reference else {})
-            columns, matrices, _ = read_cells(self.out / "cells.h5ad", list(names), [label])
+        if labels:
+            names = keys | {key: key for key in self.references}
+            columns, matrices, _ = read_cells(self.out / "cells.h5ad", list(names), labels)
             for key, matrix in matrices.items():
                 finite = np.isfinite(matrix).all(axis=1)
-                caption = f"Cells, colored by {label}; {int(finite.sum()):,} of {len(matrix):,} have a vector."
-                labels = [str(x) for x in columns[label][finite]]
-                wanted.append((f"Cells: {names[key]}", caption, matrix[finite], labels))
+                caption = f"Cells, colored by {labels[0]}; {int(finite.sum()):,} of {len(matrix):,} have a vector."
+                colors = [str(x) for x in columns[labels[0]][finite]]
+                wanted.append((f"Cells: {names[key]}", caption, matrix[finite], colors))
         name, genes = next(iter(embeddings.items()))
         classes = list(functional_classes(genes.ids))
         wanted.append((f"Genes: {name}", "Genes, colored by functional class.", genes.matrix, classes))
-        for i, (title, caption, matrix, labels) in enumerate(wanted):
-            path = f"umap-{i}.parquet"
-            inputs = [title, hashlib.sha256(matrix.tobytes()).hexdigest(), labels]
-            if not self.is_done(path, inputs, self.out / path):
-                write_points(umap_coordinates(matrix), labels, self.out / path)
-                self.mark(path, inputs)
-            progress(i + 1, len(wanted), title)
-            yield Umap(title=title, caption=caption, path=path)
+        for i, (title, caption, matrix, colors) in enumerate(wanted):
+            file = self.out / f"umap-{i}.parquet"
+            step, inputs = f"UMAP {i + 1}: {title}", [title, hashlib.sha256(matrix.tobytes()).hexdigest(), colors]
+            if not self.is_done(step, inputs, file):
+                with self.step(step, inputs=inputs) as (detail, _):
+                    write_points(umap_coordinates(matrix), colors, file)
+                    detail.append(f"{len(matrix):,} points")
+            yield Umap(title=title, caption=caption, path=file.name)
 
 
 def tuned_spec(generator: str, model: str) -> Spec:
-    """Return the spec that generates with the folder or model `model`, with the options of the spec `generator`.
-
-    Raises
-    ------
-    BftembedError
-        When `generator` names a model, or no spec can hold the path `model`.
-    """
+    """Return the spec that generates with the folder or model `model`, with the options of the spec `generator`."""
     given = parse_spec(generator)
     if given.model:
         raise BftembedError(f"{generator!r}: 'tuned' is the model tuned in this run and takes no other (key 'tune').")
@@ -584,21 +583,8 @@ def tuned_spec(generator: str, model: str) -> Spec:
 def fact_pairs(profiled: Sequence[str], rows: int, seed: int, prompt: Any) -> list[Any]:
     """Return instruction pairs of genes that are not profiled: the question of the profiles, and HGNC facts as answer.
 
-    Parameters
-    ----------
-    profiled
-        Names of the genes to profile. What they mean is left out, and all that an ambiguous one may mean.
-    rows
-        Number of pairs.
-    seed
-        Seed of the draw. It orders all genes of HGNC, so that another list of profiled genes changes few of the drawn.
-    prompt
-        That the tuned model will be asked with.
-
-    Raises
-    ------
-    BftembedError
-        When HGNC has fewer genes with a protein and an alias.
+    Left out are all genes that a name of `profiled` may mean. The `seed` orders all genes of HGNC, so that another list
+    of profiled genes changes few of the `rows` that are drawn.
     """
     from bftembed.entities.genes import GeneIndex
     from bftembed.llm.base import Request
@@ -608,7 +594,7 @@ def fact_pairs(profiled: Sequence[str], rows: int, seed: int, prompt: Any) -> li
     index = GeneIndex.default()
     taken = {symbol for r in index.resolve(list(profiled)) for symbol in (r.entity, *r.candidates)}
     records = [record for symbol in index if (record := index.get(symbol)) is not None]
-    rich = [r.symbol for r in records if r.locus_type == _LOCUS_TYPE and r.alias_symbols]
+    rich = [r.symbol for r in records if r.locus_type == "gene with protein product" and r.alias_symbols]
     random.Random(seed).shuffle(rich)
     genes = [symbol for symbol in rich if symbol not in taken][:rows]
     if len(genes) < rows:
@@ -671,25 +657,23 @@ def _check_labels(config: RunConfig, cells: Path) -> None:
     from bftembed.tasks.data import check_groups, check_labels, read_cells
 
     for i, benchmark in enumerate(config.benchmarks):
-        options = config.options_of(benchmark)
-        where = f"benchmarks.{i}"
         if benchmark.task == "genes":
             continue
-        made = parse_baselines(options.get("baselines", ()))
-        protocols = str(options.get("protocol", "strict")) if benchmark.task == "clustering" else "strict"
-        if "strict" in protocols:
-            require("igraph", "scib")
-        if benchmark.task == "integration":
-            require("scib_metrics.utils", "scib")
-        if "harmony" in made:
-            require("harmonypy", "scib")
-        if "bbknn" in made:
-            require("bbknn", "scib")
+        options, where = config.options_of(benchmark), f"{cells} (benchmarks.{i})"
+        baselines = parse_baselines(options.get("baselines", ()))
+        extras = {
+            "igraph": benchmark.task == "clustering" and "strict" in str(options.get("protocol", "strict")),
+            "scib_metrics.utils": benchmark.task == "integration",
+            "harmonypy": "harmony" in baselines,
+            "bbknn": "bbknn" in baselines,
+        }
+        for package in (package for package, needed in extras.items() if needed):
+            require(package, "scib")
         columns = [str(options[k]) for k in ("label", "batch") if k in options]
         found, _, _ = read_cells(cells, [config.reference] if config.reference else [], columns)
-        check_labels(found[columns[0]], columns[0], f"{cells} ({where})")
+        check_labels(found[columns[0]], columns[0], where)
         for column in columns[1:]:
-            check_groups(found[column], column, f"{cells} ({where})")
+            check_groups(found[column], column, where)
 
 
 def _genes_of(cells: Path, config: RunConfig) -> tuple[list[str], int]:

@@ -91,11 +91,21 @@ class TestARun:
         details = [s.detail for s in Manifest.load(done).steps]
         assert "0 written, 40 from the store" in details
 
-    def test_a_dry_run_says_what_is_there(self, done, tmp_path):
-        assert all(step.done for step in plan_pipeline(config_of(done)))
-        fresh = plan_pipeline(config_of(tmp_path / "new"))
-        assert not any(step.done for step in fresh)
-        assert not (tmp_path / "new").exists()
+
+def test_a_dry_run_says_what_is_there_and_how_long_the_rest_takes(tmp_path, monkeypatch):
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
+    new = facts_config(tmp_path / "new")
+    assert {(step.done, step.seconds) for step in plan_pipeline(new)} == {(False, None)}
+    run_pipeline(facts_config(tmp_path / "run"))
+    assert {(step.done, step.seconds) for step in plan_pipeline(facts_config(tmp_path / "run"))} == {(True, 0.0)}
+    took = {step.name: step.seconds for step in Manifest.load(tmp_path / "run").steps}
+    planned = {step.name: step.seconds for step in plan_pipeline(new)}
+    assert planned == pytest.approx(took, abs=0.1)
+    half = plan_pipeline(facts_config(tmp_path / "new", n_genes=20))
+    assert half[0].seconds == pytest.approx(planned["profiles: facts"] / 2)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "run" / "profiles-facts" / "profiles.sqlite").unlink()
+    assert not any(step.done for step in plan_pipeline(facts_config(tmp_path / "run")))
 
 
 def test_most_expressed_genes_are_taken_in_the_files_order(tmp_path, pbmc_path):

@@ -14,7 +14,7 @@ from bftembed.errors import BftembedError
 
 USAGE = 2
 
-#: Groups of commands; each is ``app`` in ``bftembed/cli/GROUP.py``, imported when one of its commands is called.
+#: Groups of commands: ``app`` of ``bftembed/cli/GROUP.py``, or GROUP of ``files.py``; imported when called.
 GROUPS = {
     "profiles": "Write, export and read profiles.",
     "genes": "Resolve gene names, embed profiles, draw a map.",
@@ -26,7 +26,7 @@ GROUPS = {
     "config": "Copy, show and check config files.",
 }
 
-#: Options of version 0.1 that are gone, by command ("" for every one), and what replaces them. For one version.
+#: Options of version 0.1 with another name, by command ("" for every one). For one version.
 RENAMED = {
     ("", "--raw"): "--use-raw",
     ("bench clustering", "--no-floors"): "bftembed.bench.clustering(permuted=False) in Python",
@@ -35,26 +35,13 @@ RENAMED = {
     ("bench genes", "--list-tasks"): "bftembed bench tasks",
     ("bench genes", "--protocol"): "--protocols",
     ("bench genes", "--report"): "bftembed report RESULTS --out FILE.html",
-    ("bench genes", "--use-cache"): "the default",
-    ("bench multimodal", "--joined"): "bftembed.tasks.multimodal.score in Python",
-    ("bench multimodal", "--joined-key"): "bftembed.tasks.multimodal.score in Python",
-    ("bench multimodal", "--joined-keys"): "bftembed.tasks.multimodal.score in Python",
     ("bench perturbation", "--de-top"): "bftembed.bench.perturbation(top=…) in Python",
-    ("bench perturbation", "--gene-column"): "adata.var_names, to be set before",
-    ("bench perturbation", "--use-raw"): "adata.raw.to_adata(), to be written before",
     ("demo", "--config"): "bftembed run CONFIG",
     ("demo", "--genes"): "--n-genes",
-    ("cells embed", "--shard-count"): "bftembed.cells.spread.embed_with_ray in Python",
-    ("cells embed", "--workers"): "bftembed.cells.spread.embed_with_ray in Python",
-    ("cells umap", "--neighbors"): "bftembed.maps.map_cells(n_neighbors=…) in Python",
     ("export state", "--holdout-cell-type"): "--holdout-cell-types",
     ("export state", "--val-cell-type"): "--val-cell-types",
-    ("genes umap", "--neighbors"): "bftembed.maps.map_genes(n_neighbors=…) in Python",
     ("profiles generate", "--max-new-tokens"): "an option of the generator: --generator SPEC,max_new_tokens=N",
-    ("profiles generate", "--shard-count"): "bftembed.profiles.spread.generate_with_ray in Python",
-    ("profiles generate", "--workers"): "bftembed.profiles.spread.generate_with_ray in Python",
     ("profiles report", "--figure"): "--out FILE.png",
-    ("profiles show", "--diff"): "a comparison of the texts that bftembed profiles show prints",
     ("tune diagnose", "--responses"): "--max-responses",
 }
 
@@ -73,7 +60,8 @@ app = App(
 app.command(pipeline.run, name="run", sort_key=0)
 app.command(pipeline.demo, name="demo", sort_key=0)
 for _number, (_name, _help) in enumerate(GROUPS.items(), 1):
-    app.command(f"bftembed.cli.{_name}:app", name=_name, help=_help, sort_key=_number)
+    _place = f"files:{_name}" if _name in ("config", "data", "export") else f"{_name}:app"
+    app.command(f"bftembed.cli.{_place}", name=_name, help=_help, sort_key=_number)
 app.command(pipeline.report, name="report", sort_key=len(GROUPS) + 1)
 
 

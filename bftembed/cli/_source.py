@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from docstring_parser import DocstringStyle, parse
+
 #: Of a parameter without a default, and of a default that is not a literal.
 REQUIRED, UNKNOWN = object(), object()
 
 _PACKAGE = Path(__file__).parents[1]
-_SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
+_TYPES: dict[str, list[Any]] = {"bool": [bool], "int": [int], "float": [float], "str": [str], "Any": [str, Path]}
 _LISTS = {"Sequence", "Iterable", "Collection", "list", "tuple"}
 
 
@@ -45,65 +47,52 @@ def read_verb(path: str) -> Verb:
     place = _find(module, name)
     assert place is not None and isinstance(place[1], ast.FunctionDef), path  # noqa: PT018
     module, function = place[0], place[1]
-    sections = _sections(ast.get_docstring(function) or "")
-    a = function.args
-    given = [*a.posonlyargs, *a.args, *a.kwonlyargs]
-    positional = len(given) - len(a.kwonlyargs)
-    defaults = [None] * (positional - len(a.defaults)) + [*a.defaults, *a.kw_defaults]
-    names = [one.arg for one in given]
-    help_of = _descriptions(sections.get("Parameters", ""), names)
+    given = function.args
+    arguments = [*given.args, *given.kwonlyargs]
+    names = [one.arg for one in arguments]
+    defaults = [None] * (len(given.args) - len(given.defaults)) + [*given.defaults, *given.kw_defaults]
+    docstring = parse(ast.get_docstring(function) or "", DocstringStyle.NUMPYDOC)
+    help_of = {
+        name: _plain(" ".join((entry.description or "").split("\n\n")[0].split()), names)
+        for entry in docstring.params
+        if entry.args[0] == "param"
+        for name in entry.arg_name.split(", ")
+    }
     options = []
-    for one, default in zip(given, defaults, strict=True):
-        found = _Type()
-        found.add(one.annotation, module)
+    for one, default in zip(arguments, defaults, strict=True):
+        kinds = _kinds(one.annotation, module)
+        choices = tuple(kind for kind in kinds if isinstance(kind, str))
+        scalar = (
+            Literal[choices] if choices else next((kind for kind in (bool, int, float, str) if kind in kinds), None)
+        )
         value = REQUIRED if default is None else _value(default, module)
-        options.append(Option(one.arg, value, help_of.get(one.arg), found.scalar, found.many, found.path, found.named))
-    return Verb(_plain(sections[""], names), tuple(options))
+        marks = (list in kinds, Path in kinds, dict in kinds)
+        options.append(Option(one.arg, value, help_of.get(one.arg), scalar, *marks))
+    return Verb(_plain((docstring.description or "").strip(), names), tuple(options))
 
 
-class _Type:
-    """What the members of an annotation have that a command line can give."""
-
-    def __init__(self) -> None:
-        self.choices: tuple[Any, ...] = ()
-        self.scalars: set[type] = set()
-        self.many = self.path = self.named = False
-
-    @property
-    def scalar(self) -> Any:
-        if self.choices:
-            return Literal[self.choices]
-        return next((kind for kind in (bool, int, float, str) if kind in self.scalars), None)
-
-    def add(self, node: ast.AST | None, module: str) -> None:
-        if isinstance(node, ast.BinOp):
-            self.add(node.left, module)
-            self.add(node.right, module)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            self.add(ast.parse(node.value, mode="eval").body, module)
-        elif isinstance(node, ast.Name) and node.id == "Any":
-            self.path = True
-            self.scalars.add(str)
-        elif isinstance(node, ast.Name) and node.id in _SCALARS:
-            self.scalars.add(_SCALARS[node.id])
-        elif isinstance(node, ast.Name) and (found := _find(module, node.id)) is not None:
-            self.add(found[1], found[0])
-        elif isinstance(node, ast.Subscript):
-            outer = ast.unparse(node.value).rpartition(".")[2]
-            if outer == "Literal":
-                values = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-                self.choices += tuple(v for one in values if isinstance(v := ast.literal_eval(one), str))
-            elif outer == "PathLike":
-                self.path = True
-                self.scalars.add(str)
-            elif outer == "Mapping":
-                self.named = True
-            elif outer in _LISTS:
-                inner = _Type()
-                inner.add(node.slice, module)
-                if inner.scalar is not None:
-                    self.many = True
-                    self.path |= inner.path
+def _kinds(node: ast.AST | None, module: str) -> list[Any]:
+    """Return what a text can give of an annotation: bool, int, float, str, choices, Path, list (of them), dict."""
+    match node:
+        case ast.BinOp():
+            return _kinds(node.left, module) + _kinds(node.right, module)
+        case ast.Constant(value=str(text)):
+            return _kinds(ast.parse(text, mode="eval").body, module)
+        case ast.Name(id=name):
+            place = _find(module, name)
+            return _kinds(place[1], place[0]) if place else _TYPES.get(name, [])
+        case ast.Subscript(value=outer, slice=inner):
+            match ast.unparse(outer).rpartition(".")[2]:
+                case "Literal":
+                    values = ast.literal_eval(inner)
+                    return [v for v in (values if isinstance(values, tuple) else [values]) if isinstance(v, str)]
+                case "PathLike":
+                    return [str, Path]
+                case "Mapping":
+                    return [dict]
+                case kind if kind in _LISTS and (inside := _kinds(inner, module)):
+                    return [list, *(one for one in inside if one is Path)]
+    return []
 
 
 @functools.cache
@@ -149,22 +138,6 @@ def _value(node: ast.AST, module: str) -> Any:
         return ast.literal_eval(node)
     except ValueError:
         return UNKNOWN
-
-
-def _sections(docstring: str) -> dict[str, str]:
-    """Return the sections of a numpydoc docstring by heading, ``""`` for what stands above the first."""
-    parts = re.split(r"^(\S.*)\n-{3,}\n", docstring, flags=re.MULTILINE)
-    return {"": parts[0].strip(), **dict(zip(parts[1::2], parts[2::2], strict=True))}
-
-
-def _descriptions(section: str, names: list[str]) -> dict[str, str]:
-    """Return the first paragraph on each parameter; several names of one entry share it."""
-    found = {}
-    parts = re.split(r"^(\S.*)$", section, flags=re.MULTILINE)
-    for entry, text in zip(parts[1::2], parts[2::2], strict=True):
-        for name in entry.partition(":")[0].split(","):
-            found[name.strip()] = _plain(" ".join(re.split(r"\n\s*\n", text.strip())[0].split()), names)
-    return found
 
 
 def _plain(text: str, names: list[str]) -> str:

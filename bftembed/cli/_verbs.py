@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from bftembed.cli._source import REQUIRED, UNKNOWN, Option, read_verb
+from bftembed.errors import BftembedError, examples
+from bftembed.progress import silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from bftembed.progress import Progress
 
@@ -29,7 +31,7 @@ DONE, ERROR, FAILED_ITEMS, INTERRUPTED = 0, 1, 3, 130
 class Shown:
     """What a command prints of a result."""
 
-    lines: Sequence[str]
+    lines: Sequence[str] | None = None  # by default one per field of the data
     data: Any = None  # for --json; by default the result itself
     code: int = DONE
     errors: Sequence[str] = ()  # on standard error
@@ -37,18 +39,17 @@ class Shown:
 
 def command(
     verb: str,
-    present: Callable[[Any, dict[str, Any]], Shown],
+    present: Callable[[Any, dict[str, Any]], Shown] = lambda result, given: Shown(),
     *,
     bar: str | None = None,
     bar_with_json: bool = False,
     positional: int = 1,
     required: Sequence[str] = (),
-    hide: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
     extra: Mapping[str, str] | None = None,
-    before: Callable[[dict[str, Any]], None] | None = None,
+    before: Callable[[dict[str, Any], Collection[str]], None] | None = None,
 ) -> Callable[..., int]:
-    """Make a command of a verb; its signature and docstring are read, and it is imported when it runs.
+    """Make a command of a verb, which is imported when the command runs.
 
     Parameters of the verb become options of the same name, as far as its docstring has them under ``Parameters``; those
     under ``Other Parameters`` are for Python alone.
@@ -58,7 +59,7 @@ def command(
     verb
         ``"package.module:function"``.
     present
-        Result and values given → what is printed.
+        Result and values given → what is printed; by default the fields of the result.
     bar
         Label of the progress bar, for a verb that takes ``progress``.
     bar_with_json
@@ -67,49 +68,48 @@ def command(
         Number of parameters that are given without a name.
     required
         Parameters with a default that the command line has to have.
-    hide
-        Parameters that are for Python alone.
     defaults
         Defaults of the command line that are not those of the verb.
     extra
         Files that `present` writes: option → help.
     before
-        Called with the values given before the verb is; it may add to them.
+        Called with the values given and the names of all parameters before the verb is; it may add values.
     """
     module, _, name = verb.partition(":")
     found = read_verb(verb)
-    shown = [o for o in found.options if o.help is not None and o.name not in (*hide, "progress")]
-    options = {o.name: dataclasses.replace(o, default=(defaults or {}).get(o.name, o.default)) for o in shown}
-    parameters = [_parameter(o, i < positional, o.name in required) for i, o in enumerate(options.values())]
-    own = {key: Option(key, None, about, str, path=True) for key, about in (extra or {}).items()}
+    taken, own = {o.name for o in found.options}, extra or {}
+    shown = [o for o in found.options if o.help is not None]
+    shown = [dataclasses.replace(o, default=(defaults or {}).get(o.name, o.default)) for o in shown]
+    shown += [Option(key, None, about, str, path=True) for key, about in own.items()]
+    options = {o.name: o for o in shown}
+    parameters = [_parameter(o, i < positional, o.name in required) for i, o in enumerate(shown)]
     as_json = Annotated[bool, Parameter(parse=False)]
-    parameters += [_parameter(o, False, False) for o in own.values()]
     parameters.append(inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=as_json))
     signature = inspect.Signature(parameters)
 
     def run(*args: Any, **kwargs: Any) -> int:
         given = signature.bind(*args, **kwargs).arguments
         quiet = given.pop("as_json", False)
-        values = dict(defaults or {}) | {key: _value((options | own)[key], value) for key, value in given.items()}
+        values = dict(defaults or {}) | {key: _value(options[key], value) for key, value in given.items()}
         if before is not None:
-            before(values)
+            before(values, taken)
         function = getattr(importlib.import_module(module), name)
         of_verb = {key: value for key, value in values.items() if key not in own}
-        if any(o.name == "bar" for o in found.options):
-            of_verb["bar"] = progress_bar
+        of_verb |= {"bar": progress_bar} if "bar" in taken else {}
         with progress_bar(bar, quiet=quiet and not bar_with_json) if bar else contextlib.nullcontext() as progress:
             result = function(**of_verb, **({"progress": progress} if bar else {}))
         shown = present(result, values)
         for line in shown.errors:
             say(line)
-        for line in [_json(result if shown.data is None else shown.data)] if quiet else shown.lines:
+        data = _plain(result if shown.data is None else shown.data)
+        lines = field_lines(data) if shown.lines is None else shown.lines
+        for line in [json.dumps(data, ensure_ascii=False, default=str)] if quiet else lines:
             print(line)
         return shown.code
 
     run.__name__, run.__doc__ = name, found.about
     run.__annotations__ = {p.name: p.annotation for p in parameters}
-    run.__signature__ = signature  # type: ignore[attr-defined]
-    run.verb = verb  # type: ignore[attr-defined]
+    run.__signature__, run.verb = signature, verb  # type: ignore[attr-defined]
     return run
 
 
@@ -124,30 +124,23 @@ def group(name: str, default: Callable[..., int] | None = None, /, **commands: C
 def _parameter(option: Option, positional: bool, required: bool) -> inspect.Parameter:
     kind = inspect.Parameter.POSITIONAL_ONLY if positional else inspect.Parameter.KEYWORD_ONLY
     several = option.many if positional or option.scalar is None else option.named
-    scalar = option.scalar or str
-    negative = None if option.default is True else ()
-    about = _about(
-        option.help or "",
-        metavar="PATH" if option.path else None,
-        negative=negative,
-        allow_repeating=not several or None,
-    )
     default = inspect.Parameter.empty if option.default is REQUIRED or required else option.default
     if isinstance(default, tuple):
         default = ",".join(default) or None
     if default is UNKNOWN or (several and default is not inspect.Parameter.empty):
         default = None
-    annotation = list[scalar] if several else scalar  # type: ignore[valid-type]
+    scalar = option.scalar or str
+    annotation: Any = list[scalar] if several else scalar  # type: ignore[valid-type]
+    about = Parameter(
+        help=option.help,
+        show_default=lambda value: None if value is None or value is False or value == "" else str(value),
+        metavar="PATH" if option.path else None,
+        negative=None if option.default is True else (),
+        allow_repeating=not several or None,
+    )
     if default is None:
         annotation = annotation | None
     return inspect.Parameter(option.name, kind, default=default, annotation=Annotated[annotation, about])
-
-
-def _about(about: str, **fields: Any) -> Parameter:
-    def default(value: Any) -> str | None:
-        return None if value is None or value is False or value in ("", ()) else str(value)
-
-    return Parameter(help=about, show_default=default, **fields)
 
 
 def _value(option: Option, given: Any) -> Any:
@@ -169,8 +162,6 @@ def _packaged(given: str) -> str:
 
 def _named(given: list[str]) -> dict[str, str] | str:
     """Return a single file without a name as it is, and several as name → file; the stem is the name of one without."""
-    from bftembed.errors import BftembedError
-
     found: dict[str, str] = {}
     for one in given:
         name, sign, file = one.partition("=")
@@ -186,12 +177,35 @@ def _named(given: list[str]) -> dict[str, str] | str:
     return found
 
 
-def _json(result: Any) -> str:
+def _plain(result: Any) -> Any:
     for name in ("to_dict", "as_dict"):
         if hasattr(result, name):
-            result = getattr(result, name)()
-    plain = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result  # type: ignore[arg-type]
-    return json.dumps(plain, ensure_ascii=False, default=str)
+            return getattr(result, name)()
+    return dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result  # type: ignore[arg-type]
+
+
+def field_lines(fields: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Return a line for each field that is not empty or 0; the fields of a field are indented below it."""
+    lines = []
+    for name, value in fields.items():
+        title = f"{indent}{name.removeprefix('n_').replace('_', ' ')}"
+        if isinstance(value, dict) and not all(type(one) is int for one in value.values()):
+            lines += [title, *field_lines(value, indent + "  ")]
+        elif isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value):
+            lines += [title, *(f"{indent}  {', '.join(f'{k} {_words(v)}' for k, v in one.items())}" for one in value)]
+        elif value or value is False:
+            lines.append(f"{title:<23} {_words(value)}")
+    return lines
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{number:,} {name}" for name, number in value.items() if number)
+    if isinstance(value, list | tuple):
+        return examples(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def say(text: str) -> None:
@@ -209,7 +223,7 @@ def columns(table: Sequence[Sequence[str]]) -> list[str]:
 def progress_bar(label: str, *, quiet: bool = False) -> Iterator[Progress]:
     """Give a `Progress` callable: a bar on a terminal, a line every few seconds in a pipe, nothing when `quiet`."""
     if quiet:
-        yield lambda done, total, note: None
+        yield silent
     elif sys.stderr.isatty():
         with _rich_bar(label) as progress:
             yield progress

@@ -1,4 +1,4 @@
-"""`bftembed bench …`: a command per benchmark of `bftembed.tasks.base.TASKS`."""
+"""`bftembed bench …`: a command for each of `bftembed.tasks.base.TASKS`."""
 
 from __future__ import annotations
 
@@ -9,34 +9,17 @@ from bftembed.cli._verbs import FAILED_ITEMS, Shown, command, group
 from bftembed.tasks.base import TASKS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import pandas as pd
 
-#: Parameters that are for Python alone, and defaults of the command line.
-_HIDDEN = ("run", "draws", "cache", "jobs", "permuted", "progress")
-_HIDDEN_OF = {
-    "genes": ("probes", "key"),
-    "multimodal": ("seeds", "rna", "adt", "obsm_names", "layer", "use_raw", "gene_column", "normalize"),
-    "perturbation": ("pca_dim", "ridge", "top", "layer"),
-}
-_DEFAULTS: dict[str, dict[str, Any]] = {
+#: Defaults of the command line that are not those of the verb.
+_DEFAULTS = {
     "clustering": {"keys": ""},
     "integration": {"keys": ""},
     "genes": {"tasks": "dosage"},
     "multimodal": {"baselines": "linked,random"},
 }
-
-
-def _check(given: dict[str, Any]) -> None:
-    """Raise for a figure of another format, or in the place of an input, before anything is scored."""
-    if "figure" not in given:
-        return
-    from bftembed.io import refuse_input_as_output
-    from bftembed.report.figure import figure_suffix
-
-    figure_suffix(given["figure"])
-    values = [x for key, x in given.items() if key not in ("figure", "out")]
-    flat = [y for x in values for y in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else [x])]
-    refuse_input_as_output(given["figure"], *(x.rpartition("=")[2] for x in flat if isinstance(x, str)))
 
 
 def _scored(frame: pd.DataFrame, given: dict[str, Any]) -> Shown:
@@ -57,18 +40,18 @@ def _scored(frame: pd.DataFrame, given: dict[str, Any]) -> Shown:
     return Shown([text(tables), *files], data, FAILED_ITEMS if failed else 0)
 
 
-def _before(name: str) -> Any:
-    def before(given: dict[str, Any]) -> None:
-        from bftembed.llm.models import cache_folder
-        from bftembed.machine import free_cores
+def _before(given: dict[str, Any], takes: Collection[str]) -> None:
+    """Check the figure before anything is scored, and choose processes and caches for a verb that takes them."""
+    from bftembed.llm.models import cache_folder
+    from bftembed.machine import free_cores
+    from bftembed.report.figure import figure_suffix
 
-        _check(given)
-        if name == "genes":
-            given.update(jobs=free_cores(), cache=cache_folder() / "gene-scores")
-        elif name in ("integration", "multimodal"):
-            given["cache"] = cache_folder() / "jax"
-
-    return before
+    if "figure" in given:
+        figure_suffix(given["figure"])
+    if "jobs" in takes:
+        given["jobs"] = free_cores()
+    if "cache" in takes:
+        given["cache"] = cache_folder() / ("gene-scores" if "jobs" in takes else "jax")
 
 
 def _tasks(tasks: list[dict[str, Any]], _: Any) -> Shown:
@@ -86,10 +69,9 @@ app = group(
             _scored,
             bar=name,
             required=("out",),
-            hide=(*_HIDDEN, *_HIDDEN_OF.get(name, ())),
             defaults=_DEFAULTS.get(name),
             extra={"figure": "Figure of the scores to write: .png or .svg."},
-            before=_before(name),
+            before=_before,
         )
         for name, module in TASKS.items()
     },

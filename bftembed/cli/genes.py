@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 from bftembed.cli._verbs import FAILED_ITEMS, Shown, columns, command, group
-from bftembed.errors import examples
 
 _SHOWN_ROWS = 40
 
@@ -51,34 +50,17 @@ def _fit(text: str, width: int) -> str:
 
 def _embedded(embeddings: Any, given: dict[str, Any]) -> Shown:
     made = embeddings.provenance
-    counts, encoding = made["counts"], made["encoding"]
     data = {
         "out": given["out"],
         "dim": embeddings.dim,
-        "counts": counts,
+        "counts": made["counts"],
         "left_out": {mark: len(ids) for mark, ids in made["left_out"].items()},
         "encoder": made["encoder"],
-        "encoding": encoding,
+        "encoding": made["encoding"],
         "cache": made.get("cache"),
         "fingerprint": embeddings.fingerprint(),
     }
-    lines = [f"embedded: {counts['embedded']} of {counts['profiles']} profiles, {embeddings.dim} dimensions each"]
-    lines += [f"left out, {mark}: {len(ids)} ({examples(ids)})" for mark, ids in made["left_out"].items()]
-    if encoding["n_chunked"] or encoding["n_truncated"]:
-        lines.append(
-            f"longer than {encoding['max_tokens']} tokens: {encoding['n_chunked']} texts averaged over pieces, "
-            f"{encoding['n_truncated']} cut ({encoding['n_tokens_dropped']} of {encoding['n_tokens_total']} tokens)"
-        )
-    if "cache" in made:
-        lines.append(f"vectors from the cache: {made['cache']['reused']}, new in it: {made['cache']['encoded']}")
-    return Shown([*lines, f"embeddings: {given['out']}"], data)
-
-
-def _mapped(report: Any, _: Any) -> Shown:
-    of = f" of {report.of:,}" if report.genes < report.of else ""
-    classes = ", ".join(f"{label} {n:,}" for label, n in report.classes.items())
-    files = [str(file) for file in (report.out, report.points) if file]
-    return Shown([f"drawn: {report.genes:,} genes{of}", classes, *files])
+    return Shown(data=data)
 
 
 app = group(
@@ -87,5 +69,5 @@ app = group(
     embed=command(
         "bftembed.embeddings.embed:embed_genes", _embedded, bar="texts", bar_with_json=True, required=("out",)
     ),
-    umap=command("bftembed.maps:map_genes", _mapped),
+    umap=command("bftembed.maps:map_genes"),
 )

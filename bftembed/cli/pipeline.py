@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.cli._verbs import Shown, command
+from bftembed.errors import BftembedError
+from bftembed.progress import duration
 
 if TYPE_CHECKING:
     import os
-
-    from bftembed.progress import Progress
 
 
 def run_config(
@@ -28,7 +28,7 @@ def run_config(
     config
         YAML file; see bftembed config init.
     dry_run
-        List the steps with counts, tokens and cost, and what is done already. Nothing is generated or written.
+        List the steps with counts, tokens, cost and time, and what is done already. Nothing is generated or written.
     out
         Folder to write instead of that of the config (recipe run).
     n_genes
@@ -40,8 +40,6 @@ def run_config(
         Called with the name of a step; gives its progress callback.
     """
     from bftembed.config import RunConfig, TuneConfig, load_config
-    from bftembed.config.verbs import load_verb
-    from bftembed.errors import BftembedError
 
     loaded = load_config(config)
     if isinstance(loaded, RunConfig):
@@ -52,24 +50,20 @@ def run_config(
         return run_pipeline(loaded, out=out, n_genes=n_genes, bar=bar)
     if dry_run or out is not None or n_genes is not None:
         raise BftembedError(f"--dry-run, --out and --n-genes are for the recipe 'run'; {config} is another.")
-    with bar("tuning" if isinstance(loaded, TuneConfig) else loaded["recipe"]) as progress:
-        return _single(loaded, load_verb, progress)
-
-
-def _single(loaded: Any, load_verb: Any, progress: Progress) -> Any:
-    from bftembed.config import TuneConfig
-
     if isinstance(loaded, TuneConfig):
         from bftembed.tuning.stage import tune
 
-        return tune(loaded, progress=progress)
+        with bar("tuning") as progress:
+            return tune(loaded, progress=progress)
+    from bftembed.config.loading import load_verb
     from bftembed.datasets import data_path
 
+    recipe, verb = loaded["recipe"], load_verb(loaded["recipe"])
     options = {key: value for key, value in loaded.items() if key != "recipe"}
     for key in {"data", "genes"} & options.keys():
         options[key] = data_path(options[key]) if isinstance(options[key], str) else options[key]
-    verb = load_verb(loaded["recipe"])
-    return verb(**options, **({"progress": progress} if "progress" in verb.__code__.co_varnames else {}))
+    with bar(recipe) as progress:
+        return verb(**options, **({"progress": progress} if "progress" in verb.__code__.co_varnames else {}))
 
 
 def run_demo(*, out: str | os.PathLike[str] | None = None, n_genes: int | None = None, bar: Any = None) -> Path:
@@ -95,8 +89,13 @@ def run_demo(*, out: str | os.PathLike[str] | None = None, n_genes: int | None =
 
 def _ran(result: Any, given: dict[str, Any]) -> Shown:
     if isinstance(result, list):
-        lines = [f"{'done ' if step.done else '     '}{step.name}: {step.detail}" for step in result]
-        return Shown(lines, [{"step": s.name, "detail": s.detail, "done": s.done} for s in result])
+        lines = [f"{'done' if s.done else duration(s.seconds):12}{s.name}: {s.detail}" for s in result]
+        total = sum(s.seconds or 0 for s in result)
+        more = "" if all(s.seconds is not None for s in result) else ", and the steps whose time is unknown"
+        lines.append(f"time: about {duration(total)}{more}")
+        return Shown(
+            lines, [{"step": s.name, "detail": s.detail, "done": s.done, "seconds": s.seconds} for s in result]
+        )
     if not isinstance(result, Path):
         to_dict = getattr(result, "to_dict", None)
         data = to_dict() if callable(to_dict) and not hasattr(result, "columns") else str(result)

@@ -4,52 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from bftembed.cli._verbs import Shown, command, group
+from bftembed.cli._verbs import Shown, command, field_lines, group
 
 
 def _tuned(report: Any, _: Any) -> Shown:
-    rows = ", ".join(f"{n} {kind}" for kind, n in report.rows.items() if n)
-    measures = [
-        f"{name} {report.final[name]:.4g}" for name in ("nll", "eval_nll", "sft_mass_kept") if name in report.final
-    ]
-    lines = [
-        f"{'' if report.seconds else 'finished before: '}{report.steps} steps on {rows}",
-        ", ".join(measures),
-        f"model: {report.model}   (bftembed profiles generate … --generator transformers:{report.model})",
-    ]
-    return Shown(lines, errors=[f"warning: {warning}" for warning in report.warnings])
+    return Shown(errors=[f"warning: {warning}" for warning in report.warnings])
 
 
 def _paired(pairs: list[Any], given: dict[str, Any]) -> Shown:
-    return Shown([f"{len(pairs)} pairs: {given['out']}"], {"pairs": len(pairs), "out": given["out"]})
+    return Shown(data={"pairs": len(pairs), "out": given["out"]})
 
 
 def _diagnosed(report: Any, _: Any) -> Shown:
-    def number(x: float | None, form: str) -> str:
-        return "–" if x is None else format(x, form)
+    import pandas as pd
 
-    lines = [f"{'tag':12}{'low in A':>10}{'low in B':>10}{'share A':>9}{'share B':>9}{'B / A':>8}   95 % interval"]
-    for e in report.result.enrichment:
-        shares = f"{number(e.share_sparse, '.2%'):>9}{number(e.share_dense, '.2%'):>9}{number(e.ratio, '.2f'):>8}"
-        interval = f"{number(e.low, '.2f')} to {number(e.high, '.2f')}"
-        lines.append(f"{e.tag:12}{e.low_sparse:>10,}{e.low_dense:>10,}{shares}   {interval}")
-    counts = report.result.counts
-    lines += [
-        "",
-        f"{counts['windows_sparse']:,} windows in A and {counts['windows_dense']:,} in B of {counts['windows']:,}, "
-        f"from {counts['responses']:,} responses with {counts['tokens']:,} tokens",
-        "low: distinct low-confidence tokens; shares count a token once per window",
-        "interval: bootstrap over responses; –: unbounded or unknown",
-    ]
-    if report.too_long:
-        lines.append(f"left out: {report.too_long} rows, longer than the model's context")
-    return Shown([*lines, str(report.out)])
+    table = pd.DataFrame([vars(one) for one in report.result.enrichment])
+    lines = table.to_string(index=False, na_rep="–", float_format="{:.3g}".format).splitlines()
+    counts = {**report.result.counts, "left_out_too_long": report.too_long, "out": str(report.out)}
+    return Shown([*lines, "(low, high: 95 % bootstrap interval of the ratio over responses)", *field_lines(counts)])
 
 
 def _exported(done: Any, _: Any) -> Shown:
     files = [f.name for f in done.files]
-    lines = [f"{done.folder}: {', '.join(files)}", *done.differences, f"run it there: {done.command}"]
-    return Shown(lines, {"folder": str(done.folder), "files": files, "differences": list(done.differences)})
+    data = {"folder": str(done.folder), "files": files, "differences": list(done.differences)}
+    return Shown([f"{done.folder}: {', '.join(files)}", *done.differences, f"run it there: {done.command}"], data)
 
 
 _run = command("bftembed.tuning.stage:tune", _tuned, bar="tuning", bar_with_json=True)

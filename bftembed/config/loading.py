@@ -1,8 +1,14 @@
-"""From a YAML file to a checked config and back."""
+"""Config files: reading, checking, writing, and the templates that come with the package.
+
+The recipe of a file is ``run``, ``tune``, or the name of a command; then the keys are parameters of its function.
+"""
 
 from __future__ import annotations
 
-from inspect import isclass
+import ast
+import importlib
+import inspect
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -12,18 +18,29 @@ from pydantic import BaseModel, ValidationError
 from bftembed.config.base import yaml_keys
 from bftembed.config.run import OWN_OPTIONS, RunConfig
 from bftembed.config.tune import TuneConfig
-from bftembed.config.verbs import VERBS, check_options, load_verb
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import write_text
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Collection, Mapping
 
     from bftembed.config.base import Strict
 
-_MAX_BYTES = 1_000_000
-
 RECIPES: dict[str, type[Strict]] = {"run": RunConfig, "tune": TuneConfig}
+#: Recipe of a single command → the verb that ``bftembed run`` calls with the other keys.
+VERBS = {
+    "profiles generate": "bftembed.profiles.generate:generate_profiles",
+    "genes embed": "bftembed.embeddings:embed_genes",
+    "cells embed": "bftembed.cells.embed:embed_cells",
+    "bench clustering": "bftembed.bench:clustering",
+    "bench integration": "bftembed.bench:integration",
+    "bench genes": "bftembed.bench:genes",
+    "bench multimodal": "bftembed.bench:multimodal",
+    "bench perturbation": "bftembed.bench:perturbation",
+    "export state": "bftembed.export:export_state",
+}
+_KINDS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)}
 
 
 def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = None) -> Any:
@@ -70,20 +87,49 @@ def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = No
 
 def check_parts(config: RunConfig, *, where: str) -> None:
     """Raise for options of aggregations and benchmarks that their verbs do not have."""
-    for i, aggregation in enumerate(config.aggregations):
-        check_options(
-            load_verb("cells embed"),
-            config.options_of(aggregation),
-            where=f"{where}: aggregations.{i}",
-            given=OWN_OPTIONS["aggregation"],
-        )
-    for i, benchmark in enumerate(config.benchmarks):
-        check_options(
-            load_verb(f"bench {benchmark.task}"),
-            config.options_of(benchmark),
-            where=f"{where}: benchmarks.{i}",
-            given=OWN_OPTIONS[benchmark.task],
-        )
+    parts: list[tuple[str, str, int, Any]]
+    parts = [("cells embed", "aggregations", i, part) for i, part in enumerate(config.aggregations)]
+    parts += [(f"bench {part.task}", "benchmarks", i, part) for i, part in enumerate(config.benchmarks)]
+    for verb, key, i, part in parts:
+        options, given = config.options_of(part), OWN_OPTIONS[verb]
+        check_options(load_verb(verb), options, where=f"{where}: {key}.{i}", given=given)
+
+
+def load_verb(name: str) -> Callable[..., Any]:
+    """Return the function behind a recipe."""
+    module, _, attribute = VERBS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def check_options(
+    verb: Callable[..., Any], options: Mapping[str, Any], *, where: str, given: Collection[str] = ("progress",)
+) -> None:
+    """Raise for options of YAML that a verb does not have, or of another type, and for required ones that are missing.
+
+    The parameters `given` come from elsewhere; `where` is the file and key, for messages.
+    """
+    parameters = {n: p for n, p in inspect.signature(verb).parameters.items() if n not in given}
+    for name, value in options.items():
+        if name not in parameters:
+            raise unknown_name("key", name, parameters, where=where)
+        if not _fits(value, str(parameters[name].annotation)):
+            raise BftembedError(f"{where}: key {name!r} is {value!r}, expected {parameters[name].annotation}.")
+    missing = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in options]
+    if missing:
+        raise BftembedError(f"{where}: key {missing[0]!r} is missing.")
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Return whether a YAML value can be what an annotation says; True where the annotation is not simple."""
+    for found in re.findall(r"Literal(\[[^\]]*\])", annotation):
+        if value in ast.literal_eval(found):
+            return True
+    kinds = [part.strip() for part in re.sub(r"\[[^\]]*\]+", "", annotation).split("|")]
+    if isinstance(value, (list, dict)):
+        return any(kind not in _KINDS and kind != "Literal" for kind in kinds)
+    if any(kind not in _KINDS and kind not in ("Literal", "Iterable", "Sequence", "Mapping") for kind in kinds):
+        return True  # a type of its own: a path, or text that the verb reads
+    return any(type(value) in _KINDS.get(kind, ()) for kind in kinds)
 
 
 def _read(file: Path, through: tuple[Path, ...]) -> dict[str, Any]:
@@ -92,8 +138,6 @@ def _read(file: Path, through: tuple[Path, ...]) -> dict[str, Any]:
         raise BftembedError(f"No such config file: {file}{asked}.")
     if file.resolve() in through:
         raise BftembedError(f"{file} extends itself, by way of {through[-1]}.")
-    if file.stat().st_size > _MAX_BYTES:
-        raise BftembedError(f"{file} has {file.stat().st_size} bytes; a config file is shorter than {_MAX_BYTES}.")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
@@ -135,7 +179,7 @@ def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]
         prefix += f"{part}."
         if isinstance(part, str):
             annotation = model.model_fields[part].annotation
-            inner = [a for a in (annotation, *get_args(annotation)) if isclass(a) and issubclass(a, BaseModel)]
+            inner = [a for a in (annotation, *get_args(annotation)) if inspect.isclass(a) and issubclass(a, BaseModel)]
             model = inner[0] if inner else model
     return [prefix + name for name in model.model_fields]
 
@@ -158,20 +202,20 @@ def templates() -> dict[str, Path]:
     return {str(f.relative_to(folder).with_suffix("")): f for f in sorted(folder.rglob("*.yaml"))}
 
 
-def init_config(name: str, *, out: str | os.PathLike[str] | None = None) -> Path:
-    """Copy a config that comes with the package, to be changed.
+def init_config(name: str | None = None, *, out: str | os.PathLike[str] | None = None) -> Path | dict[str, Path]:
+    """Copy a commented config that comes with the package; without a name, list them.
 
     Parameters
     ----------
     name
-        Name of the config: ``my_data`` for one's own h5ad, ``demo``, ``profiles``, ``bench_clustering``, …
+        Name of the config: my_data for one's own h5ad, demo, profiles, bench_clustering, …
     out
-        File to write; default the name with ``.yaml`` in the current folder.
+        File to write. By default NAME.yaml in the current folder.
 
     Returns
     -------
-    Path
-        The file.
+    Path or dict
+        The file; without a name, name → file of every config of the package.
 
     Raises
     ------
@@ -179,14 +223,15 @@ def init_config(name: str, *, out: str | os.PathLike[str] | None = None) -> Path
         For an unknown name, or a file that already exists.
     """
     known = templates()
+    if name is None:
+        return known
     if name not in known:
         raise unknown_name("config", name, known)
     target = Path(out) if out is not None else Path(f"{name.rpartition('/')[2]}.yaml")
     if target.exists():
         raise BftembedError(f"{target} already exists. Choose another file (out=…, --out).")
-    # A config that extends another finds it beside itself no more: it is written out.
-    source = known[name]
-    values = _read(source, ())
-    extends = yaml_keys(source.read_text(encoding="utf-8"), where=str(source), expected="keys").get("extends")
-    write_text(target, yaml.safe_dump(values, sort_keys=False) if extends else source.read_text(encoding="utf-8"))
+    text = known[name].read_text(encoding="utf-8")
+    if "\nextends:" in text:  # the copy does not find the other file beside it: all keys are written
+        text = yaml.safe_dump(_read(known[name], ()), sort_keys=False)
+    write_text(target, text)
     return target

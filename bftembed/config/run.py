@@ -81,23 +81,13 @@ class Benchmark(BaseModel):
     task: Literal["clustering", "integration", "genes"]
 
 
+_OF_CELLS = ("data", "keys", "texts", "genes", "layer", "use_raw", "out", "run", "progress")
 #: Options that the pipeline itself gives to a verb.
 OWN_OPTIONS = {
-    "aggregation": (
-        "data",
-        "genes",
-        "key",
-        "out",
-        "sidecar",
-        "shard",
-        "layer",
-        "use_raw",
-        "overwrite",
-        "progress",
-    ),
-    "clustering": ("data", "keys", "texts", "genes", "layer", "use_raw", "out", "run", "progress"),
-    "integration": ("data", "keys", "texts", "genes", "layer", "use_raw", "out", "run", "progress"),
-    "genes": ("embeddings", "texts", "out", "progress"),
+    "cells embed": ("data", "genes", "key", "out", "sidecar", "shard", "layer", "use_raw", "overwrite", "progress"),
+    "bench clustering": _OF_CELLS,
+    "bench integration": _OF_CELLS,
+    "bench genes": ("embeddings", "texts", "out", "progress"),
 }
 
 

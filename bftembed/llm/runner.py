@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, overload
 from bftembed.errors import BftembedError
 from bftembed.llm.base import Answer, Completion
 from bftembed.llm.reasoning import read_answer, read_finish_reason, valid_text
-from bftembed.progress import Progress, silent
+from bftembed.progress import Progress, duration, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,7 +115,7 @@ class Run:
             f"{self.tokens / self.seconds:.0f} tok/s" if self.tokens else f"{self.written / self.seconds:.0f} items/s"
         )
         left = (total - self.done) * self.seconds / self.written
-        told += f", {_duration(left)} left" if left > 1 else ""
+        told += f", {duration(left)} left" if left > 1 else ""
         return told + (f", {len(self.failed)} failed" if self.failed else "")
 
 
@@ -316,12 +316,6 @@ class _Hopeless:
                 f"{self.equal[kind]} requests failed in the same way and none was answered, the last for "
                 f"{answer.entity!r}: {answer.error}. The run stops; mend the cause, then --retry-failed goes on."
             )
-
-
-def _duration(seconds: float) -> str:
-    minutes, whole = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole:02d} s" if minutes else f"{whole} s"
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +19,8 @@ from bftembed.llm import generator_fingerprint, model_from_spec, model_spec
 from bftembed.llm.base import POSTPROCESSING_VERSION, Request
 from bftembed.llm.reasoning import valid_text
 from bftembed.llm.runner import Run, run_requests
-from bftembed.llm.store import STORE_FILE, AnswerStore, ListedEntity
+from bftembed.llm.store import AnswerStore, ListedEntity
+from bftembed.profiles.estimate import Estimate, estimate, record_seconds
 from bftembed.profiles.prompts import get_prompt
 from bftembed.profiles.screening import screen
 from bftembed.progress import Progress, silent
@@ -32,56 +32,11 @@ if TYPE_CHECKING:
 
     from bftembed.llm.base import Sampling
     from bftembed.profiles.prompts import Prompt
-    from bftembed.registry import Spec
 
 #: Kinds whose names are looked up; names of the others are taken as they are.
 RESOLVED = ("gene", "protein")
 KINDS = (*RESOLVED, "cell-type", "drug")
 UNKNOWN = ("skip", "keep", "error")
-#: Entities whose requests are made at once.
-_AT_ONCE = 2048
-
-#: US dollars per million tokens of prompt and answer: OpenAI's list prices of mid-2025. `price` overrides them.
-PRICES = {
-    "gpt-4o": (2.5, 10.0),
-    "gpt-4o-mini": (0.15, 0.6),
-    "gpt-4.1": (2.0, 8.0),
-    "gpt-4.1-mini": (0.4, 1.6),
-    "gpt-4.1-nano": (0.1, 0.4),
-}
-#: Characters of English text per token, roughly, and tokens that a chat adds per message.
-_CHARACTERS_PER_TOKEN, _TOKENS_PER_MESSAGE = 4, 4
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A run that was not made.
-
-    Attributes
-    ----------
-    entities, already_stored, to_write
-        Entities of the list, those whose profile is stored, and the rest.
-    prompt_tokens
-        Of the rest, from 4 characters per token.
-    most_completion_tokens
-        Of the rest, were every answer as long as allowed; None where the generator has no limit.
-    most_cost
-        US dollars for both; None for a model without a known price.
-    price
-        US dollars per million tokens of prompt and answer; None where unknown.
-    """
-
-    entities: int
-    already_stored: int
-    to_write: int
-    prompt_tokens: int
-    most_completion_tokens: int | None
-    most_cost: float | None
-    price: tuple[float, float] | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the estimate as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -117,7 +72,7 @@ class GenerationReport:
     keys
         Keys of the profiles of this run's entities, stored now or earlier.
     estimate
-        Tokens and cost of a dry run.
+        Tokens, cost and time of a dry run.
     """
 
     out: str
@@ -193,7 +148,7 @@ def generate_profiles(
     limit
         Maximum number of profiles, the first of the list.
     dry_run
-        Count profiles, tokens and cost, and write nothing.
+        Estimate profiles, tokens, cost and time, and write nothing.
 
     Other Parameters
     ----------------
@@ -238,7 +193,7 @@ def generate_profiles(
         )
 
     if dry_run:
-        found = estimate(requests(), spec, sampling if "sampling" in fingerprint else None, out, price)
+        found = estimate(requests(), spec, model, fingerprint, out, price)
         return report(written=0, already_stored=found.already_stored, failed=(), estimate=found)
     with AnswerStore.writing(out) as store:
         store.add_entities(listed.entries)
@@ -253,6 +208,7 @@ def generate_profiles(
             total=lambda: len(listed.chosen),
             progress=progress,
         )
+    record_seconds(fingerprint, run.written, run.seconds)
     return report(**_counts(run))
 
 
@@ -443,33 +399,3 @@ def read_context(path: str | os.PathLike[str]) -> dict[str, str]:
         if found.setdefault(name, context) != context:
             raise BftembedError(f"{file}, line {number}: {name!r} has another context already.")
     return found
-
-
-def estimate(
-    requests: Iterator[ProfileRequest],
-    spec: Spec,
-    sampling: Sampling | None,
-    out: str | os.PathLike[str],
-    price: tuple[float, float] | None,
-) -> Estimate:
-    """Count what `generate_profiles` would write; nothing is generated or written."""
-    entities = stored = characters = messages = 0
-    store = AnswerStore.open(out) if (Path(out) / STORE_FILE).exists() else None
-    try:
-        while part := list(islice(requests, _AT_ONCE)):
-            known = store.outcomes([request.id for request in part]) if store else {}
-            entities, stored = entities + len(part), stored + len(known)
-            for request in part:
-                if request.id not in known:
-                    messages += len(request.messages)
-                    characters += sum(len(m["content"]) for m in request.messages)
-    finally:
-        if store is not None:
-            store.close()
-    tokens = characters // _CHARACTERS_PER_TOKEN + messages * _TOKENS_PER_MESSAGE
-    most = sampling.max_new_tokens * (entities - stored) if sampling else None
-    if price is None and spec.engine in ("openai", "openai-batch") and spec.model in PRICES:
-        share = 0.5 if spec.engine == "openai-batch" else 1
-        price = PRICES[spec.model][0] * share, PRICES[spec.model][1] * share
-    cost = (tokens * price[0] + most * price[1]) / 1e6 if price and most is not None else None
-    return Estimate(entities, stored, entities - stored, tokens, most, cost, price)

@@ -63,16 +63,6 @@ def test_an_error_writes_nothing(run, pbmc_path, tmp_path, words, code):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_figure_is_never_an_input(run, tmp_path):
-    cells = as_anndata(30)
-    cells.write_h5ad(tmp_path / "cells.h5ad")
-    link = tmp_path / "cells.png"
-    link.symlink_to(tmp_path / "cells.h5ad")
-    words = ("--keys", "X_a", "--label", "kind", "--out", tmp_path / "r.parquet", "--figure", link)
-    assert run("bench", "clustering", tmp_path / "cells.h5ad", *words)[0] == 1
-    assert anndata.read_h5ad(tmp_path / "cells.h5ad").n_obs == 30
-
-
 def test_integration(run, tmp_path, monkeypatch):
     pytest.importorskip("scib_metrics")
     monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))

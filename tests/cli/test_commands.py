@@ -16,6 +16,7 @@ from tests_paths import REPOSITORY
 
 from bftembed.cli import RENAMED, app
 from bftembed.cli._source import REQUIRED, UNKNOWN, read_verb
+from bftembed.cli._verbs import field_lines
 
 
 def commands(group=app, path=()):
@@ -122,6 +123,14 @@ def test_a_renamed_option_says_its_new_name(run, command, option):
     code, _, told = run(*words.split(), "x", option)
     assert code == 2
     assert RENAMED[command, option] in told
+
+
+def test_a_result_is_printed_field_by_field():
+    fields = {"n_cells": 1200, "share": 0.12345, "none": None, "n_failed": 0, "whole": False, "names": ["a", "b"]}
+    more = {"marks": {"ok": 2, "cut": 0}, "matrix": {"dtype": "f4"}, "origins": [{"id": "x", "n": 1}]}
+    lines = [line.split(maxsplit=1) for line in field_lines(fields | more)]
+    expected = [["cells", "1,200"], ["share", "0.1235"], ["whole", "no"], ["names", "'a', 'b'"], ["marks", "2 ok"]]
+    assert lines == [*expected, ["matrix"], ["dtype", "f4"], ["origins"], ["id", "x, n 1"]]
 
 
 def test_json_stands_anywhere_and_is_one_object(run):

@@ -11,6 +11,7 @@ import pytest
 
 from bftembed.errors import BftembedError
 from bftembed.llm.store import STORE_FILE, AnswerStore
+from bftembed.profiles.estimate import expected_seconds, record_seconds
 from bftembed.profiles.export import read_exported
 from bftembed.profiles.generate import generate_profiles
 from bftembed.tasks.base import read_results
@@ -56,6 +57,29 @@ def test_context_is_passed_on_and_cost_is_estimated_from_list_prices(run, tmp_pa
     prompt = ("--kind", "cell-type", "--unknown", "keep")
     told = [asked(run, *words, *prompt, "--generator", spec, *more)[1] for more in ((), ("--context", table))]
     assert told[1]["prompt_tokens"] > told[0]["prompt_tokens"]
+
+
+def test_time_is_estimated_from_the_largest_recorded_run(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
+    spec = "openai:gpt-4o-mini,max_new_tokens=100"
+    words = ("generate", "TP53,EGFR", "--out", tmp_path / "s", "--dry-run", "--generator", spec)
+    assert asked(run, *words)[1]["seconds"] is None  # nothing is known of a server
+    kind = generator_from_spec(spec).fingerprint()
+    for n, seconds in ((1, 2.0), (8, 40.0), (3, 90.0)):
+        record_seconds(kind, n, seconds)
+    assert asked(run, *words)[1]["seconds"] == 10.0
+    assert [expected_seconds(kind, n) for n in (0, 4, 80)] == [0.0, 20.0, 400.0]
+    record_seconds("short", 8, 4.0)  # start-up is most of it
+    assert [expected_seconds("short", n) for n in (4, 8, 9)] == [2.0, 4.0, None]
+
+
+@pytest.mark.model
+def test_time_of_a_local_model_is_that_of_its_products(tmp_path, monkeypatch):
+    generator = "builtin:smollm2-135m-instruct,max_new_tokens=64"
+    monkeypatch.setattr("bftembed.profiles.estimate.expected_seconds", lambda kind, items: None)
+    found = generate_profiles(GENES.split(","), generator=generator, out=tmp_path / "s", dry_run=True).estimate
+    operations = 2 * 134_515_008 * 8 * 64
+    assert 1e8 < operations / found.seconds < 1e15
 
 
 def test_a_name_like_a_path_or_markup_does_no_harm(run, tmp_path):

@@ -7,7 +7,7 @@ import yaml
 from tests_paths import REPOSITORY
 
 from bftembed.config import RunConfig, dump_config, init_config, load_config, save_config, templates
-from bftembed.config.verbs import VERBS
+from bftembed.config.loading import VERBS
 from bftembed.errors import BftembedError, UnknownNameError
 
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))

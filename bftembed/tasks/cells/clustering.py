@@ -113,6 +113,9 @@ def clustering(
         Number of seeds (0, 1, …), or the seeds themselves.
     out
         Results table to write (Parquet).
+
+    Other Parameters
+    ----------------
     run
         Name of the run in the table; default the name of the file and the label.
     permuted

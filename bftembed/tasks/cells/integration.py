@@ -143,6 +143,9 @@ def integration(
         about three times as long.
     out
         Results table to write (Parquet).
+
+    Other Parameters
+    ----------------
     run
         Name of the run in the table; default the names of the file, the label and the batch.
     cache

@@ -79,9 +79,6 @@ def genes(
         Names of built-in tasks (`bftembed.tasks.genes.builtin.TASKS`) and folders, separated by commas; or tasks.
     protocols
         ``strict``, ``genept`` (the steps of GenePT's notebooks), or both separated by commas.
-    probes
-        Classifiers of protocol ``strict``: ``logistic``, ``mlp``, or both separated by commas. Multiclass and
-        multilabel tasks take ridge regression.
     seeds
         Number of divisions of protocol ``strict``, or their seeds.
     baselines
@@ -95,10 +92,16 @@ def genes(
         Encoder of the embeddings: texts that state a label are encoded again without those words.
     allow_pickle
         Read pickles of plain numbers.
-    key
-        Array of an npz or h5ad that holds the vectors.
     out
         Results table to write (Parquet).
+
+    Other Parameters
+    ----------------
+    probes
+        Classifiers of protocol ``strict``: ``logistic``, ``mlp``, or both separated by commas. Multiclass and
+        multilabel tasks take ridge regression.
+    key
+        Array of an npz or h5ad that holds the vectors.
     cache
         Folder of scores that were computed before.
     jobs

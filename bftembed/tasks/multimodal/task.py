@@ -112,26 +112,12 @@ def multimodal(
         it is.
     protein_data
         AnnData, h5ad or zarr store with the proteins of the same cells as ``.X``.
-    rna
-        Modality of MuData with the RNA; default that of a usual name.
-    adt
-        Modality of MuData with the proteins; default that of a usual name.
     obsm
         Key of ``.obsm`` with the protein counts; default that of a usual name.
-    obsm_names
-        Names of its columns, ``uns/KEY``; default ``uns/OBSM_names``.
-    layer
-        Layer with the RNA; default ``.X``.
-    use_raw
-        Take the RNA of ``.raw``.
-    gene_column
-        Column of ``.var`` with the gene names; default its index.
     weights
         Weights of the genes of a cell: ``expression``, ``rank`` or ``idf``.
     gene_matrix
         ``raw``, ``center`` or ``whiten:K``, fitted on the genes of the RNA and applied to both modalities.
-    normalize
-        Normalization of the RNA: ``auto``, ``log1p-cp10k`` or ``none``.
     protein_normalize
         Normalization of the proteins: ``clr`` or ``none``.
     center_cells
@@ -140,14 +126,31 @@ def multimodal(
         Made in the run, separated by commas: ``linked``, each protein and the RNA of its genes, z-scored within the
         modality; ``harmony`` and ``bbknn`` of these; ``random``, a Gaussian vector per gene; ``shuffled``, the vectors
         of each of `genes` permuted over its genes.
-    draws
-        Number of draws of random and of shuffled vectors.
     profile
         Set of scIB metrics: ``current``, ``paper`` or ``scib``, as in `bftembed.bench.integration`.
-    seeds
-        Number of seeds of k-means (0, 1, …), or the seeds themselves.
     out
         Results table to write (Parquet).
+
+    Other Parameters
+    ----------------
+    rna
+        Modality of MuData with the RNA; default that of a usual name.
+    adt
+        Modality of MuData with the proteins; default that of a usual name.
+    obsm_names
+        Names of its columns, ``uns/KEY``; default ``uns/OBSM_names``.
+    layer
+        Layer with the RNA; default ``.X``.
+    use_raw
+        Take the RNA of ``.raw``.
+    gene_column
+        Column of ``.var`` with the gene names; default its index.
+    normalize
+        Normalization of the RNA: ``auto``, ``log1p-cp10k`` or ``none``.
+    draws
+        Number of draws of random and of shuffled vectors.
+    seeds
+        Number of seeds of k-means (0, 1, …), or the seeds themselves.
     run
         Name of the run in the table; default the names of the file and the label.
     cache

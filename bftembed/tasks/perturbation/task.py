@@ -110,6 +110,13 @@ def perturbation(
         predictors are trained on all conditions that it does not hold.
     allow_missing
         Leave out perturbations without a vector; else they are an error.
+    second_scorer
+        ``cell-eval2`` (extra ``perturb``) adds its MAE and perturbation discrimination.
+    out
+        Results table to write (Parquet).
+
+    Other Parameters
+    ----------------
     layer
         Layer with the expression; default ``.X``.
     draws
@@ -120,10 +127,6 @@ def perturbation(
         Ridge penalty of the bilinear model.
     top
         Maximum number of changed genes of a condition in ``de_overlap``; default all significant ones.
-    second_scorer
-        ``cell-eval2`` (extra ``perturb``) adds its MAE and perturbation discrimination.
-    out
-        Results table to write (Parquet).
     run
         Name of the run in the table; default the name of the first file, ``simulated: NAME`` for simulated data.
     progress
