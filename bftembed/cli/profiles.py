@@ -14,8 +14,13 @@ def _generated(report: Any, _: Any) -> Shown:
         time = {"time": duration(report.estimate.seconds)}
         return Shown(field_lines({name: value for name, value in data.items() if name != "seconds"} | time), data)
     hints = ["bftembed genes resolve shows why names are skipped"] if report.skipped else []
+    hints += [f"{n} failed, such as {entity}: {message}" for message, n, entity in report.failures[:5]]
     hints += ["--retry-failed tries failed profiles again"] if report.failed else []
-    return Shown(code=FAILED_ITEMS if report.skipped or report.failed else 0, errors=hints)
+    useless = report.entities > 0 and not report.marks["ok"]
+    if useless:
+        flags = ", ".join(f"{n} {flag}" for flag, n in report.marks.items() if n)
+        hints.append(f"no profile can be used as it is ({flags}): bftembed profiles show {report.out} GENE shows one")
+    return Shown(code=FAILED_ITEMS if report.skipped or report.failed or useless else 0, errors=hints)
 
 
 def _shown(found: Any, _: Any) -> Shown:

@@ -79,7 +79,7 @@ class Run:
     failed
         Entities without an answer.
     failures
-        Message without its numbers → (count, a message, its entity).
+        Message without numbers and entity → (count, a message, its entity).
     tokens, seconds
         Generated tokens and wall time.
     """
@@ -103,7 +103,7 @@ class Run:
         self.marks.update(tuple(marks) or ("ok",))
         if error:
             self.failed.add(entity)
-            kind = re.sub(r"\d+", "N", error)
+            kind = re.sub(r"\d+", "N", error.replace(entity, "") if entity else error)
             n, message, first = self.failures.get(kind, (0, error, entity))
             self.failures[kind] = n + 1, message, first
 

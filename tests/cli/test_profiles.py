@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bftembed.errors import BftembedError
+from bftembed.llm import generator_fingerprint, model_from_spec
 from bftembed.llm.store import STORE_FILE, AnswerStore
 from bftembed.profiles.estimate import expected_seconds, record_seconds
 from bftembed.profiles.export import read_exported
@@ -64,7 +65,7 @@ def test_time_is_estimated_from_the_largest_recorded_run(run, tmp_path, monkeypa
     spec = "openai:gpt-4o-mini,max_new_tokens=100"
     words = ("generate", "TP53,EGFR", "--out", tmp_path / "s", "--dry-run", "--generator", spec)
     assert asked(run, *words)[1]["seconds"] is None  # nothing is known of a server
-    kind = generator_from_spec(spec).fingerprint()
+    kind = generator_fingerprint(*model_from_spec(spec))
     for n, seconds in ((1, 2.0), (8, 40.0), (3, 90.0)):
         record_seconds(kind, n, seconds)
     assert asked(run, *words)[1]["seconds"] == 10.0
@@ -119,7 +120,7 @@ def test_export_gives_a_table_with_a_card_and_equal_bytes(run, store, tmp_path):
     assert (tmp_path / "p.parquet").read_bytes() == first
     assert "scripted" in (tmp_path / "p.card.md").read_text()
     with AnswerStore.open(store) as opened:
-        assert read_exported(tmp_path / "p.parquet") == opened.profiles()
+        assert read_exported(tmp_path / "p.parquet") == opened.answers()
 
 
 def test_an_exported_table_that_is_damaged_or_not_ours_is_an_error(tmp_path):
@@ -197,3 +198,14 @@ def test_quality_with_texts_adds_retrieval_and_a_results_table(run, store, tmp_p
     rank = frame[(frame["metric"] == "recall@1") & (frame["protocol"] == "names kept") & (frame["split"] == "all")]
     assert rank.set_index("subject").loc["bft-gene@1 by facts", "value"].max() == 1
     assert score_profiles(store, texts=table, candidates="covered").candidates == 5
+
+
+def test_a_run_without_a_profile_to_use_is_not_a_success(run, tmp_path):
+    words = ("profiles", "generate", "TP53,EGFR", "--out", tmp_path / "s", "--generator", "scripted:empty=1")
+    code, _, said = run(*words)
+    assert code == 3
+    assert "2 empty" in said
+    words = ("profiles", "generate", "XA,XB,TP53", "--unknown", "keep", "--out", tmp_path / "t", "--generator", "facts")
+    code, _, said = run(*words)
+    assert code == 3
+    assert "2 failed, such as XA: no HGNC record for 'XA'" in said
