@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bftembed.tasks.genes.splits import Fold, Plan
+    from bftembed.tasks.genes.splits import Fold
 
 #: Inverse strengths of the L2 penalty, from which a fold's training part chooses one.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -116,20 +116,26 @@ def ridge(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float32]:
     return found
 
 
-def genept_scores(plan: Plan, vectors: NDArray[Any], forest: bool) -> dict[str, list[NDArray[Any]]]:
+def probe_scores(folds: list[Fold], vectors: NDArray[Any], names: list[str]) -> dict[str, list[NDArray[Any]]]:
+    """Fit probes of `PROBES` on each fold; probe → scores of the test items of each fold."""
+    return {name: [PROBES[name](fold, vectors) for fold in folds] for name in names}
+
+
+def genept_scores(folds: list[Fold], vectors: NDArray[Any], names: list[str]) -> dict[str, list[NDArray[Any]]]:
     """Fit the classifiers of GenePT's notebooks on each fold, with all defaults of scikit-learn written out.
 
     Nothing is scaled; vectors are fitted in their dtype. The forest, after the logistic regression of each fold, takes
-    one generator, seeded before the first fold; the notebooks seed the global one. Returns ``"logistic"`` (and
-    ``"forest"``) → for each fold the probability of the positive class; with more than two classes the predicted class.
+    one generator, seeded before the first fold; the notebooks seed the global one. `names` are ``"logistic"`` (and
+    ``"forest"``). Returns name → for each fold the probability of the positive class; with more than two classes the
+    predicted class.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in ("logistic", "forest")[: 1 + forest]}
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     generator = np.random.RandomState(GENEPT_SEED)
-    for fold in plan.folds:
+    for fold in folds:
         train, test = summed(vectors, fold.train_items), summed(vectors, fold.test_items)
         for name, scores in found.items():
             model: Any = LogisticRegression(C=1.0, max_iter=100)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,11 @@ class Fold:
     train_labels: NDArray[Any]
     test_items: NDArray[np.int64]
     test_labels: NDArray[Any]
+
+    def permuted(self) -> Fold:
+        """Return the fold with its training labels permuted over the same items."""
+        order = np.random.default_rng([self.seed, self.fold, 1]).permutation(len(self.train_labels))
+        return replace(self, train_labels=self.train_labels[order])
 
 
 @dataclass(frozen=True, eq=False)
