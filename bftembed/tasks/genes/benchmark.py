@@ -306,7 +306,7 @@ class _Round:
         results: list[Result] = []
         for probe in self._probes():
             row = functools.partial(self._row, run, probe, n_missing=len(self.task) - len(task), note=note)
-            evaluated = self._parallel(evaluate, [(plan, of[probe], len(task.genes), None) for of in scores.values()])
+            evaluated = self._parallel(evaluate, [(plan, of[probe], len(task.genes)) for of in scores.values()])
             found = dict(zip(scores, evaluated, strict=True))
             ranked = sorted((e.mean, n, e) for (k, n), e in found.items() if k in BASELINE_KINDS and e.mean == e.mean)
             best = ranked[-1][1:] if ranked else None
