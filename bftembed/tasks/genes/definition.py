@@ -101,8 +101,8 @@ class GeneTask:
         both = self.of_both_labels()
         if not both.any():
             return self
-        names = examples(sorted(gene for gene, has_both in zip(self.genes, both, strict=True) if has_both))
-        note = f"{int(both.sum())} genes of both classes are left out of both: {names}"
+        names = sorted(np.array(self.genes, dtype=object)[both])
+        note = f"{len(names)} genes of both classes are left out of both: {examples(names)}"
         return replace(self.restricted(~both), notes=(*self.notes, note))
 
 

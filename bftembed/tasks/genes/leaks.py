@@ -65,7 +65,9 @@ def find_leaks(task: GeneTask, texts: Mapping[str, str]) -> Leaks:
     has_text = np.array([bool(texts.get(gene, "").strip()) for gene in task.genes], dtype=bool)
     counts: Counter[str] = Counter()
     if task.kind == "pairs":
-        leaking, rows = _pair_leaks(task, texts), np.arange(len(task.items))
+        names, rows = _Names(task.genes), np.arange(len(task.items))
+        named = {i: names.found(texts.get(task.genes[i], ""), i) for i in np.unique(task.items).tolist()}
+        leaking = np.array([b in named[a] or a in named[b] for a, b in task.items.tolist()], dtype=bool)
         checked = np.asarray(has_text[task.items].any(axis=1))
     else:
         pattern, checked, rows = _label_pattern(task.label_words), has_text, task.items[:, 0]
@@ -177,12 +179,6 @@ def _spelling(word: str) -> str:
     within = f"[{_SEPARATORS}]?"
     inner = [(within if len(p) >= _LONG_PART else "").join(map(re.escape, p)) for p in parts]
     return f"[{_SEPARATORS}]{{0,3}}".join(inner) + ending
-
-
-def _pair_leaks(task: GeneTask, texts: Mapping[str, str]) -> NDArray[np.bool_]:
-    names = _Names(task.genes)
-    named = {i: names.found(texts.get(task.genes[i], ""), i) for i in np.unique(task.items).tolist()}
-    return np.array([b in named[a] or a in named[b] for a, b in task.items.tolist()], dtype=bool)
 
 
 class _Names:
