@@ -1,4 +1,4 @@
-"""Figures: tables of scores as dots with intervals, scatter plots, and how they are written."""
+"""Figures of tables: dots with 95 % intervals; colors, style and files of all figures."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bftembed.errors import BftembedError
 from bftembed.io import atomic_path
 from bftembed.report.table import Table, number
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    import pandas as pd
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 INK, GRID = "#22262b", "#d9dce0"
 # Found by search: every two stay apart under simulated color blindness (CIELAB distance over 15), and each shows on
@@ -31,7 +29,6 @@ INK, GRID = "#22262b", "#d9dce0"
 COLORS = ("#787ee5", "#ec9371", "#217345", "#b504a4", "#55c50b", "#74671e", "#7bacde", "#dc5292", "#901afd")
 SHAPES = ("o", "s", "^", "D", "v")
 OTHER = "#8a8a8a"
-MAX_LABELS, MAX_VECTOR_POINTS = 14, 2000
 #: Replaced by currentColor in pages: a color that nothing else uses.
 PAGE_INK = "#010203"
 #: Kind of row → (shape, color, words of the legend).
@@ -47,7 +44,7 @@ MARKERS = {
     "upper-bound": ("D", INK, "upper bound"),
 }
 # Inches.
-_ROW, _PANEL, _NAME_SIZE = 0.23, 1.9, 8.5
+_ROW, _PANEL = 0.23, 1.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +54,6 @@ class Swatch:
     text: str
     color: str
     shape: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A figure for the page: the SVG element as text, and its legend."""
-
-    svg: str
-    legend: tuple[Swatch, ...] = ()
 
 
 def draw_tables(path: str | os.PathLike[str], tables: Sequence[Table], title: str = "") -> None:
@@ -98,21 +87,12 @@ def draw_tables(path: str | os.PathLike[str], tables: Sequence[Table], title: st
         if first:
             part.suptitle("\n".join(textwrap.wrap(table.title, 100)), fontsize=10, weight="bold", x=0.01, ha="left")
         _draw(part, table, panels, INK, min(4, len(_panels(table))))
-    kinds = [k for k in MARKERS if any(row.kind == k for t in drawn for row in t.rows)]
-    figure.legend(handles=[_handle(k) for k in kinds], loc="outside lower left", ncols=6, fontsize=8, frameon=False)
+    figure.legend(handles=handles(legend(drawn)), loc="outside lower left", ncols=6, fontsize=8, frameon=False)
     save_figure(figure, path)
 
 
 def table_svg(table: Table, name: str) -> str:
-    """Return a table as an SVG element for a page, or ``""`` where there is nothing to draw.
-
-    Parameters
-    ----------
-    table
-        The table.
-    name
-        Prefix of the ids inside the SVG, unique in the page.
-    """
+    """Return a table as an SVG element for a page, ids prefixed by `name`; ``""`` where there is nothing to draw."""
     table = table.plain()
     panels = _panels(table)
     if not panels:
@@ -149,7 +129,7 @@ def _draw(figure: Any, table: Table, columns: list[Any], ink: str, abreast: int)
     grid = figure.subplots(1, abreast, squeeze=False, sharey=True)[0]
     for axes in grid[len(columns) :]:
         axes.set_visible(False)
-    names = [_shortened(row.name, 36) for row in table.rows]
+    names = [row.name if len(row.name) <= 36 else f"{row.name[:23]}…{row.name[-12:]}" for row in table.rows]
     for axes, column in zip(grid, columns, strict=False):
         style(axes, ink)
         for y, row in enumerate(table.rows):
@@ -163,91 +143,30 @@ def _draw(figure: Any, table: Table, columns: list[Any], ink: str, abreast: int)
             axes.plot([cell.value], [y], color=color, marker=shape, markersize=5, linestyle="none", mew=1.4)
         if column.signed:
             axes.axvline(0, color=OTHER, linewidth=1, zorder=0)
-        arrow = {"lower": " (lower is better)"}.get(column.better, "")
+        arrow = " (lower is better)" if column.better == "lower" else ""
         head = "\n".join(textwrap.wrap(f"{column.group} {column.title}{arrow}".strip(), 26))
         axes.set_title(head, loc="left", fontsize=8.5, color=ink)
-        axes.set(yticks=range(len(names)), yticklabels=names)
-        axes.tick_params(axis="y", length=0, labelsize=_NAME_SIZE)
+        axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+        axes.tick_params(axis="y", length=0, labelsize=8.5)
         axes.tick_params(axis="x", labelsize=7.5)
-        axes.set_ylim(len(names) - 0.5, -0.5)
         if column.limits:
-            low = min(
-                (c.low if c.low == c.low else c.value for r in table.rows if (c := r.cells.get(column.key))), default=0
-            )
-            axes.set_xlim(min(column.limits[0], low if low == low else 0) - 0.02, column.limits[1] + 0.02)
+            axes.set_xlim(min(column.limits[0], axes.dataLim.x0) - 0.02, column.limits[1] + 0.02)
         axes.grid(axis="x", color=OTHER, alpha=0.25, linewidth=0.6)
         axes.set_axisbelow(True)
 
 
-def _handle(kind: str) -> Any:
+def handles(swatches: Iterable[Swatch]) -> list[Line2D]:
+    """Return entries for a legend of matplotlib."""
     from matplotlib.lines import Line2D
 
-    shape, color, words = MARKERS[kind]
-    return Line2D([], [], color=color, marker=shape, linestyle="none", markersize=5, label=words)
+    look: dict[str, Any] = {"linestyle": "none", "markersize": 5}
+    return [Line2D([], [], color=s.color, marker=s.shape, label=s.text, **look) for s in swatches]
 
 
-def legend(tables: Sequence[Table]) -> tuple[Swatch, ...]:
+def legend(tables: Iterable[Table]) -> tuple[Swatch, ...]:
     """Return the legend of the kinds of rows that occur in tables."""
     kinds = {row.kind for table in tables for row in table.rows}
     return tuple(Swatch(words, color, shape) for kind, (shape, color, words) in MARKERS.items() if kind in kinds)
-
-
-def scatter(points: pd.DataFrame, alt: str, name: str) -> Plot:
-    """Draw points colored by label, for a page.
-
-    Parameters
-    ----------
-    points
-        Columns x, y (finite) and label (``""`` for none); any number of rows. Above 2,000 they become one embedded
-        picture, so that the page stays small.
-    alt
-        What the figure shows, for readers who do not see it.
-    name
-        Prefix of the ids inside the SVG, unique in the page.
-
-    Returns
-    -------
-    Plot
-        The 13 most frequent labels have an entry in the legend, the rest one together.
-    """
-    counts = points["label"].value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
-    named = [x for x in counts.index if x]
-    kept = named if len(named) <= MAX_LABELS else named[: MAX_LABELS - 1]
-    swatches = [
-        Swatch(f"{x} ({counts[x]:,})", COLORS[i % len(COLORS)], SHAPES[i % len(SHAPES)]) for i, x in enumerate(kept)
-    ]
-    rest = len(points) - int(counts[kept].sum())
-    if rest:
-        others = "without a label" if len(kept) == len(named) else f"{len(named) - len(kept)} other labels"
-        swatches.append(Swatch(f"{others if kept else 'points'} ({rest:,})", OTHER if kept else COLORS[0], "o"))
-    code = points["label"].map({x: i for i, x in enumerate(kept)}).fillna(len(kept)).astype(int).to_numpy()
-    figure = new_figure(3.8, 3.7, "")
-    axes = figure.add_subplot()
-    figure.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
-    style(axes, PAGE_INK)
-    size = float(np.clip(10_000 / max(len(points), 1), 2.5, 26))
-    # In slices, so that no label lies wholly over another: the last one drawn would hide those below it.
-    part = np.random.default_rng(0).integers(8, size=len(points))
-    for i in range(8):
-        for j, swatch in enumerate(swatches):
-            chosen = points[(part == i) & (code == j)]
-            axes.scatter(
-                chosen["x"],
-                chosen["y"],
-                s=size,
-                c=swatch.color,
-                marker=swatch.shape,
-                alpha=0.85,
-                linewidths=0,
-                rasterized=len(points) > MAX_VECTOR_POINTS,
-            )
-    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    return Plot(inline_svg(figure, alt, name), tuple(swatches))
-
-
-def _shortened(name: str, length: int) -> str:
-    return name if len(name) <= length else f"{name[: length - 13]}…{name[-12:]}"
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
@@ -308,10 +227,8 @@ def inline_svg(figure: Figure, alt: str, name: str) -> str:
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\sid=")', rf"\g<1>{name}-", svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(PAGE_INK, "currentColor")
+    svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg).replace(PAGE_INK, "currentColor")
+    root, rest = svg.split(">", 1)
     width = figure.get_size_inches()[0] * 96
-    head = f'<svg role="img" aria-label="{html.escape(alt)}" style="max-width: {width:.0f}px"'
-    svg = re.sub(r'^(<svg[^>]*?) height="[^"]*"', r"\1", svg)
-    return re.sub(r'<svg([^>]*?) width="[^"]*"', r"<svg\1", svg, count=1).replace("<svg", head, 1)
+    root = re.sub(r' (width|height)="[^"]*"', "", root)
+    return f'{root} role="img" aria-label="{html.escape(alt)}" style="max-width: {width:.0f}px">{rest}'

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from bftembed._version import __version__
 from bftembed.errors import BftembedError
 from bftembed.io import write_text
-from bftembed.report import figure
+from bftembed.report.figure import legend, table_svg
 from bftembed.report.manifest import Manifest, read_points
+from bftembed.report.maps import scatter
 from bftembed.report.table import BASELINE_KINDS, LIMITS, interval, number
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def write_page(
             "tables": [
                 {
                     "table": table.plain(),
-                    "svg": "" if table.published else figure.table_svg(table, f"s{i}t{j}"),
-                    "legend": figure.legend([table]),
+                    "svg": "" if table.published else table_svg(table, f"s{i}t{j}"),
+                    "legend": legend([table]),
                 }
                 for j, table in enumerate(tables)
             ],
@@ -106,10 +107,10 @@ def _shown(manifest: Manifest, folder: Path, number: int) -> dict[str, Any]:
     for i, umap in enumerate(manifest.umaps):
         try:
             points = read_points(umap, folder)
-            plot = figure.scatter(points, f"{umap.title}: {len(points):,} points. {umap.caption}", f"u{number}n{i}")
-            drawn.append({"title": umap.title, "caption": umap.caption, "plot": plot, "missing": ""})
+            plot = scatter(points, f"{umap.title}: {len(points):,} points. {umap.caption}", f"u{number}n{i}")
+            drawn.append({"umap": umap, "svg": plot[0], "legend": plot[1]})
         except BftembedError as err:
-            drawn.append({"title": umap.title, "caption": umap.caption, "plot": None, "missing": str(err)})
+            drawn.append({"umap": umap, "svg": "", "missing": str(err)})
     return {"record": manifest, "umaps": drawn, "profiles": _side_by_side(manifest.profiles)}
 
 

@@ -31,7 +31,7 @@ FILE_NAME = "run.json"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # fields that earlier versions wrote
 
 
 class Step(_Part):
@@ -64,19 +64,16 @@ class ExampleProfile(_Part):
 
 
 class Umap(_Part):
-    """A scatter plot: points from the Parquet file `path` beside the record, or inline in `x`, `y`, `label`."""
+    """A scatter plot: points from the Parquet file `path` in the folder of the record."""
 
     title: str
     caption: str = ""
-    path: str = ""
-    x: tuple[float, ...] = ()
-    y: tuple[float, ...] = ()
-    label: tuple[str, ...] = ()
+    path: str
 
     @field_validator("path")
     @classmethod
     def _beside(cls, path: str) -> str:
-        if path and (Path(path).is_absolute() or ".." in Path(path).parts):
+        if Path(path).is_absolute() or ".." in Path(path).parts:
             raise ValueError(f"{path!r} must be a file in the folder of the record")
         return path
 
@@ -98,9 +95,7 @@ class Manifest(_Part):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record to `path`, a folder (then as ``run.json`` in it) or a file; return the file."""
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
-        # A model may emit half a surrogate pair; UTF-8 has no place for it.
-        text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
-        write_json(file, json.loads(text))
+        write_json(file, self.model_dump(mode="json"))
         return file
 
     @classmethod
@@ -119,19 +114,15 @@ class Manifest(_Part):
             raise BftembedError(f"Cannot read the manifest {file}: {err.strerror}.") from err
         except ValueError as err:
             raise BftembedError(f"The manifest {file} is not JSON ({err}). Write it again, or remove it.") from err
-        version = raw.get("schema_version", 1) if isinstance(raw, dict) else 2
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise BftembedError(f"{file} was written by a newer bftembed (schema {version}). Update bftembed.")
         try:
-            if version == 1:
-                raw.pop("embeddings", None)  # the kind of an embedding is a column of the results now
-            return cls.model_validate(raw | {"schema_version": SCHEMA_VERSION} if isinstance(raw, dict) else raw)
+            found = cls.model_validate(raw)
         except ValidationError as err:
             first = err.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise BftembedError(
-                f"The manifest {file}: {field}: {first['msg']} ({err.error_count()} errors in all)."
-            ) from err
+            raise BftembedError(f"The manifest {file}: {field}: {first['msg']}.") from err
+        if found.schema_version > SCHEMA_VERSION:
+            raise BftembedError(f"{file} was written by a newer bftembed (schema {found.schema_version}).")
+        return found
 
 
 def write_points(coordinates: ArrayLike, labels: Sequence[str] | None, path: str | os.PathLike[str]) -> None:
@@ -159,22 +150,12 @@ def read_points(umap: Umap, folder: Path) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    if umap.path:
-        try:
-            frame = pd.read_parquet(folder / umap.path)[["x", "y", "label"]].astype({"x": float, "y": float})
-        except FileNotFoundError as err:
-            raise BftembedError(f"{umap.path} is not in the folder of the manifest.") from err
-        except (OSError, ValueError, TypeError, KeyError) as err:  # pyarrow's errors are ValueErrors
-            raise BftembedError(
-                f"{umap.path} is damaged, or lacks the columns x and y (numbers) and label ({err})."
-            ) from err
-    else:
-        labels = umap.label or ("",) * len(umap.x)
-        if not len(umap.x) == len(umap.y) == len(labels):
-            raise BftembedError(
-                f"The points of {umap.title!r} have {len(umap.x)} x, {len(umap.y)} y, {len(labels)} labels."
-            )
-        frame = pd.DataFrame({"x": umap.x, "y": umap.y, "label": labels}).astype({"x": float, "y": float})
+    try:
+        frame = pd.read_parquet(folder / umap.path)[["x", "y", "label"]].astype({"x": float, "y": float})
+    except FileNotFoundError as err:
+        raise BftembedError(f"{umap.path} is not in the folder of the manifest.") from err
+    except (OSError, ValueError, TypeError, KeyError) as err:  # pyarrow's errors are ValueErrors
+        raise BftembedError(f"{umap.path} is damaged, or lacks the columns x and y (numbers) and label.") from err
     frame = frame.assign(label=frame["label"].fillna("").astype(str))
     return frame[np.isfinite(frame["x"]) & np.isfinite(frame["y"])].reset_index(drop=True)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bftembed.report.table import Cell, Column, Row, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 NOTEBOOK_LOGISTIC = "GenePT notebook, logistic regression"
 NOTEBOOK_FOREST = "GenePT notebook, random forest"
@@ -78,75 +78,64 @@ NOTEBOOK_GENE_TYPE = 0.9564
 #: Embedding → ROC-AUC on the gene-gene interactions. The plot's title says random forest, its code logistic regression.
 NOTEBOOK_GGI = {"GenePT": 0.83, "random vectors": 0.49, "Gene2vec": 0.67}
 
-#: Titles of the columns of table 2.
-_TABLE_2_TITLES = (
-    *("isolated labels", "KMeans NMI", "cLISI", "silhouette batch", "iLISI", "graph connectivity"),
-    *("batch correction", "bio conservation", "total"),
-)
-
 
 def integration_table() -> Table:
     """Return table 2 of the paper: RNA and protein cells of another data set as two batches."""
-    columns = tuple(
-        Column(key, title, digits=2) for key, title in zip(INTEGRATION_METRICS, _TABLE_2_TITLES, strict=True)
+    titles = (
+        *("isolated labels", "KMeans NMI", "cLISI", "silhouette batch", "iLISI", "graph connectivity"),
+        *("batch correction", "bio conservation", "total"),
     )
-    rows = tuple(
-        Row(name, {k: Cell(v) for k, v in zip(INTEGRATION_METRICS, values, strict=True)}, "reference")
-        for name, values in TABLE_2.items()
-    )
+    columns = [Column(key, title, digits=2) for key, title in zip(INTEGRATION_METRICS, titles, strict=True)]
     note = "Single values of other data. The aggregates hold metrics that the table does not show."
-    return Table(
-        "Published: table 2 of the BFT paper (arXiv 2511.21075)", columns, rows, footnotes=(note,), published=True
-    )
+    return _published("table 2 of the BFT paper (arXiv 2511.21075)", columns, _rows(TABLE_2, columns), note)
 
 
 def clustering_table() -> Table:
     """Return table 5 of the paper: cells of a data set that the paper does not name."""
-    titles = {"ari": "ARI", "ami": "AMI", "silhouette": "ASW"}
-    columns = tuple(
-        Column(f"{label} {metric}", titles[metric], label, digits=2 + (metric == "silhouette"))
+    titles = {"ari": ("ARI", 2), "ami": ("AMI", 2), "silhouette": ("ASW", 3)}
+    columns = [
+        Column(f"{label} {metric}", titles[metric][0], label, digits=titles[metric][1])
         for label in CELL_LABELS
         for metric in CELL_METRICS
-    )
-    rows = tuple(
-        Row(
-            profiles if encoder == "–" else f"{encoder}, profiles by {profiles}",
-            {c.key: Cell(v) for c, v in zip(columns, values, strict=True)},
-            "reference",
-        )
-        for (encoder, profiles), values in TABLE_5.items()
-    )
+    ]
     note = (
         "Single values of other data, which the paper does not name; its row of GenePT is within .01 of the aorta "
         "table of the GenePT paper (GenePT-s), so it is likely that set (inferred). ASW is the raw silhouette."
     )
-    return Table(
-        "Published: table 5 of the BFT paper (arXiv 2511.21075)", columns, rows, footnotes=(note,), published=True
-    )
+    return _published("table 5 of the BFT paper (arXiv 2511.21075)", columns, _rows(TABLE_5, columns), note)
 
 
 def gene_table(tasks: Iterable[str]) -> Table:
     """Return table 4 of the paper and the scores of GenePT's notebooks, for those of `tasks` that are in them."""
-    chosen = [task for task in (*TASKS, "gene-type") if task in set(tasks)]
-    published: list[tuple[str, Mapping[str, Cell]]] = [
-        (
-            profiles if encoder == "–" else f"{encoder}, profiles by {profiles}",
-            {task: Cell(value) for task, value in zip(TASKS, values, strict=True)},
-        )
-        for (encoder, profiles), values in TABLE_4.items()
-    ]
+    wanted = set(tasks)
+    columns = {task: Column(task, task, "ROC-AUC") for task in TASKS}
+    rows = _rows(TABLE_4, list(columns.values()))
+    columns["gene-type"] = Column("gene-type", "gene-type", "accuracy")
     for i, source in enumerate((NOTEBOOK_LOGISTIC, NOTEBOOK_FOREST)):
         cells = {task: Cell(of[i][0], text=f"± {of[i][1]:.3f}") for task, of in NOTEBOOK.items()}
-        published.append((source, cells if i else cells | {"gene-type": Cell(NOTEBOOK_GENE_TYPE)}))
-    published += [(f"{name}, {NOTEBOOK_PLOT}", {"ggi": Cell(value)}) for name, value in NOTEBOOK_GGI.items()]
-    rows = (Row(name, {t: cells[t] for t in chosen if t in cells}, "reference") for name, cells in published)
-    return Table(
-        "Published: table 4 of the BFT paper (arXiv 2511.21075) and notebooks of GenePT",
-        tuple(Column(task, task, "accuracy" if task == "gene-type" else "ROC-AUC") for task in chosen),
-        tuple(row for row in rows if row.cells),
-        footnotes=(
-            "Other models and texts, and in part other label files. The paper gives single values; ± is the standard "
-            "deviation over five folds. GenePT's notebooks embed NCBI summaries by ada-002.",
-        ),
-        published=True,
+        rows[source] = cells if i else cells | {"gene-type": Cell(NOTEBOOK_GENE_TYPE)}
+    rows |= {f"{name}, {NOTEBOOK_PLOT}": {"ggi": Cell(value)} for name, value in NOTEBOOK_GGI.items()}
+    note = (
+        "Other models and texts, and in part other label files. The paper gives single values; ± is the standard "
+        "deviation over five folds. GenePT's notebooks embed NCBI summaries by ada-002."
     )
+    chosen = [column for task, column in columns.items() if task in wanted]
+    title = "table 4 of the BFT paper (arXiv 2511.21075) and notebooks of GenePT"
+    return _published(title, chosen, rows, note)
+
+
+def _rows(
+    scores: Mapping[str, Sequence[float]] | Mapping[tuple[str, str], Sequence[float]], columns: Sequence[Column]
+) -> dict[str, dict[str, Cell]]:
+    rows = {}
+    for key, values in scores.items():
+        encoder, name = ("–", key) if isinstance(key, str) else key
+        name = name if encoder == "–" else f"{encoder}, profiles by {name}"
+        rows[name] = {c.key: Cell(value) for c, value in zip(columns, values, strict=True)}
+    return rows
+
+
+def _published(title: str, columns: Sequence[Column], rows: Mapping[str, Mapping[str, Cell]], note: str) -> Table:
+    kept = {name: {c.key: cells[c.key] for c in columns if c.key in cells} for name, cells in rows.items()}
+    shown = tuple(Row(name, cells, "reference") for name, cells in kept.items() if cells)
+    return Table(f"Published: {title}", tuple(columns), shown, footnotes=(note,), published=True)

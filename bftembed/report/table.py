@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
 
@@ -116,40 +115,33 @@ class Table:
     published: bool = False
 
     def is_best(self, row: Row, column: Column) -> bool:
-        """Return whether a row has the best value of a column; chance and upper bounds never have."""
+        """Return whether a row has the best value of a column."""
         cell = row.cells.get(column.key)
         return cell is not None and row.kind not in LIMITS and cell.value == self.best(column)
 
     def best(self, column: Column) -> float:
         """Return the best value of a column among all rows but chance and upper bounds; NaN for none."""
-        values = [
-            row.cells[column.key].value for row in self.rows if column.key in row.cells and row.kind not in LIMITS
-        ]
-        finite = [v for v in values if not math.isnan(v)]
+        cells = [r.cells[column.key] for r in self.rows if column.key in r.cells and r.kind not in LIMITS]
+        finite = [c.value for c in cells if not math.isnan(c.value)]
         if not finite or not column.better:
             return math.nan
         return max(finite) if column.better == "higher" else min(finite)
 
     def plain(self) -> Table:
         """Return the table with all texts free of control characters, which a model or a file may emit."""
-        return dataclasses.replace(
-            self,
-            title=printable(self.title),
-            columns=tuple(
-                dataclasses.replace(c, title=printable(c.title), group=printable(c.group)) for c in self.columns
-            ),
-            rows=tuple(
-                Row(
-                    printable(r.name),
-                    {k: dataclasses.replace(c, text=printable(c.text)) for k, c in r.cells.items()},
-                    r.kind,
-                    printable(r.note),
-                )
-                for r in self.rows
-            ),
-            conclusions=tuple(map(printable, self.conclusions)),
-            footnotes=tuple(map(printable, self.footnotes)),
+        return self.changed(printable)
+
+    def changed(self, change: Callable[[str], str]) -> Table:
+        """Return the table with all of its texts changed by a function."""
+        columns = (replace(c, title=change(c.title), group=change(c.group)) for c in self.columns)
+        rows = (
+            Row(
+                change(r.name), {k: replace(c, text=change(c.text)) for k, c in r.cells.items()}, r.kind, change(r.note)
+            )
+            for r in self.rows
         )
+        notes = tuple(map(change, self.conclusions)), tuple(map(change, self.footnotes))
+        return Table(change(self.title), tuple(columns), tuple(rows), *notes, self.published)
 
     def frame(self) -> pd.DataFrame:
         """Return the table as a DataFrame of formatted cells for papers: index the rows, columns (group, title)."""
@@ -213,9 +205,8 @@ def write_tables(tables: list[Table], path: Any) -> None:
         header = ["table", "row", "kind", "column", "value", "low", "high", "note"]
         write_text(path, pd.DataFrame(lines, columns=header).to_csv(index=False))
     elif suffix == "tex":
-        write_text(
-            path, "\n".join(t.frame().style.to_latex(caption=t.title, hrules=True) for t in map(_escaped, tables))
-        )
+        escaped = [t.changed(_latex) for t in tables]
+        write_text(path, "\n".join(t.frame().style.to_latex(caption=t.title, hrules=True) for t in escaped))
     else:
         write_text(path, "\n".join(f"## {t.title}\n\n{_markdown(t)}\n" for t in tables))
 
@@ -228,17 +219,6 @@ def _markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" + notes
 
 
-def _escaped(table: Table) -> Table:
-    def tex(text: str) -> str:
-        special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-        return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
-
-    return dataclasses.replace(
-        table,
-        title=tex(table.title),
-        columns=tuple(dataclasses.replace(c, title=tex(c.title), group=tex(c.group)) for c in table.columns),
-        rows=tuple(
-            Row(tex(r.name), {k: dataclasses.replace(c, text=tex(c.text)) for k, c in r.cells.items()}, r.kind)
-            for r in table.rows
-        ),
-    )
+def _latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

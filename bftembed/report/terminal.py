@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -36,8 +35,7 @@ def text(tables: Iterable[Table], width: int | None = None) -> str:
     terminal = sys.stdout.isatty()
     wide = width or (shutil.get_terminal_size((WIDTH, 24)).columns if terminal else WIDTH)
     written = io.StringIO()
-    colors = terminal and "NO_COLOR" not in os.environ
-    console = Console(file=written, width=wide, force_terminal=colors, highlight=False, markup=False, emoji=False)
+    console = Console(file=written, width=wide, force_terminal=terminal, highlight=False, markup=False, emoji=False)
     for i, table in enumerate(tables):
         if i:
             console.print()

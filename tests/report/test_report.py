@@ -14,10 +14,10 @@ import pytest
 
 from bftembed.errors import BftembedError
 from bftembed.report import figure
-from bftembed.report.figure import draw_tables, inline_svg, new_figure, scatter, table_svg
+from bftembed.report.figure import draw_tables, inline_svg, new_figure, table_svg
 from bftembed.report.html import write_page
 from bftembed.report.manifest import Coverage, ExampleProfile, Manifest, Step, Umap, read_points, write_points
-from bftembed.report.maps import draw_maps
+from bftembed.report.maps import MAX_LABELS, draw_maps, scatter
 from bftembed.report.published import clustering_table, integration_table
 from bftembed.report.table import Cell, Column, Row, Table, formatted, number, write_tables
 from bftembed.report.terminal import text
@@ -198,12 +198,12 @@ def points(n, labels):
 
 
 def test_a_scatter_plot_has_a_legend_with_counts_and_loses_no_point():
-    few = scatter(points(100, [f"type {i}" for i in range(10)]), "ten types", "u1")
-    assert [s.text for s in few.legend] == [f"type {i} (10)" for i in range(10)]
-    many = scatter(points(3000, [f"type {i:02d}" for i in range(30)]), "", "u2")
-    assert len(many.legend) == figure.MAX_LABELS
-    assert sum(int(re.search(r"\(([\d,]+)\)", s.text)[1].replace(",", "")) for s in many.legend) == 3000
-    assert ("<image" in few.svg, "<image" in many.svg) == (False, True)
+    few, legend = scatter(points(100, [f"type {i}" for i in range(10)]), "ten types", "u1")
+    assert [s.text for s in legend] == [f"type {i} (10)" for i in range(10)]
+    many, legend = scatter(points(3000, [f"type {i:02d}" for i in range(30)]), "", "u2")
+    assert len(legend) == MAX_LABELS
+    assert sum(int(re.search(r"\(([\d,]+)\)", s.text)[1].replace(",", "")) for s in legend) == 3000
+    assert ("<image" in few, "<image" in many) == (False, True)
 
 
 def test_inline_svg_has_ids_of_its_own_and_the_color_of_the_page():
@@ -241,7 +241,7 @@ def test_a_manifest_survives_the_file(tmp_path):
 
 
 def test_a_manifest_of_schema_1_is_read(tmp_path):
-    text = '{"schema_version": 1, "title": "old", "embeddings": [{"name": "x", "kind": "floor"}]}'
+    text = '{"title": "old", "embeddings": [{"name": "x"}], "umaps": [{"title": "x", "path": "p", "x": []}]}'
     (tmp_path / "run.json").write_text(text)
     assert Manifest.load(tmp_path).title == "old"
 
@@ -249,7 +249,7 @@ def test_a_manifest_of_schema_1_is_read(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        *("{", "[1]", '{"schema_version": 99}', '{"titel": "x"}', '{"steps": [{"seconds": 1}]}'),
+        *("{", "[1]", '{"schema_version": 99}', '{"steps": [{"seconds": 1}]}'),
         '{"umaps": [{"title": "x", "path": "../secret.parquet"}]}',
         '{"umaps": [{"title": "x", "path": "/etc/passwd"}]}',
     ],

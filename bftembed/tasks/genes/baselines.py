@@ -33,10 +33,6 @@ class Candidate:
     kind: str
     draws: tuple[NDArray[Any], ...]
 
-    def vectors(self, seed_number: int) -> NDArray[Any]:
-        """Return the matrix of the n-th seed."""
-        return self.draws[seed_number % len(self.draws)]
-
 
 def baselines_of(
     task: GeneTask, embeddings: Mapping[str, NDArray[Any]], texts: Mapping[str, Mapping[str, str]], n_seeds: int

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
-import threading
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +16,7 @@ import numpy as np
 from bftembed.embeddings import GeneEmbeddings, GeneVectors, read_vectors
 from bftembed.encoders.base import encoder_from_spec
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.io import atomic_path, canonical_json, refuse_input_as_output, sha256_text
+from bftembed.io import atomic_path, canonical_json, refuse_input_as_output
 from bftembed.progress import Progress, silent
 from bftembed.report.table import BASELINE_KINDS
 from bftembed.tasks.base import Result, to_frame, write_results
@@ -30,12 +26,12 @@ from bftembed.tasks.genes.baselines import Candidate, baselines_of
 from bftembed.tasks.genes.builtin import get_task
 from bftembed.tasks.genes.definition import GeneTask
 from bftembed.tasks.genes.leaks import find_leaks, masked_vectors, match_rows
-from bftembed.tasks.genes.probes import PROBES, genept_scores
+from bftembed.tasks.genes.probes import genept_scores, probe_scores
 from bftembed.tasks.genes.scoring import Evaluation, evaluate, node_propensity
-from bftembed.tasks.genes.splits import Fold, Plan, plan_genept, plan_strict
+from bftembed.tasks.genes.splits import Plan, plan_genept, plan_strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -47,7 +43,7 @@ SHARED, ALL_GENES = "shared", "all genes"
 #: Share of the texts that state the label, with the label as split.
 STATED = "label_stated_in_text"
 #: Raised whenever equal input may give other scores.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 def genes(
@@ -105,7 +101,7 @@ def genes(
     cache
         Folder of scores that were computed before.
     jobs
-        Number of processes. Above 1, a script needs ``if __name__ == "__main__":``.
+        Number of processes; results do not depend on it.
     progress
         Progress callback, called once per task and protocol.
 
@@ -147,17 +143,17 @@ def genes(
     }
     engine = encoder_from_spec(encoder) if encoder is not None and of_names else None
     results: list[Result] = []
-    with workers(jobs) as submit:
-        for i, task in enumerate(found):
-            given = {
-                n: Embedding(v, t, masked_vectors(v, t, task, engine, progress) if engine else None)
-                for n, v in vectors.items()
-                for t in [of_names.get(n, {})]
-            }
-            for protocol in protocol_list:
-                progress(i, len(found), f"{task.info.name}, {protocol}")
-                of = task if protocol == "genept" else task.unambiguous()
-                results += _Round(of, protocol, probe_list, seed_list, baselines, own, cache, submit).results(given)
+    for i, task in enumerate(found):
+        given = {
+            name: Embedding(v, t, on_one_thread(masked_vectors, v, t, task, engine, progress) if engine else None)
+            for name, v in vectors.items()
+            for t in [of_names.get(name, {})]
+        }
+        for protocol in protocol_list:
+            progress(i, len(found), f"{task.info.name}, {protocol}")
+            of = task if protocol == "genept" else task.unambiguous()
+            part = _Round(of, protocol, probe_list, seed_list, baselines, own, cache, jobs)
+            results += on_one_thread(part.results, given)
     progress(len(found), len(found), "")
     frame = to_frame(results)
     if frame["value"].isna().all():
@@ -217,7 +213,7 @@ class Embedding:
     masked: NDArray[Any] | None = None
 
 
-_Scores = dict[tuple[str, str], list["NDArray[Any]"]]  # (kind, name) → scores of each fold
+_Scores = dict[str, list["NDArray[Any]"]]  # probe → scores of each fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +227,7 @@ class _Round:
     baselines: bool
     own: bool
     cache: str | os.PathLike[str] | None
-    submit: Callable[..., Callable[[], Any]]
+    jobs: int
 
     def results(self, embeddings: Mapping[str, Embedding]) -> list[Result]:
         strict, items = self.protocol == "strict", self.task.items
@@ -252,74 +248,79 @@ class _Round:
         sets = [(SHARED, scored, shared)]
         sets += [(f"own: {n}", [n], usable[n]) for n in scored if self.own and (usable[n] != shared).any()]
         for run, names, mask in sets:
-            part = {n: (embeddings[n], rows[n]) for n in names}
             notes = [f"{k} zero vectors among {n}" for n in names if (k := int(zero[n].sum()))]
-            results += self._scored(run, part, mask, notes)
+            results += self._of_embeddings(run, {n: (embeddings[n], rows[n]) for n in names}, mask, notes)
         if strict and self.baselines and self.task.kind != "multilabel":
-            results += self._having_text({n: usable[n] for n in scored})
+            named = {f"has a vector in {n}": usable[n] for n in scored if not usable[n].all()}
+            presence = [Candidate(n, "baseline", (mask.astype(np.float32)[:, None],)) for n, mask in named.items()]
+            if presence:
+                note = "all genes of the task, with and without a vector"
+                results += self._scored(ALL_GENES, self.task, lambda _: presence, list(named), [note], "baseline", {})
         return results
 
-    def _scored(
+    def _of_embeddings(
         self,
         run: str,
         part: Mapping[str, tuple[Embedding, NDArray[np.int64]]],
         mask: NDArray[np.bool_],
         notes: list[str],
     ) -> list[Result]:
+        """Return the scores of embeddings and their baselines on the items whose genes are all in a mask."""
         task = self.task.restricted(mask)
         position = {gene: i for i, gene in enumerate(self.task.genes)}
         chosen = np.array([position[gene] for gene in task.genes], dtype=np.int64)
-        try:
-            plan = plan_genept(task) if self.protocol == "genept" else plan_strict(task, self.seeds)
-        except BftembedError as err:
-            unknown = self.protocol == "genept" and task.kind == "multilabel"
-            return self._failed(run, list(part), "undefined" if unknown else "too-few", str(err))
-        own_rows = {n: rows[chosen] for n, (_, rows) in part.items()}
-        matrices = {n: np.asarray(e.vectors.matrix[own_rows[n]]) for n, (e, _) in part.items()}
-        texts = {n: _texts_of(e, task.genes, own_rows[n]) for n, (e, _) in part.items()}
-        candidates = [Candidate(n, "subject", (x,)) for n, x in matrices.items()]
-        candidates += [
-            Candidate(n, "label-masked", (e.masked[own_rows[n]],)) for n, (e, _) in part.items() if e.masked is not None
-        ]
-        if self.baselines:
-            candidates += baselines_of(task, matrices, texts, len({f.seed for f in plan.folds}))
-        left = len(self.task) - len(task)
-        if left:
+        rows = {n: of[chosen] for n, (_, of) in part.items()}
+        texts = {n: _texts_of(e, task.genes, rows[n]) for n, (e, _) in part.items()}
+
+        def candidates(plan: Plan) -> list[Candidate]:
+            matrices = {n: np.asarray(e.vectors.matrix[rows[n]]) for n, (e, _) in part.items()}
+            masked = {n: e.masked[rows[n]] for n, (e, _) in part.items() if e.masked is not None}
+            found = [Candidate(n, "subject", (x,)) for n, x in matrices.items()]
+            found += [Candidate(n, "label-masked", (x,)) for n, x in masked.items()]
+            n_seeds = len({fold.seed for fold in plan.folds})
+            return [*found, *(baselines_of(task, matrices, texts, n_seeds) if self.baselines else [])]
+
+        if left := len(self.task) - len(task):
             notes = [f"{left} of {len(self.task)} items left out: a gene without a vector", *notes]
-        told = "; ".join([*notes, *plan.notes, *self.task.notes])
+        return self._scored(run, task, candidates, list(part), notes, "subject", texts)
+
+    def _scored(
+        self,
+        run: str,
+        task: GeneTask,
+        candidates: Callable[[Plan], list[Candidate]],
+        names: list[str],
+        notes: list[str],
+        kind: str,
+        texts: Mapping[str, Mapping[str, str]],
+    ) -> list[Result]:
+        """Return the rows of candidates; where the task cannot be divided, failures of `names`, of `kind`."""
+        strict = self.protocol == "strict"
+        try:
+            plan = plan_strict(task, self.seeds) if strict else plan_genept(task)
+        except BftembedError as err:
+            unknown = not strict and task.kind == "multilabel"
+            return self._failed(run, names, "undefined" if unknown else "too-few", str(err), kind)
+        note = "; ".join([*notes, *plan.notes, *self.task.notes])
+        scores = self._fitted(plan, candidates(plan))
+        # Where negatives are sampled with the degrees of the positives, the other pairs of a gene tell nothing.
+        sampled = strict and task.negatives == "degree-matched"
+        with_bound = self.baselines and task.kind == "pairs" and kind == "subject" and not sampled
         results: list[Result] = []
-        for probe, scores in self._scores(plan, candidates).items():
-            row = functools.partial(self._row, run, probe, n_missing=left, note=told)
-            found = self._evaluated(plan, scores, len(task.genes))
+        for probe in self._probes():
+            row = functools.partial(self._row, run, probe, n_missing=len(self.task) - len(task), note=note)
+            evaluated = self._parallel(evaluate, [(plan, of[probe], len(task.genes)) for of in scores.values()])
+            found = dict(zip(scores, evaluated, strict=True))
             ranked = sorted((e.mean, n, e) for (k, n), e in found.items() if k in BASELINE_KINDS and e.mean == e.mean)
             best = ranked[-1][1:] if ranked else None
-            for (kind, name), evaluation in found.items():
-                row_of = functools.partial(row, subject=name, kind=kind)
-                results += _rows(row_of, plan, evaluation, best if kind == "subject" else None)
-                if kind == "subject" and texts[name] and self.protocol == "strict":
-                    results += _without_stating(row_of, plan, task, scores[kind, name], texts[name])
-            # Where negatives are sampled with the degrees of the positives, the other pairs of a gene tell nothing.
-            sampled = self.protocol == "strict" and self.task.negatives == "degree-matched"
-            if self.baselines and self.task.kind == "pairs" and not sampled:
+            for (of_kind, name), evaluation in found.items():
+                row_of = functools.partial(row, subject=name, kind=of_kind)
+                results += _rows(row_of, plan, evaluation, best if of_kind == "subject" else None)
+                if of_kind == "subject" and texts[name] and strict:
+                    results += _without_stating(row_of, plan, task, scores[of_kind, name][probe], texts[name])
+            if with_bound:
                 bound = evaluate(plan, [node_propensity(fold) for fold in plan.folds])
                 results += _rows(functools.partial(row, subject="node propensity", kind="upper-bound"), plan, bound)
-        return results
-
-    def _having_text(self, usable: Mapping[str, NDArray[np.bool_]]) -> list[Result]:
-        names = {n: f"has a vector in {n}" for n, mask in usable.items() if not mask.all()}
-        if not names:
-            return []
-        try:
-            plan = plan_strict(self.task, self.seeds)
-        except BftembedError as err:
-            return self._failed(ALL_GENES, list(names.values()), "too-few", str(err), "baseline")
-        candidates = [Candidate(c, "baseline", (usable[n].astype(np.float32)[:, None],)) for n, c in names.items()]
-        results = []
-        for probe, scores in self._scores(plan, candidates).items():
-            note = "all genes of the task, with and without a vector"
-            row = functools.partial(self._row, ALL_GENES, probe, n_missing=0, note=note)
-            for (kind, name), evaluation in self._evaluated(plan, scores, len(self.task.genes)).items():
-                results += _rows(functools.partial(row, subject=name, kind=kind), plan, evaluation)
         return results
 
     def _row(self, run: str, probe: str, **values: Any) -> Result:
@@ -335,56 +336,29 @@ class _Round:
             return ["logistic"] if self.task.kind in ("pairs", "multiclass") else ["logistic", "forest"]
         return self.probes if self.task.kind in ("binary", "pairs") else ["ridge"]
 
-    def _scores(self, plan: Plan, candidates: Sequence[Candidate]) -> dict[str, _Scores]:
-        """Return probe → scores of each candidate, from the cache where they are there."""
-        probes = self._probes()
-        digest = arrays_digest(
-            part
-            for f in plan.folds
-            for part in (np.array([f.seed, f.fold]), f.train_items, f.train_labels, f.test_items, f.test_labels)
-        )
-        found: dict[str, _Scores] = {probe: {} for probe in probes}
-        waiting: dict[tuple[str, ...], tuple[list[tuple[str, str]], Callable[[], Any]]] = {}
-        for candidate in candidates:
-            name = (candidate.kind, candidate.name)
-            decides = {"vectors": arrays_digest(candidate.draws), "permuted": candidate.kind == "chance"}
-            keys = [score_key(protocol=self.protocol, probe=probe, plan=digest, **decides) for probe in probes]
-            stored = [read_scores(self.cache, key, len(plan.folds)) for key in keys]
-            if all(stored):
-                for probe, scores in zip(probes, stored, strict=True):
-                    found[probe][name] = scores
-            else:
-                same = tuple(keys)
-                if same not in waiting:  # embeddings of the same genes share the baseline of having a vector
-                    waiting[same] = ([], self._submit(plan, candidate, probes))
-                waiting[same][0].append(name)
-        for same, (names, collect) in waiting.items():
-            for key, (probe, scores) in zip(same, collect().items(), strict=True):
-                found[probe].update(dict.fromkeys(names, scores))
-                write_scores(self.cache, key, scores)
-        return {probe: {(c.kind, c.name): found[probe][c.kind, c.name] for c in candidates} for probe in probes}
+    def _fitted(self, plan: Plan, candidates: list[Candidate]) -> dict[tuple[str, str], _Scores]:
+        """Return (kind, name) → scores of each candidate, from the cache where they are there."""
+        probes, seeds = self._probes(), list(dict.fromkeys(fold.seed for fold in plan.folds))
+        keys = [score_key(self.protocol, probes, plan, candidate) for candidate in candidates]
+        found = {key: read_scores(self.cache, key, probes, len(plan.folds)) for key in keys}
+        # Embeddings of the same genes share the baseline of having a vector.
+        missing = {key: c for key, c in zip(keys, candidates, strict=True) if not found[key]}
+        calls = []
+        for candidate in missing.values():
+            folds = [f.permuted() if candidate.kind == "chance" else f for f in plan.folds]
+            for i, seed in enumerate(seeds):
+                calls.append(([f for f in folds if f.seed == seed], candidate.draws[i % len(candidate.draws)], probes))
+        fitted = iter(self._parallel(genept_scores if self.protocol == "genept" else probe_scores, calls))
+        for key in missing:
+            parts = [next(fitted) for _ in seeds]
+            found[key] = {probe: [scores for part in parts for scores in part[probe]] for probe in probes}
+            write_scores(self.cache, key, found[key])
+        return {(c.kind, c.name): found[key] for key, c in zip(keys, candidates, strict=True)}
 
-    def _submit(
-        self, plan: Plan, candidate: Candidate, probes: list[str]
-    ) -> Callable[[], dict[str, list[NDArray[Any]]]]:
-        folds = [_permuted(f) for f in plan.folds] if candidate.kind == "chance" else list(plan.folds)
-        if self.protocol == "genept":
-            permuted = replace(plan, folds=tuple(folds))
-            return self.submit(genept_scores, permuted, candidate.vectors(0), "forest" in probes)
-        parts = []
-        for number, seed in enumerate(dict.fromkeys(f.seed for f in folds)):
-            of_seed = [f for f in folds if f.seed == seed]
-            parts.append(self.submit(_fitted, of_seed, candidate.vectors(number), probes))
+    def _parallel(self, call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+        from sklearn.utils.parallel import Parallel, delayed
 
-        def joined() -> dict[str, list[NDArray[Any]]]:
-            found = [part() for part in parts]
-            return {probe: [scores for part in found for scores in part[probe]] for probe in probes}
-
-        return joined
-
-    def _evaluated(self, plan: Plan, scores: _Scores, n_genes: int) -> dict[tuple[str, str], Evaluation]:
-        jobs = {name: self.submit(evaluate, plan, values, n_genes, None) for name, values in scores.items()}
-        return {name: job() for name, job in jobs.items()}
+        return list(Parallel(n_jobs=self.jobs)(delayed(on_one_thread)(call, *given) for given in arguments))
 
 
 def _rows(
@@ -415,16 +389,15 @@ def _without_stating(
 
     The probe has seen all training items. Nothing is returned where nothing can be looked for (no label words).
     """
+    items = np.concatenate([np.sort(f.test_items, axis=1) for f in plan.folds])
+    positions = items[:, 0]
     if task.kind == "pairs":
         # Negatives are sampled for each fold: what is looked at are the pairs that are scored.
-        items = np.concatenate([np.sort(f.test_items, axis=1) for f in plan.folds])
-        items, first = np.unique(items, axis=0, return_index=True)
+        unique, first, positions = np.unique(items, axis=0, return_index=True, return_inverse=True)
         labels = np.concatenate([f.test_labels for f in plan.folds])[first]
-        task = replace(task, items=items, labels=labels, split=None)
-    elif not task.label_words:
-        return []
+        task = replace(task, items=unique, labels=labels, split=None)
     leaks = find_leaks(task, texts)
-    if not leaks.n_checked:
+    if not leaks.n_checked or not (task.kind == "pairs" or task.label_words):
         return []
     note = f"words found: {', '.join(leaks.words)}" if leaks.words else ""
     found = [
@@ -432,21 +405,17 @@ def _without_stating(
         for label, share in leaks.share_by_label.items()
         if not np.isnan(share)
     ]
-    if task.kind == "pairs":
-        width, stated = len(task.genes), task.items[leaks.leaking]
-        codes = stated[:, 0] * width + stated[:, 1]
-        kept = [~np.isin(f.test_items.min(axis=1) * width + f.test_items.max(axis=1), codes) for f in plan.folds]
-    else:
-        kept = [~leaks.leaking[f.test_items[:, 0]] for f in plan.folds]
-    if not leaks.leaking.any() or not any(k.any() for k in kept):
+    silent_items = ~leaks.leaking[positions.ravel()]
+    if not leaks.leaking.any() or not silent_items.any():
         return found
+    kept = np.split(silent_items, np.cumsum([len(f.test_items) for f in plan.folds])[:-1])
     folds = tuple(
         replace(f, test_items=f.test_items[k], test_labels=f.test_labels[k])
         for f, k in zip(plan.folds, kept, strict=True)
     )
-    n = len(np.unique(np.concatenate([f.test_items for f in folds]), axis=0))
-    part = replace(plan, folds=folds, n_items=n)
-    row = functools.partial(row, kind="label-removed", n_missing=row.keywords["n_missing"] + max(0, plan.n_items - n))
+    part = replace(plan, folds=folds, n_items=len(np.unique(items[silent_items], axis=0)))
+    n_missing = row.keywords["n_missing"] + max(0, plan.n_items - part.n_items)
+    row = functools.partial(row, kind="label-removed", n_missing=n_missing)
     # A fold that is left with one class has no score; where all are, the shares above say why.
     rows = _rows(row, part, evaluate(part, [s[k] for s, k in zip(scores, kept, strict=True)]))
     return found + [r for r in rows if not r.reason]
@@ -458,90 +427,47 @@ def _texts_of(embedding: Embedding, genes: Sequence[str], rows: NDArray[np.int64
     return {gene: text for gene, text in named if text.strip()}
 
 
-def _permuted(fold: Fold) -> Fold:
-    """Return a fold whose training labels are permuted over the same items."""
-    order = np.random.default_rng([fold.seed, fold.fold, 1]).permutation(len(fold.train_labels))
-    return replace(fold, train_labels=fold.train_labels[order])
-
-
-def _fitted(folds: list[Fold], vectors: NDArray[Any], probes: list[str]) -> dict[str, list[NDArray[Any]]]:
-    return {probe: [PROBES[probe](fold, vectors) for fold in folds] for probe in probes}
-
-
-@contextlib.contextmanager
-def workers(jobs: int) -> Iterator[Callable[..., Callable[[], Any]]]:
-    """Give a function that starts a call in one of `jobs` processes and returns a function that waits for its result.
-
-    Threads would wait for each other. Each call computes on one thread: sums in another order give other last digits.
-    """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    def here(call: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-        result = call(*arguments)
-        return lambda: result
-
-    with _one_thread():
-        if jobs <= 1:
-            yield here
-            return
-        pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin)
-        try:
-            yield lambda call, *arguments: pool.submit(call, *arguments).result
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _begin() -> None:
-    _one_thread()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Wait in a worker for the end of its parent: a killed one cannot say that it is gone."""
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
-
-
-def _one_thread() -> Any:
+def on_one_thread(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the result of a call that computes on one thread: sums in another order give other last digits."""
     import sklearn.linear_model  # noqa: F401
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(limits=1)
+    with threadpool_limits(limits=1):
+        return call(*arguments)
 
 
-def read_scores(folder: str | os.PathLike[str] | None, key: str, n_folds: int) -> list[NDArray[Any]]:
-    """Return the scores of each fold from the cache; nothing where they are absent or the file is damaged."""
+def read_scores(folder: str | os.PathLike[str] | None, key: str, probes: list[str], n_folds: int) -> _Scores:
+    """Return probe → scores of each fold from the cache; nothing where they are absent or the file is damaged."""
     if folder is None:
-        return []
+        return {}
     try:
         with np.load(Path(folder) / f"{key}.npz", allow_pickle=False) as stored:
-            return [stored[f"fold{i}"] for i in range(n_folds)]
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile):
-        return []
+            return {probe: [stored[f"{probe}{i}"] for i in range(n_folds)] for probe in probes}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}
 
 
-def write_scores(folder: str | os.PathLike[str] | None, key: str, scores: Sequence[NDArray[Any]]) -> None:
-    """Keep the scores of each fold as a `.npz` of plain numbers in the cache, where there is one."""
+def write_scores(folder: str | os.PathLike[str] | None, key: str, scores: _Scores) -> None:
+    """Write the scores of each fold as a `.npz` of plain numbers into the cache, where there is one."""
     if folder is not None:
         with atomic_path(Path(folder) / f"{key}.npz") as temporary, temporary.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **{f"fold{i}": s for i, s in enumerate(scores)})
+            np.savez(
+                handle,
+                allow_pickle=False,
+                **{f"{probe}{i}": s for probe, of in scores.items() for i, s in enumerate(of)},
+            )
 
 
-def arrays_digest(arrays: Iterable[NDArray[Any]]) -> str:
-    """Return the sha256 of arrays: dtypes, shapes and values."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def score_key(**parts: Any) -> str:
+def score_key(protocol: str, probes: list[str], plan: Plan, candidate: Candidate) -> str:
     """Return the key of scores: the sha256 of what decides them and of the versions of the libraries."""
     import scipy
     import sklearn
 
-    made_by = {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
-    return sha256_text(canonical_json({"version": CACHE_VERSION, "made_by": made_by, **parts}))
+    made_by = [CACHE_VERSION, np.__version__, scipy.__version__, sklearn.__version__]
+    folds = [[f.seed, f.fold] for f in plan.folds]
+    digest = hashlib.sha256(canonical_json([made_by, protocol, probes, folds, candidate.kind == "chance"]).encode())
+    parts = [a for f in plan.folds for a in (f.train_items, f.train_labels, f.test_items, f.test_labels)]
+    for array in (*parts, *candidate.draws):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

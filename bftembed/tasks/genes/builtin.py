@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.datasets import FILES, DataNotFoundError, find_files, load
-from bftembed.datasets.parsers import LabelLists
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.tasks.base import TaskInfo
@@ -26,19 +26,16 @@ _TRAIN_SHARE = 0.7
 _RARE_TYPE = 75
 _SET_SIZES = range(20, 301)
 
-_METHYLATION_WORDS = ("bivalent", "H3K4me3", "H3K27me3", "methylation")
-_DOSAGE_WORDS = (
-    *("dosage", "haploinsufficient", "haploinsufficiency", "haplosufficient"),
-    *("triplosensitive", "triplosensitivity"),
-)
+_RANGE_WORDS = "long-range, long range, short-range, short range"
+_METHYLATION_WORDS = "bivalent, H3K4me3, H3K27me3, methylation"
+_DOSAGE_WORDS = "dosage, haploinsufficient, haploinsufficiency, haplosufficient, triplosensitive, triplosensitivity"
 _FACTOR_WORDS = (
-    *("transcription factor", "transcriptional activator", "transcriptional repressor", "transcriptional regulator"),
-    *("DNA-binding", "DNA binding"),
+    "transcription factor, transcriptional activator, transcriptional repressor, transcriptional regulator, "
+    "DNA-binding, DNA binding"
 )
 _TYPE_WORDS = (
-    *("protein coding", "protein-coding", "non-coding RNA", "noncoding RNA", "lncRNA", "pseudogene", "microRNA"),
-    *("miRNA", "small nuclear RNA", "snRNA", "small nucleolar RNA", "snoRNA", "ribosomal RNA", "rRNA"),
-    *("immunoglobulin", "T cell receptor"),
+    "protein coding, protein-coding, non-coding RNA, noncoding RNA, lncRNA, pseudogene, microRNA, miRNA, "
+    "small nuclear RNA, snRNA, small nucleolar RNA, snoRNA, ribosomal RNA, rRNA, immunoglobulin, T cell receptor"
 )
 
 
@@ -96,15 +93,15 @@ def _made(name: str, task: _Builtin) -> GeneTask:
     used: list[str] = []
 
     def read(file: str) -> Any:
-        try:
-            found = load(file)
-        except BftembedError as err:
-            err.args = (f"Task {name}: {err}",)
-            raise
+        found = load(file)
         used.append(file)
         return found
 
-    arguments = task.make(read)
+    try:
+        arguments = task.make(read)
+    except BftembedError as err:
+        err.args = (f"Task {name}: {err}",)
+        raise
     citations, licenses = (
         "; ".join(dict.fromkeys(filter(None, [*(getattr(FILES[file], key) for file in used), also])))
         for key, also in zip(("citation", "licence"), task.also, strict=True)
@@ -117,31 +114,21 @@ def _made(name: str, task: _Builtin) -> GeneTask:
 
 def _tf_range(read: Callable[[str], Any]) -> dict[str, Any]:
     lists = read("tf-range")
-    words = ("long-range", "long range", "short-range", "short range")
-    return _two_classes(lists.positive, lists.negative, words, [])
+    return _two_classes(lists.positive, lists.negative, _RANGE_WORDS, [])
 
 
 def _dosage(read: Callable[[str], Any]) -> dict[str, Any]:
     notes = []
     try:
         lists = read("geneformer-dosage")
-    except DataNotFoundError as err:
-        try:
-            lists = read("dosage-cx0")
-        except DataNotFoundError:
-            raise err from None
+    except DataNotFoundError:
+        lists = read("dosage-cx0")
         notes.append("labels of dosage-cx0, a public copy of the same lists: geneformer-dosage is not on this machine")
-    return _of_ensembl(lists, _DOSAGE_WORDS, notes)
+    return _of_ensembl(lists.positive, lists.negative, _DOSAGE_WORDS, notes)
 
 
-def _no_methylation(read: Callable[[str], Any]) -> dict[str, Any]:
-    lists = LabelLists(read("geneformer-bivalent"), read("geneformer-no-methylation"))
-    return _of_ensembl(lists, _METHYLATION_WORDS, [])
-
-
-def _lys4(read: Callable[[str], Any]) -> dict[str, Any]:
-    lists = LabelLists(read("geneformer-bivalent"), read("geneformer-lys4-only"))
-    return _of_ensembl(lists, _METHYLATION_WORDS, [])
+def _bivalent(other: str, read: Callable[[str], Any]) -> dict[str, Any]:
+    return _of_ensembl(read("geneformer-bivalent"), read(other), _METHYLATION_WORDS, [])
 
 
 def _transcription_factors(read: Callable[[str], Any]) -> dict[str, Any]:
@@ -162,9 +149,9 @@ def _gene_type(read: Callable[[str], Any]) -> dict[str, Any]:
     rows = read("gene-biotypes")
     types: dict[str, set[str]] = {}
     for _, gene, of in rows:
-        if gene:
-            types.setdefault(gene, set()).add(of)
-    of_gene = {gene: next(iter(found)) for gene, found in types.items() if len(found) == 1}
+        types.setdefault(gene, set()).add(of)
+    types.pop("", None)
+    of_gene = {gene: found.pop() for gene, found in types.items() if len(found) == 1}
     sizes = Counter(of_gene.values())
     kept = sorted(of for of, size in sizes.items() if size > _RARE_TYPE)
     genes = [gene for gene, of in of_gene.items() if of in kept]
@@ -175,7 +162,13 @@ def _gene_type(read: Callable[[str], Any]) -> dict[str, Any]:
         "are left out",
     ]
     labels = [kept.index(of_gene[gene]) for gene in genes]
-    return {"items": genes, "labels": labels, "label_names": kept, "label_words": _TYPE_WORDS, "notes": notes}
+    return {
+        "items": genes,
+        "labels": labels,
+        "label_names": kept,
+        "label_words": _TYPE_WORDS.split(", "),
+        "notes": notes,
+    }
 
 
 def _kegg(read: Callable[[str], Any]) -> dict[str, Any]:
@@ -199,11 +192,9 @@ def _ggi(read: Callable[[str], Any]) -> dict[str, Any]:
     labels: list[int] = []
     split: list[str] = []
     for part, role in (("train", TRAIN), ("valid", UNUSED), ("test", TEST)):
-        text, label = read(f"gene2vec-{part}-text"), read(f"gene2vec-{part}-label")
-        if len(text) != len(label):
-            raise BftembedError(f"Task ggi: gene2vec-{part} has {len(text)} pairs, but {len(label)} labels.")
+        text = read(f"gene2vec-{part}-text")
         pairs += text
-        labels += label
+        labels += read(f"gene2vec-{part}-label")
         split += [role] * len(text)
     return {"items": pairs, "labels": labels, "split": split}
 
@@ -234,10 +225,6 @@ def _negatives(
     genes: Sequence[str], n: int, taken: set[frozenset[str]], rng: np.random.Generator
 ) -> list[tuple[str, str]]:
     """Sample `n` different pairs of different genes, uniformly, none of them in `taken`."""
-    inside = set(genes)
-    possible = len(genes) * (len(genes) - 1) // 2 - sum(len(pair) == 2 and pair <= inside for pair in taken)
-    if n > possible:
-        raise BftembedError(f"Task ppi: {n} negatives are needed, but {len(genes)} genes have {possible} free pairs.")
     sampled: dict[frozenset[str], tuple[str, str]] = {}
     while len(sampled) < n:
         for i, j in rng.integers(len(genes), size=(n, 2)).tolist():
@@ -249,20 +236,18 @@ def _negatives(
     return list(sampled.values())
 
 
-def _of_ensembl(lists: LabelLists, words: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
+def _of_ensembl(positive: Sequence[str], negative: Sequence[str], words: str, notes: list[str]) -> dict[str, Any]:
     """Return a binary task of two lists of Ensembl ids."""
-    symbol, left_out = _symbols([*lists.positive, *lists.negative], "Ensembl")
-    positive, negative = ([symbol[g] for g in genes if g in symbol] for genes in (lists.positive, lists.negative))
+    symbol, left_out = _symbols([*positive, *negative], "Ensembl")
+    positive, negative = ([symbol[gene] for gene in genes if gene in symbol] for genes in (positive, negative))
     return _two_classes(positive, negative, words, [*notes, *left_out])
 
 
-def _two_classes(
-    positive: Sequence[str], negative: Sequence[str], words: Sequence[str], notes: Sequence[str]
-) -> dict[str, Any]:
+def _two_classes(positive: Sequence[str], negative: Sequence[str], words: str, notes: list[str]) -> dict[str, Any]:
     """Return a binary task: positives, then negatives, in the order of the file; repeats stay."""
     labels = np.repeat([1, 0], [len(positive), len(negative)])
     items = [*positive, *negative]
-    return {"items": items, "labels": labels, "label_words": words, "notes": notes, "allow_both": True}
+    return {"items": items, "labels": labels, "label_words": words.split(", "), "notes": notes, "allow_both": True}
 
 
 def _symbols(ids: Sequence[str], what: str) -> tuple[dict[str, str], list[str]]:
@@ -283,13 +268,13 @@ _BUILTIN = {
     "no-methy": _Builtin(
         "binary",
         "Genes with a bivalent promoter or an unmethylated one.",
-        _no_methylation,
+        functools.partial(_bivalent, "geneformer-no-methylation"),
         ("geneformer-bivalent geneformer-no-methylation",),
     ),
     "lys4": _Builtin(
         "binary",
         "Genes with a bivalent promoter or the Lys4 mark alone.",
-        _lys4,
+        functools.partial(_bivalent, "geneformer-lys4-only"),
         ("geneformer-bivalent geneformer-lys4-only",),
     ),
     "ggi": _Builtin(

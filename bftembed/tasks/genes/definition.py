@@ -101,8 +101,8 @@ class GeneTask:
         both = self.of_both_labels()
         if not both.any():
             return self
-        names = examples(sorted(gene for gene, has_both in zip(self.genes, both, strict=True) if has_both))
-        note = f"{int(both.sum())} genes of both classes are left out of both: {names}"
+        names = sorted(np.array(self.genes, dtype=object)[both])
+        note = f"{len(names)} genes of both classes are left out of both: {examples(names)}"
         return replace(self.restricted(~both), notes=(*self.notes, note))
 
 
@@ -171,24 +171,11 @@ def make_task(
         if differ.any():
             both = dict.fromkeys(names[i] for i in np.flatnonzero(differ.reshape(len(codes), -1).any(axis=1)))
             raise BftembedError(f"{what}: {len(both)} genes have two labels ({examples(both)}); a gene has one class.")
-    return GeneTask(
-        info,
-        kind,
-        tuple(unique),
-        rows,
-        values,
-        tuple(label_names),
-        _checked_split(split, what),
-        negatives,
-        tuple(label_words),
-        tuple(notes),
-    )
-
-
-def _checked_split(split: Sequence[str] | None, what: str) -> NDArray[Any] | None:
     if split is not None and not {TRAIN, TEST} <= set(split) <= set(SPLITS):
         raise BftembedError(f"{what}: the split holds {examples(sorted(set(split)))}, expected {examples(SPLITS)}.")
-    return None if split is None else np.array(split, dtype=object)
+    parts = None if split is None else np.array(split, dtype=object)
+    told = negatives, tuple(label_words), tuple(notes)
+    return GeneTask(info, kind, tuple(unique), rows, values, tuple(label_names), parts, *told)
 
 
 def cleaned_pairs(
@@ -203,12 +190,8 @@ def cleaned_pairs(
     unique, position, times = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
     ones = np.bincount(position.ravel(), weights=values, minlength=len(unique))
     mixed = (ones > 0) & (ones < times)
-    left_out = {
-        "self-pairs": int(selves.sum()),
-        "repeats": int((times[~mixed] - 1).sum()),
-        "contradicting": int(times[mixed].sum()),
-    }
-    told = [f"{n} {reason} left out" for reason, n in left_out.items() if n]
+    left_out = {"self-pairs": selves, "repeats": times[~mixed] - 1, "contradicting": times[mixed]}
+    told = [f"{n} {reason} left out" for reason, counts in left_out.items() if (n := int(counts.sum()))]
     return unique[~mixed].astype(np.int64), (ones[~mixed] > 0).astype(np.int64), told
 
 
@@ -252,14 +235,9 @@ def load_task(folder: str | os.PathLike[str]) -> GeneTask:
         a gene of two classes.
     """
     path = Path(folder)
-    if not path.is_dir():
-        raise BftembedError(f"{path} is not a folder. A task is a folder with task.yaml, entities.csv, outcomes.csv.")
     file = _file(path, "task.yaml", "task.yml")
-    keys = yaml_keys(
-        file.read_text("utf-8-sig", "replace"),
-        where=str(file),
-        expected="lines such as 'name: my task', 'kind: binary'",
-    )
+    expected = "lines such as 'name: my task', 'kind: binary'"
+    keys = yaml_keys(file.read_text("utf-8-sig", "replace"), where=str(file), expected=expected)
     card: TaskCard = check_config(TaskCard, keys, where=str(file))
     entities, outcomes = (_table(_file(path, f"{name}.csv", f"{name}.tsv")) for name in ("entities", "outcomes"))
     columns = _SYMBOL_COLUMNS[1:] if card.kind == "pairs" else _SYMBOL_COLUMNS[:1]
@@ -300,9 +278,7 @@ def load_task(folder: str | os.PathLike[str]) -> GeneTask:
 def _file(folder: Path, *names: str) -> Path:
     found = [folder / name for name in names if (folder / name).is_file()]
     if len(found) != 1:
-        raise BftembedError(
-            f"{folder} needs one of {examples(names)}, found {examples(f.name for f in found) or 'none'}."
-        )
+        raise BftembedError(f"{folder} has {len(found)} of {examples(names)}; a task needs one.")
     return found[0]
 
 
@@ -312,14 +288,9 @@ def _table(path: Path) -> pd.DataFrame:
 
     try:
         text = path.read_text("utf-8-sig").rstrip()
-        header = text.partition("\n")[0]
-        frame = pd.read_csv(
-            io.StringIO(text),
-            sep=max(",\t;", key=header.count),
-            dtype=str,
-            na_filter=False,
-            skip_blank_lines=False,  # a skipped line would shift one table against the other
-        )
+        mark = max(",\t;", key=text.partition("\n")[0].count)
+        # A skipped line would shift one table against the other.
+        frame = pd.read_csv(io.StringIO(text), sep=mark, dtype=str, na_filter=False, skip_blank_lines=False)
     except ValueError as err:  # of pandas and the decoder
         raise BftembedError(f"{path} cannot be read as a table of UTF-8 text ({err}).") from err
     if not isinstance(frame.index, pd.RangeIndex):
@@ -358,12 +329,12 @@ def _is_positive(values: NDArray[Any], positive: str | None, path: Path) -> tupl
     words = [_NUMBER_OF.get(value.lower(), value) for value in values]
     wanted = "1" if positive is None else _NUMBER_OF.get(positive.lower(), positive)
     others = sorted(set(words) - {wanted})
-    if positive is None and set(words) - {"0", "1"}:
+    in_words = bool({wanted, *others} - {"0", "1"})
+    if in_words and positive is None:
         raise BftembedError(f"{path}: labels {examples(others)}; expected 0 and 1, or the key 'positive' in task.yaml.")
-    if wanted not in words and {wanted, *others} - {"0", "1"}:
+    if in_words and wanted not in words:
         raise unknown_name("positive label", str(positive), sorted(set(values)), where=str(path))
     if len(others) > 1:
         raise BftembedError(f"{path}: labels {examples(others)} beside {positive!r}; expected one. Is it multiclass?")
-    in_words = bool({wanted, *others} - {"0", "1"})
-    names = (others[0] if others else BINARY_LABELS[0], wanted) if in_words else BINARY_LABELS
+    names = (*(others or BINARY_LABELS[:1]), wanted) if in_words else BINARY_LABELS
     return np.array([word == wanted for word in words], dtype=np.int64), names

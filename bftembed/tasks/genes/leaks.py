@@ -14,7 +14,7 @@ from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,10 +32,8 @@ MAX_SHORT = 4
 
 _SEPARATORS = r"\s\-_‐-―−"
 _LONG_PART = 8
-_CHAIN = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
-_PIECE = re.compile(r"[^\s,;:()\[\]{}\"'“”‘’<>|]+")
-#: Parts of one hyphenated word that may be a symbol together, as in TRA-AGC1-1.
-_MAX_PARTS = 4
+#: Words that may hold symbols of several parts, as TRA-AGC1-1, RP11-34P13.7 and C4B_2; and at most so many parts.
+_CHAIN, _JOINT, _MAX_PARTS = re.compile(r"[^\W_]+(?:[-._/][^\W_]+)*"), re.compile(r"([-._/])"), 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +65,16 @@ def find_leaks(task: GeneTask, texts: Mapping[str, str]) -> Leaks:
     has_text = np.array([bool(texts.get(gene, "").strip()) for gene in task.genes], dtype=bool)
     counts: Counter[str] = Counter()
     if task.kind == "pairs":
-        leaking, rows = _pair_leaks(task, texts), np.arange(len(task.items))
+        names, rows = _Names(task.genes), np.arange(len(task.items))
+        named = {i: names.found(texts.get(task.genes[i], ""), i) for i in np.unique(task.items).tolist()}
+        leaking = np.array([b in named[a] or a in named[b] for a, b in task.items.tolist()], dtype=bool)
         checked = np.asarray(has_text[task.items].any(axis=1))
     else:
-        pattern = _label_pattern(task.label_words)
-        leaking, checked, rows = np.zeros(len(task.genes), dtype=bool), has_text, task.items[:, 0]
-        for i, gene in enumerate(task.genes) if pattern else ():
-            matches = pattern.finditer(texts.get(gene, "")) if pattern else ()
-            found = {task.label_words[(m.lastindex or 1) - 1] for m in matches}
-            leaking[i] = bool(found)
-            counts.update(found)
+        pattern, checked, rows = _label_pattern(task.label_words), has_text, task.items[:, 0]
+        matches = [pattern.finditer(texts.get(gene, "")) for gene in task.genes]
+        stated = [{task.label_words[(m.lastindex or 1) - 1] for m in found} for found in matches]
+        leaking = np.array([bool(words) for words in stated], dtype=bool)
+        counts.update(word for words in stated for word in words)
     shares = {}
     for code, label in enumerate(task.label_names):
         has_label = task.labels[:, code] if task.kind == "multilabel" else task.labels == code
@@ -92,14 +90,15 @@ def mask_texts(task: GeneTask, texts: Mapping[str, str]) -> dict[str, str]:
     Single genes: all label words go. Pairs: the symbols of all other genes of the task go, not of the partners alone,
     since that would mark the pairs. Parameters are those of `find_leaks`, which finds nothing in the returned texts.
     """
-    changed: dict[str, str] = {}
-    pattern = _label_pattern(task.label_words)
-    names = _Names(task.genes) if task.kind == "pairs" else None
+    pattern, names = _label_pattern(task.label_words), _Names(task.genes)
+    changed = {}
     for i, gene in enumerate(task.genes):
-        text = texts.get(gene, "")
-        masked = names.without(text, i) if names else _masked(text, pattern) if pattern else text
-        if masked != text:
-            changed[gene] = masked
+        text = before = texts.get(gene, "")
+        # What stood on both sides of a word may be one when they meet.
+        while (shorter := names.without(text, i) if task.kind == "pairs" else pattern.sub(" ", text)) != text:
+            text = re.sub(r"[ \t]{2,}", " ", shorter).strip()
+        if text != before:
+            changed[gene] = text
     return changed
 
 
@@ -156,21 +155,17 @@ def match_rows(genes: Sequence[str], ids: Sequence[str], *, aliases: bool = True
     return rows
 
 
-def _label_pattern(words: Sequence[str]) -> re.Pattern[str] | None:
-    """Return one pattern with a group per word, in the order of `words`; None where no word has a letter or digit."""
-    spelled = [_spelling(word) for word in words]
-    if not any(spelled):
-        return None
-    # (?!) matches nowhere: a word of punctuation alone keeps its place among the groups.
-    groups = "|".join(f"({s})" if s else "((?!))" for s in spelled)
-    return re.compile(rf"(?<![^\W_])(?:{groups})(?![^\W_])", re.IGNORECASE)
+def _label_pattern(words: Sequence[str]) -> re.Pattern[str]:
+    """Return one pattern with a group per word, in the order of `words`."""
+    groups = "|".join(f"({_spelling(word)})" for word in words)
+    return re.compile(rf"(?<![^\W_])(?:{groups or '(?!)'})(?![^\W_])", re.IGNORECASE)
 
 
 def _spelling(word: str) -> str:
     """Return the pattern of one word; every choice in it is bounded, and separators are never letters."""
     parts = re.findall(r"[^\W_]+", word)
     if not parts:
-        return ""
+        return "(?!)"  # matches nowhere
     last = parts[-1].lower()
     if len(last) > 3 and last.endswith("ies"):
         parts[-1], ending = parts[-1][:-3], "(?:y|ies)"
@@ -186,22 +181,6 @@ def _spelling(word: str) -> str:
     return f"[{_SEPARATORS}]{{0,3}}".join(inner) + ending
 
 
-def _masked(text: str, pattern: re.Pattern[str]) -> str:
-    while pattern.search(text):  # what stood on both sides of a word may be one when they meet
-        text = _collapsed(pattern.sub(" ", text))
-    return text
-
-
-def _collapsed(text: str) -> str:
-    return re.sub(r"[ \t]{2,}", " ", text).strip()
-
-
-def _pair_leaks(task: GeneTask, texts: Mapping[str, str]) -> NDArray[np.bool_]:
-    names = _Names(task.genes)
-    named = {i: names.found(texts.get(task.genes[i], ""), i) for i in np.unique(task.items).tolist()}
-    return np.array([b in named[a] or a in named[b] for a, b in task.items.tolist()], dtype=bool)
-
-
 class _Names:
     """The names of the genes of a task, to be found in texts."""
 
@@ -211,55 +190,38 @@ class _Names:
         for i, gene in enumerate(genes):
             if len(gene) > MAX_SHORT and gene.upper() not in ENGLISH_SYMBOLS:
                 self._any_case.setdefault(gene.lower(), []).append(i)
-        # Names with dots, slashes and the like are not chains of letters and hyphens: they are matched between spaces.
-        self._odd = any(not _is_chain(gene) for gene in genes)
 
     def found(self, text: str, own: int) -> set[int]:
         """Return the genes that `text` names, without `own`."""
         found: set[int] = set()
         for chain in set(_CHAIN.findall(text)):
-            parts = chain.split("-")
-            for start in range(len(parts)):
-                for end in range(start + 1, min(start + _MAX_PARTS, len(parts)) + 1):
-                    found.update(self._genes("-".join(parts[start:end])))
-        if self._odd:
-            for piece in set(_PIECE.findall(text)):
-                found.update(self._genes(piece.rstrip(".!?")))
+            parts = _JOINT.split(chain)
+            for start in range(0, len(parts), 2):
+                for end in _ends(parts, start):
+                    found |= self._genes("".join(parts[start:end]))
         return found - {own}
 
     def without(self, text: str, own: int) -> str:
         """Return `text` without the names of other genes; the longest name that begins at a part goes."""
-        while True:
-            shorter = _CHAIN.sub(lambda match: self._chain_without(match.group(), own), text)
-            if self._odd:
-                shorter = _PIECE.sub(lambda match: self._piece_without(match.group(), own), shorter)
-            if shorter == text:
-                return text
-            text = _collapsed(shorter)
+        return _CHAIN.sub(lambda match: self._chain_without(match.group(), own), text)
 
-    def _genes(self, word: str) -> Iterable[int]:
-        if word in self._exact:
-            yield self._exact[word]
-        yield from self._any_case.get(word.lower(), ())
+    def _genes(self, word: str) -> set[int]:
+        exact = {self._exact[word]} if word in self._exact else set()
+        return exact.union(self._any_case.get(word.lower(), ()))
 
     def _chain_without(self, chain: str, own: int) -> str:
-        parts, kept, start = chain.split("-"), [], 0
+        parts, kept, start = _JOINT.split(chain), [], 0
         while start < len(parts):
-            for end in range(min(start + _MAX_PARTS, len(parts)), start, -1):
-                # A name that two genes share in other cases goes too, unless it is this gene's alone.
-                if any(i != own for i in self._genes("-".join(parts[start:end]))):
-                    kept.append(" ")
-                    start = end
-                    break
-            else:
-                kept.append(parts[start])
-                start += 1
-        return "-".join(kept)
-
-    def _piece_without(self, piece: str, own: int) -> str:
-        name = piece.rstrip(".!?")
-        return f" {piece[len(name) :]}" if any(i != own for i in self._genes(name)) else piece
+            # A name that two genes share in other cases goes too, unless it is this gene's alone.
+            named = (end for end in _ends(parts, start) if self._genes("".join(parts[start:end])) - {own})
+            end = next(named, 0)
+            kept.append(" " if end else parts[start])
+            end = end or start + 1
+            kept += parts[end : end + 1]
+            start = end + 1
+        return "".join(kept)
 
 
-def _is_chain(name: str) -> bool:
-    return _CHAIN.fullmatch(name) is not None and name.count("-") < _MAX_PARTS
+def _ends(parts: Sequence[str], start: int) -> range:
+    """Return where names that begin at `start` may end, the longest first; every other part is a joint."""
+    return range(min(start + 2 * _MAX_PARTS - 1, len(parts)), start, -2)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bftembed.tasks.genes.splits import Fold, Plan
+    from bftembed.tasks.genes.splits import Fold
 
 #: Inverse strengths of the L2 penalty, from which a fold's training part chooses one.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -32,8 +32,9 @@ _BLOCK_ROWS = 8192
 
 def summed(vectors: NDArray[Any], items: NDArray[np.int64]) -> NDArray[Any]:
     """Return the vector of each gene, or the sum of the two of each pair: (n, d), in the dtype of `vectors`."""
-    features = np.take(vectors, items[:, 0], axis=0)
+    features = vectors[items[:, 0]]
     if items.shape[1] == 2:
+        # In blocks: the notebooks' pairs are hundreds of thousands.
         for start in range(0, len(items), _BLOCK_ROWS):
             features[start : start + _BLOCK_ROWS] += vectors[items[start : start + _BLOCK_ROWS, 1]]
     return features
@@ -41,17 +42,9 @@ def summed(vectors: NDArray[Any], items: NDArray[np.int64]) -> NDArray[Any]:
 
 def symmetric(vectors: NDArray[Any], items: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the vector of each gene (n, d), or sum | absolute difference | product of each pair (n, 3 d), float32."""
-    if items.shape[1] == 1:
-        return np.take(vectors, items[:, 0], axis=0).astype(np.float32, copy=False)
-    d = vectors.shape[1]
-    features = np.empty((len(items), 3 * d), np.float32)
-    for start in range(0, len(items), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        one, other = vectors[items[rows, 0]], vectors[items[rows, 1]]
-        features[rows, :d] = one + other
-        features[rows, d : 2 * d] = np.abs(one - other)
-        features[rows, 2 * d :] = one * other
-    return features
+    one, other = vectors[items[:, 0]], vectors[items[:, -1]]
+    features = one if items.shape[1] == 1 else np.concatenate([one + other, np.abs(one - other), one * other], axis=1)
+    return features.astype(np.float32, copy=False)
 
 
 def logistic(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float64]:
@@ -116,20 +109,26 @@ def ridge(fold: Fold, vectors: NDArray[Any]) -> NDArray[np.float32]:
     return found
 
 
-def genept_scores(plan: Plan, vectors: NDArray[Any], forest: bool) -> dict[str, list[NDArray[Any]]]:
+def probe_scores(folds: list[Fold], vectors: NDArray[Any], names: list[str]) -> dict[str, list[NDArray[Any]]]:
+    """Fit probes of `PROBES` on each fold; probe → scores of the test items of each fold."""
+    return {name: [PROBES[name](fold, vectors) for fold in folds] for name in names}
+
+
+def genept_scores(folds: list[Fold], vectors: NDArray[Any], names: list[str]) -> dict[str, list[NDArray[Any]]]:
     """Fit the classifiers of GenePT's notebooks on each fold, with all defaults of scikit-learn written out.
 
     Nothing is scaled; vectors are fitted in their dtype. The forest, after the logistic regression of each fold, takes
-    one generator, seeded before the first fold; the notebooks seed the global one. Returns ``"logistic"`` (and
-    ``"forest"``) → for each fold the probability of the positive class; with more than two classes the predicted class.
+    one generator, seeded before the first fold; the notebooks seed the global one. `names` are ``"logistic"`` (and
+    ``"forest"``). Returns name → for each fold the probability of the positive class; with more than two classes the
+    predicted class.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in ("logistic", "forest")[: 1 + forest]}
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     generator = np.random.RandomState(GENEPT_SEED)
-    for fold in plan.folds:
+    for fold in folds:
         train, test = summed(vectors, fold.train_items), summed(vectors, fold.test_items)
         for name, scores in found.items():
             model: Any = LogisticRegression(C=1.0, max_iter=100)

@@ -20,14 +20,8 @@ METRICS = (
     Metric("roc_auc", "ROC-AUC", limits=None, concludes=False),
     Metric("accuracy", "accuracy", limits=None, concludes=False),
 )
-#: Column ``protocol`` → protocol and classifier, in the order of tables.
-PROTOCOLS = {
-    "strict/logistic": ("strict", "logistic"),
-    "strict/ridge": ("strict", "ridge"),
-    "strict/mlp": ("strict", "MLP"),
-    "genept/logistic": ("genept", "logistic"),
-    "genept/forest": ("genept", "forest"),
-}
+#: In the order of tables.
+PROTOCOLS = ("strict/logistic", "strict/ridge", "strict/mlp", "genept/logistic", "genept/forest")
 MAX_LABELS = 6
 ABOVE, BELOW, SAME = "above", "below", "same"
 _BEST = "Best baseline: the highest of baselines and random vectors. Differences to it are paired over the same genes"
@@ -36,29 +30,26 @@ _BEST = "Best baseline: the highest of baselines and random vectors. Differences
 def tables(frame: pd.DataFrame) -> list[Table]:
     """Return an overview per run and protocol, a table per run, task and protocol, and published scores."""
     parts = dict(iter(frame.groupby(["run", "task", "protocol"], sort=False)))
-    known = list(PROTOCOLS)
 
     def order(protocol: str) -> int:
-        return known.index(protocol) if protocol in known else len(known)
+        return [*PROTOCOLS, protocol].index(protocol)
 
     def place(key: tuple[str, str, str]) -> tuple[Any, ...]:
         run, task, protocol = key
-        at = TASKS.index(task) if task in TASKS else len(TASKS)
-        return run != SHARED, run == ALL_GENES, run, at, task, order(protocol), protocol
+        return run != SHARED, run == ALL_GENES, run, [*TASKS, task].index(task), task, order(protocol), protocol
 
     keys = sorted(parts, key=place)
-    together: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-    for key in keys:
-        together.setdefault((key[0], PROTOCOLS.get(key[2], (key[2], ""))[0]), []).append(key)
+    together: dict[tuple[str, str], dict[tuple[str, str], pd.DataFrame]] = {}
+    for run, task, protocol in sorted(keys, key=lambda key: (key[0] != SHARED, key[0], order(key[2]))):
+        of = together.setdefault((run, protocol.partition("/")[0]), {})
+        of[task, protocol] = parts[run, task, protocol]
     overviews = [
-        _overview(
-            f"all tasks · {protocol} · {run}", {k[1:]: parts[k] for k in sorted(found, key=lambda k: order(k[2]))}
-        )
+        _overview(f"all tasks · {protocol} · {run}", found)
         for (run, protocol), found in together.items()
-        if run != ALL_GENES and len({task for _, task, _ in found}) > 1
+        if run != ALL_GENES and len({task for task, _ in found}) > 1
     ]
     of_tasks = [_table(parts[key], f"{key[1]} · {key[2]} · {key[0]}") for key in keys]
-    genept = {task for _, task, protocol in keys if PROTOCOLS.get(protocol, ("", ""))[0] == "genept"}
+    genept = {task for _, task, protocol in keys if protocol.startswith("genept/")}
     return [*overviews, *of_tasks, *([gene_table(genept)] if genept & set(TASKS) else [])]
 
 
@@ -71,25 +62,26 @@ def _overview(title: str, parts: Mapping[tuple[str, str], pd.DataFrame]) -> Tabl
     names: dict[str, str] = {}
     found: dict[str, dict[str, list[str]]] = {}
     for (task, protocol), frame in parts.items():
-        probe = PROTOCOLS.get(protocol, ("", protocol))[1] if several else ""
+        probe = protocol.partition("/")[2] if several else ""
         columns.append(column := Column(f"{protocol}/{task}", task, probe))
+        where = f"{task} ({probe})" if probe else task
         scores = _summaries(frame)
         for row in scores[scores["kind"] == "subject"].to_dict("records"):
             direction = _direction(row)
             text = row["reason"] or ("" if direction == SAME else direction)
             cells.setdefault(row["subject"], {})[column.key] = Cell(row["value"], row["low"], row["high"], text)
             if row["reference"]:
-                where = f"{task} ({probe})" if probe else task
                 found.setdefault(row["subject"], {}).setdefault(direction, []).append(where)
+                names[where] = row["reference"]
                 of = scores[(scores["subject"] == row["reference"]) & scores["kind"].isin(BASELINE_KINDS)]
                 for r in of.to_dict("records"):
-                    best[column.key], names[where] = Cell(r["value"], r["low"], r["high"]), r["subject"]
+                    best[column.key] = Cell(r["value"], r["low"], r["high"])
     rows = [Row(name, of_name) for name, of_name in cells.items()]
     rows.sort(key=lambda row: -sum(c.value for c in row.cells.values() if c.value == c.value))
     told = []
     for name, of_name in found.items():
-        of = [", ".join(of_name.get(d, [])) for d in (ABOVE, BELOW)]
-        told.append(f"{name}: above the best baseline on {of[0] or 'no task'}, below it on {of[1] or 'none'}.")
+        above, below = (", ".join(of_name.get(direction, [])) for direction in (ABOVE, BELOW))
+        told.append(f"{name}: above the best baseline on {above or 'no task'}, below it on {below or 'none'}.")
     if best:
         rows.append(Row("best baseline", best, "baseline", "; ".join(f"{where}: {names[where]}" for where in names)))
     footnotes = (f"{_BEST}; above, below: with a 95 % interval that does not hold 0.",) if best else ()
@@ -98,15 +90,12 @@ def _overview(title: str, parts: Mapping[tuple[str, str], pd.DataFrame]) -> Tabl
 
 def _table(frame: pd.DataFrame, title: str) -> Table:
     """Return the scores of one run, task and protocol with their differences to the best baseline."""
-    scored = frame["reason"] == ""
-    stated = frame["metric"] == STATED
-    notes = dict.fromkeys(f"{note}." for note in frame.loc[scored & ~stated, "note"] if note)
+    stated, fewer = frame["metric"] == STATED, frame["kind"] == "label-removed"
+    scored = frame[(frame["reason"] == "") & ~stated]
     # Notes hold for all rows, and count the items left out; where a text states the label, others are left out too.
-    n = frame.loc[scored & ~stated, "n"].max()
-    fewer = frame["kind"] == "label-removed"
-    plain = frame.assign(note=frame["note"].mask(scored, ""), n_missing=0, n=frame["n"].mask(fewer, n))
-    table = score_table(plain, METRICS, title=title)
-    of_fewer = dict(zip(frame.loc[fewer, "subject"], frame.loc[fewer, "n"], strict=True))
+    plain = frame.assign(note=frame["note"].where(frame["reason"] != "", ""), n_missing=0)
+    table = score_table(plain.assign(n=frame["n"].mask(fewer, scored["n"].max())), METRICS, title=title)
+    of_fewer = frame[fewer].set_index("subject")["n"].to_dict()
     deviations = {key: _deviation(rows) for key, rows in frame[frame["seed"].notna()].groupby(["kind", "subject"])}
     compared = {row["subject"]: row for row in _summaries(frame).to_dict("records") if row["reference"]}
     rows = []
@@ -129,7 +118,7 @@ def _table(frame: pd.DataFrame, title: str) -> Table:
     difference = Column("difference", "− best baseline", better="", signed=True)
     return replace(
         table,
-        columns=(*table.columns, difference) if directions else table.columns,
+        columns=(*table.columns, *([difference] if directions else [])),
         rows=tuple(rows),
         conclusions=(" ".join(told),) if directions else (),
         footnotes=(
@@ -137,7 +126,7 @@ def _table(frame: pd.DataFrame, title: str) -> Table:
             *([f"{_BEST}."] if directions else []),
             *_stated(frame[stated]),
             *table.footnotes,
-            *notes,
+            *(f"{note}." for note in scored["note"].unique() if note),
         ),
     )
 

@@ -57,13 +57,12 @@ class Evaluation:
         return (float(both[:, 0].min()), float(both[:, 1].max())) if len(both) else (math.nan, math.nan)
 
 
-def evaluate(plan: Plan, scores: Sequence[NDArray[Any]], n_genes: int = 0, n: int | None = 0) -> Evaluation:
-    """Return the value of each fold, and `n` bootstrap replicates of their mean (None: `REPLICATES`)."""
+def evaluate(plan: Plan, scores: Sequence[NDArray[Any]], n_genes: int = 0, n: int = 0) -> Evaluation:
+    """Return the value of each fold and, where `n_genes` is given, `n` replicates of their mean (0: the default)."""
     metric = "accuracy" if scores[0].dtype.kind == "i" else "roc_auc"
     values = tuple(fold_value(fold, s) for fold, s in zip(plan.folds, scores, strict=True))
-    if n is None:
-        n = REPLICATES_MULTILABEL if plan.folds[0].test_labels.ndim == 2 else REPLICATES
-    return Evaluation(metric, values, replicates(plan, scores, n_genes, n) if n else None)
+    n = n or (REPLICATES_MULTILABEL if plan.folds[0].test_labels.ndim == 2 else REPLICATES)
+    return Evaluation(metric, values, replicates(plan, scores, n_genes, n) if n_genes else None)
 
 
 def fold_value(fold: Fold, scores: NDArray[Any]) -> float:
@@ -73,7 +72,7 @@ def fold_value(fold: Fold, scores: NDArray[Any]) -> float:
     """
     labels = fold.test_labels
     if labels.ndim == 2:
-        return _mean([roc_auc(labels[:, j], scores[:, j]) for j in range(labels.shape[1])])
+        return _mean([roc_auc(column, s) for column, s in zip(labels.T, scores.T, strict=True)])
     if scores.dtype.kind == "i":
         return float((scores == labels).mean())
     return roc_auc(labels, scores)
@@ -98,8 +97,8 @@ def replicates(plan: Plan, scores: Sequence[NDArray[Any]], n_genes: int, n: int,
 
 def _weighted(labels: NDArray[Any], scores: NDArray[Any], weights: NDArray[np.float32]) -> NDArray[np.float64]:
     if labels.ndim == 2:
-        columns = range(labels.shape[1])
-        return _mean_of([weighted_roc_auc(labels[:, j].astype(np.int8), scores[:, j], weights) for j in columns])
+        columns = zip(labels.T.astype(np.int8), scores.T, strict=True)
+        return _mean_of([weighted_roc_auc(column, s, weights) for column, s in columns])
     if scores.dtype.kind == "i":
         n = weights.sum(axis=1, dtype=np.float64)
         return np.where(n > 0, weights @ (scores == labels) / np.maximum(n, 1), np.nan)
@@ -108,11 +107,9 @@ def _weighted(labels: NDArray[Any], scores: NDArray[Any], weights: NDArray[np.fl
 
 def _mean_of(found: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the mean of arrays without their NaN; NaN where all are."""
-    total, number = np.zeros(len(found[0])), np.zeros(len(found[0]))
-    for values in found:
-        total += np.nan_to_num(values)
-        number += ~np.isnan(values)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    values = np.stack(found)
+    number = (~np.isnan(values)).sum(axis=0)
+    return np.where(number > 0, np.nansum(values, axis=0) / np.maximum(number, 1), np.nan)
 
 
 def node_propensity(fold: Fold) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,11 @@ class Fold:
     test_items: NDArray[np.int64]
     test_labels: NDArray[Any]
 
+    def permuted(self) -> Fold:
+        """Return the fold with its training labels permuted over the same items."""
+        order = np.random.default_rng([self.seed, self.fold, 1]).permutation(len(self.train_labels))
+        return replace(self, train_labels=self.train_labels[order])
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -67,19 +72,15 @@ def plan_genept(task: GeneTask) -> Plan:
     what, rows, notes = f"Task {task.info.name}", np.arange(len(task)), []
     if task.kind == "multilabel":
         raise BftembedError(f"{what}: the GenePT notebooks have no multilabel task. Use protocol strict.")
-    both_labels = task.of_both_labels()
-    if both_labels.any():
-        names = examples(gene for gene, has_both in zip(task.genes, both_labels, strict=True) if has_both)
-        notes.append(
-            f"{int(both_labels.sum())} genes of both classes, once with each label as in the notebook: {names}"
-        )
+    if both := [task.genes[i] for i in np.flatnonzero(task.of_both_labels())]:
+        notes.append(f"{len(both)} genes of both classes, once with each label as in the notebook: {examples(both)}")
     if task.split is not None:
-        train, test = np.flatnonzero(task.split == TRAIN), np.flatnonzero(task.split == TEST)
+        train, test = (np.flatnonzero(task.split == part) for part in (TRAIN, TEST))
         parts = [(train, test)]
         if unused := len(rows) - len(train) - len(test):
             notes.append(f"{unused} items that the split leaves unused")
-        if both := len(np.intersect1d(task.items[train], task.items[test])):
-            notes.append(f"{both} genes on both sides of the split")
+        if shared := len(np.intersect1d(task.items[train], task.items[test])):
+            notes.append(f"{shared} genes on both sides of the split")
     elif task.kind == "binary":
         _check_classes(task, task.labels)
         parts = list(StratifiedKFold(N_FOLDS, shuffle=False).split(rows, task.labels))

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal as signals
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +19,6 @@ from bftembed.embeddings import GeneEmbeddings, embed_genes
 from bftembed.errors import BftembedError
 from bftembed.tasks.base import read_results
 from bftembed.tasks.genes import make_task, scoring
-from bftembed.tasks.genes.benchmark import read_scores, write_scores
 
 
 def bench(embeddings, tasks, **options):
@@ -374,30 +370,6 @@ def test_changed_vectors_labels_seeds_and_probes_are_computed_anew(tmp_path):
         assert len(computed(tmp_path)) == i + 1
 
 
-def test_a_damaged_file_of_scores_counts_as_absent(tmp_path):
-    found = [np.arange(4.0), np.array([1, 2]), np.ones((2, 3), np.float32)]
-    write_scores(tmp_path / "new", "key", found)
-    back = read_scores(tmp_path / "new", "key", 3)
-    assert all(f.dtype == s.dtype and (f == s).all() for f, s in zip(back, found, strict=True))
-    assert read_scores(tmp_path / "new", "other", 3) == read_scores(tmp_path / "new", "key", 4) == []
-    file = tmp_path / "new" / "key.npz"
-    whole = file.read_bytes()
-    damaged = [whole[:n] for n in range(0, len(whole), 7)] + [b"", b"text", whole[:50] + whole[60:]]
-    for i in range(0, len(whole), 3):
-        damaged.append(whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :])
-    for data in damaged:
-        file.write_bytes(data)
-        back = read_scores(tmp_path / "new", "key", 3)
-        assert not back or all(np.array_equal(f, s) for f, s in zip(back, found, strict=True))
-
-    class Bad:
-        def __reduce__(self):
-            return (pytest.fail, ("a pickle was run",))
-
-    np.savez(file, fold0=np.array([Bad()], dtype=object))
-    assert read_scores(tmp_path / "new", "key", 1) == []
-
-
 # Processes
 
 _PROGRAM = """
@@ -423,8 +395,7 @@ def main(jobs):
     ]
     print(json.dumps([[repr(x) for x in row] for f in frames for row in f.values.tolist()]))
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
+main(int(sys.argv[1]))
 """
 
 
@@ -443,51 +414,3 @@ def test_results_do_not_depend_on_processes_threads_and_hashes(tmp_path):
     assert len(first) > 70
     for other in others:
         assert other == first
-
-
-_ASK = """
-import os, time
-from pathlib import Path
-from bftembed.tasks.genes.benchmark import workers
-
-def pid(folder):
-    (Path(folder) / str(os.getpid())).touch()
-    time.sleep(.2)
-    return os.getpid()
-
-if __name__ == "__main__":
-    import sys
-    with workers(2) as submit:
-        waiting = [submit(pid, sys.argv[1]) for _ in range(6)]
-        print(len({wait() for wait in waiting}), flush=True)
-        time.sleep(600)
-"""
-
-
-def alive(pid):
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(") ")[2][0] != "Z"
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes in /proc")
-def test_workers_end_with_the_process_that_started_them(tmp_path):
-    script, folder = tmp_path / "ask.py", tmp_path / "pids"
-    script.write_text(_ASK)
-    folder.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    asking = subprocess.Popen([sys.executable, script, folder], stdout=subprocess.PIPE, text=True, env=environment)
-    assert int(asking.stdout.readline()) in (1, 2)
-    pids = [int(file.name) for file in folder.iterdir()]
-    try:
-        assert pids
-        assert all(alive(pid) for pid in pids)
-        asking.send_signal(signals.SIGKILL)
-        asking.wait(30)
-        until = time.monotonic() + 60
-        while any(alive(pid) for pid in pids) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not [pid for pid in pids if alive(pid)]
-    finally:
-        for pid in (asking.pid, *pids):
-            if alive(pid):
-                os.kill(pid, signals.SIGKILL)
