@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parent.parent / "tests" / "profiles"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "llm"))
 
 
 def compared(profiles: dict[str, dict[str, Any]]) -> dict[str, Any]:

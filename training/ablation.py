@@ -183,18 +183,17 @@ def held_out(model: str, path: Path) -> list[dict[str, float]]:
 def answers(model: str, seed: int, tokens: int = 128) -> list[dict[str, float]]:
     """Return the counts of appendix A.2 in the model's answers to 20 questions, sampled at temperature 0.6."""
     from bftembed.io import sha256_text
-    from bftembed.llm import generator_from_spec
+    from bftembed.llm import model_from_spec
     from bftembed.llm.base import Request
     from bftembed.tuning.tagging import count_connectives, count_entities
 
     source = model if model.startswith("builtin:") else f"transformers:{model}"
-    generator = generator_from_spec(f"{source},max_new_tokens={tokens},temperature=0.6,seed={seed}")
+    generator, sampling = model_from_spec(f"{source},max_new_tokens={tokens},temperature=0.6,seed={seed}")
     requests = [
         Request(
-            key=sha256_text(topic),
-            messages=({"role": "user", "content": f"Explain the mechanism of {topic} in non-small cell lung cancer."},),
-            entity=topic,
-            kind="gene",
+            sha256_text(topic),
+            ({"role": "user", "content": f"Explain the mechanism of {topic} in non-small cell lung cancer."},),
+            sampling=sampling,
         )
         for topic in TOPICS
     ]
@@ -205,7 +204,7 @@ def answers(model: str, seed: int, tokens: int = 128) -> list[dict[str, float]]:
             "characters": len(completion.text),
             "mutation": float(bool(MUTATION.search(completion.text))),
         }
-        for completion in sorted(generator.generate(requests), key=lambda c: c.key)
+        for completion in sorted(generator.generate(requests), key=lambda c: c.id)
     ]
 
 

@@ -47,15 +47,18 @@ def summaries(path: Path, n: int | None, seed: int) -> list[str]:
 
 def facts_profiles(n: int, seed: int) -> list[str]:
     from bftembed.entities.genes import GeneIndex
-    from bftembed.llm import generator_from_spec
     from bftembed.llm.base import Request
+    from bftembed.profiles.facts import Facts
     from bftembed.profiles.prompts import get_prompt
 
     names = sorted(GeneIndex.default())
     chosen = [names[i] for i in np.random.default_rng(seed).choice(len(names), size=2 * n, replace=False)]
     prompt = get_prompt(None, "gene")
-    asked = [Request(f"{i:064x}", prompt.messages(name), name) for i, name in enumerate(chosen)]
-    texts = [c.text for c in generator_from_spec("facts").generate(asked) if c.text.strip() and not c.error]
+    asked = [
+        Request(f"{i:064x}", prompt.messages(name), metadata={"entity": name, "kind": "gene"})
+        for i, name in enumerate(chosen)
+    ]
+    texts = [c.text for c in Facts().generate(asked) if c.text.strip() and not c.error]
     return texts[:n]
 
 

@@ -1,9 +1,9 @@
 """What the runner and the store cost, how fast a restart is, and whether memory stays where it is.
 
-Usage: python benchmarks/speed/generation.py [--items 1000000] [--parts runner batching restart million facts]
+Usage: python benchmarks/speed/generation.py [--items 1000000] [--parts runner early batching restart million facts]
 
 ``runner``: SmolLM2 writes the same batches bare and through `generate_profiles`, turn by turn in one process, by CPU
-seconds. ``batching``: prompts of mixed lengths, batched by length as `generate_profiles` does, against batches of 8 in
+seconds. ``early``: texts that end early against full-length ones, tokens per CPU second. ``batching``: prompts of mixed lengths, batched by length as `generate_profiles` does, against batches of 8 in
 the order of the list. ``restart``: a finished store of 20,000 items. ``million``: scripted items in a process of its
 own. ``facts``: every protein-coding gene by `facts`, and embedded. Only ratios within one run are meant to be compared.
 """
@@ -24,16 +24,16 @@ SPEC = "builtin:smollm2-135m-instruct,max_new_tokens=32,batch_size=8,threads=1"
 
 def runner(folder: Path, n_genes: int = 48, turns: int = 3) -> dict[str, Any]:
     from bftembed.entities.genes import GeneIndex
-    from bftembed.llm import generator_from_spec
+    from bftembed.llm import model_from_spec
     from bftembed.llm.base import Request
-    from bftembed.profiles import runner as room
+    from bftembed.profiles import generate as room
     from bftembed.profiles.prompts import get_prompt
 
-    engine = generator_from_spec(SPEC)
+    engine, sampling = model_from_spec(SPEC)
     genes = list(GeneIndex.default())[1000 : 1000 + n_genes]
     prompt = get_prompt(None, "gene")
-    requests = [Request(f"{i:064x}", prompt.messages(gene), gene) for i, gene in enumerate(genes)]
-    room.generator_from_spec = lambda spec: engine  # the weights are loaded once
+    requests = [Request(f"{i:064x}", prompt.messages(gene), sampling=sampling) for i, gene in enumerate(genes)]
+    room.model_from_spec = lambda spec: (engine, sampling)  # the weights are loaded once
     used: dict[str, list[float]] = {"bare": [], "runner": []}
     list(engine.generate(requests[:8]))
     for turn in range(turns):
@@ -50,12 +50,41 @@ def runner(folder: Path, n_genes: int = 48, turns: int = 3) -> dict[str, Any]:
     }
 
 
+def early(folder: Path, n: int = 64, turns: int = 2) -> dict[str, Any]:
+    """Answers of 4 to 48 tokens, as different models end them, against answers of 26 tokens each: as many tokens."""
+    import random
+
+    from bftembed.llm import model_from_spec
+    from bftembed.llm.base import Request, Sampling
+    from bftembed.profiles.prompts import get_prompt
+
+    engine, _ = model_from_spec("builtin:smollm2-135m-instruct,dtype=fp32,batch_size=16,threads=1")
+    prompt = get_prompt(None, "gene")
+    draw = random.Random(0)
+    lengths = {"full length": [26] * n, "end early": [draw.randint(4, 48) for _ in range(n)]}
+    used: dict[str, list[float]] = {name: [] for name in lengths}
+    for _ in range(turns):
+        for name, wanted in lengths.items():
+            requests = [
+                Request(f"{i:064x}", prompt.messages(f"GENE{i}"), sampling=Sampling(max_new_tokens=k))
+                for i, k in enumerate(wanted)
+            ]
+            started = time.process_time()
+            tokens = sum(c.completion_tokens for c in engine.generate(requests))
+            used[name].append((time.process_time() - started) / tokens)
+    best = {name: min(times) for name, times in used.items()}
+    return {
+        "tokens_per_cpu_second": {name: round(1 / t, 1) for name, t in best.items()},
+        "early_share_of_full": round(best["full length"] / best["end early"], 3),
+    }
+
+
 def batching(folder: Path, n: int = 48) -> dict[str, Any]:
     """Contexts of 0 to 300 words before the same short answers."""
     import random
 
-    from bftembed.llm import generator_from_spec
-    from bftembed.llm.base import Request
+    from bftembed.llm import model_from_spec
+    from bftembed.llm.base import Request, Sampling
     from bftembed.profiles.prompts import get_prompt
 
     draw = random.Random(0)
@@ -78,9 +107,10 @@ def batching(folder: Path, n: int = 48) -> dict[str, Any]:
     requests = []
     for i in range(n):
         context = " ".join(draw.choices(words, k=draw.choice([0, 5, 10, 20, 300])))
-        requests.append(Request(f"{i:064x}", prompt.messages(f"drug {i}", context=context), f"drug {i}"))
-    spec = "builtin:smollm2-135m-instruct,max_new_tokens=8,threads=1"
-    ours, naive = generator_from_spec(f"{spec},batch_size=16"), generator_from_spec(f"{spec},batch_size=8")
+        messages = prompt.messages(f"drug {i}", context=context)
+        requests.append(Request(f"{i:064x}", messages, sampling=Sampling(max_new_tokens=8)))
+    spec = "builtin:smollm2-135m-instruct,threads=1"
+    ours, naive = model_from_spec(f"{spec},batch_size=16")[0], model_from_spec(f"{spec},batch_size=8")[0]
     list(ours.generate(requests[:2]))
     list(naive.generate(requests[:2]))
     used: dict[str, list[float]] = {"ours": [], "input order": []}
@@ -168,7 +198,7 @@ def facts(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parts = ("runner", "batching", "restart", "million", "facts")
+    parts = ("runner", "early", "batching", "restart", "million", "facts")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--items", type=int, default=1_000_000)

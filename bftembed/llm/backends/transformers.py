@@ -152,6 +152,8 @@ class Transformers:
 
     def _load(self) -> _Engine:
         model, tokenizer, _ = load_language_model(self.model, self._dtype)
+        if model._is_stateful:
+            raise BftembedError(f"transformers: {self.model} keeps a state in place of a cache. Serve it with vLLM.")
         self._template.apply(tokenizer, self.model)
         return _Engine(self._torch, model.to(self._device), tokenizer, self._template.options)
 
@@ -186,6 +188,8 @@ class _Engine:
         self.stop_ids = frozenset(i for i in [*ends, tokenizer.eos_token_id] if i is not None)
         self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
         self._options = template_options
+        #: As the model's generation config asks for (arXiv 1909.05858).
+        self._penalty = float(getattr(model.generation_config, "repetition_penalty", None) or 1)
         #: bf16 rounds sums that were taken in another order so coarsely that greedy texts change.
         self._shares = attends_to_all_before(model)
         self._shares_written = self._shares and model.dtype == torch.float32
@@ -296,6 +300,10 @@ class _Engine:
             past_key_values=batch.cache,
             use_cache=True,
         ).logits[:, -1]
+        if self._penalty != 1:
+            for i, row in enumerate(batch.rows):
+                seen = torch.tensor(sorted({*row.prompt, *row.answer}), device=self.device)
+                logits[i, seen] = torch.where(logits[i, seen] < 0, self._penalty, 1 / self._penalty) * logits[i, seen]
         tokens = logits.argmax(-1)
         for i, row in enumerate(batch.rows):
             if row.generator is not None:
