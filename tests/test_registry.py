@@ -58,16 +58,16 @@ def test_an_unknown_name_gets_a_suggestion_and_the_list():
 
 
 def test_generators_with_a_wrong_option_or_model_say_so():
-    from bftembed.llm import generator_from_spec
+    from bftembed.llm import model_from_spec
 
     with pytest.raises(UnknownNameError, match=r"option 'dely' in generator 'scripted'. Did you mean 'delay'"):
-        generator_from_spec("scripted:dely=1")
+        model_from_spec("scripted:dely=1")
     with pytest.raises(BftembedError, match="takes no model"):
-        generator_from_spec("facts:gpt")
+        model_from_spec("facts:gpt")
     with pytest.raises(BftembedError, match="needs a model: write transformers:MODEL"):
-        generator_from_spec("transformers")
+        model_from_spec("transformers")
     with pytest.raises(UnknownNameError, match="Did you mean 'transformers'"):
-        generator_from_spec("transformer:x")
+        model_from_spec("transformer:x")
 
 
 @pytest.mark.parametrize(
@@ -81,17 +81,17 @@ def test_generators_with_a_wrong_option_or_model_say_so():
     ],
 )
 def test_an_option_of_the_wrong_type_is_named(spec, message):
-    from bftembed.llm import generator_from_spec
+    from bftembed.llm import model_from_spec
 
     with pytest.raises(BftembedError, match=message):
-        generator_from_spec(spec)
+        model_from_spec(spec)
 
 
 def test_numbers_may_be_whole_and_names_may_look_like_numbers(tmp_path):
-    from bftembed.llm import generator_from_spec
+    from bftembed.llm import model_from_spec
 
-    assert generator_from_spec("scripted:delay=1,fail=0").batch_size == 8
-    assert generator_from_spec("scripted:log=5")._log == "5"
+    assert model_from_spec("scripted:delay=1,fail=0")[0].batch_size == 8
+    assert model_from_spec("scripted:log=5")._log == "5"
 
 
 def test_a_missing_package_names_its_install_line():

@@ -3,9 +3,10 @@
 Usage: python benchmarks/speed/generation.py [--items 1000000] [--parts runner early batching restart million facts]
 
 ``runner``: SmolLM2 writes the same batches bare and through `generate_profiles`, turn by turn in one process, by CPU
-seconds. ``early``: texts that end early against full-length ones, tokens per CPU second. ``batching``: prompts of mixed lengths, batched by length as `generate_profiles` does, against batches of 8 in
-the order of the list. ``restart``: a finished store of 20,000 items. ``million``: scripted items in a process of its
-own. ``facts``: every protein-coding gene by `facts`, and embedded. Only ratios within one run are meant to be compared.
+seconds. ``early``: texts that end early against full-length ones, tokens per CPU second. ``batching``: prompts of mixed
+lengths, batched by length as `generate_profiles` does, against batches of 8 in the order of the list. ``restart``: a
+finished store of 20,000 items. ``million``: scripted items in a process of its own. ``facts``: every coding gene
+by `facts`, and embedded. Only ratios within one run are meant to be compared.
 """
 
 from __future__ import annotations
