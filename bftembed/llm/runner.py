@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _BATCHES_PER_WINDOW = 16
 #: Requests that the store is asked for at once.
 _LOOKED_UP_AT_ONCE = 2048
+#: Answers wait for a whole batch, but not longer than so many seconds.
+_COMMIT_SECONDS = 10.0
 #: A run that has no answer yet stops after so many equal failures.
 MAX_EQUAL_FAILURES = 25
 
@@ -158,6 +160,7 @@ def run_requests(
         answer. What was answered stays.
     """
     run, started = Run(), time.monotonic()
+    committed = started
     batch: list[tuple[Answer, Request]] = []
     hopeless = _Hopeless()
 
@@ -168,6 +171,8 @@ def run_requests(
 
     def commit() -> None:
         done, batch[:] = batch[:], []
+        nonlocal committed
+        committed = time.monotonic()
         store.add([a for a, _ in done], {a.key: _sent(request) for a, request in done})
         for answer, _ in done:
             run.written += 1
@@ -177,14 +182,14 @@ def run_requests(
     with _stopped_by_signals():
         pending = _pending(requests, store, run, retry_failed)
         try:
-            able = model.capabilities()
             while window := list(islice(pending, _BATCHES_PER_WINDOW * model.batch_size)):
                 for request in window:
-                    able.check(request, spec)
+                    if request.options or request.schema:  # a server is asked what it can do, where that matters
+                        model.capabilities().check(request, spec)
                 for completion, request in _completions(model, window, spec):
                     answer = _answer(completion, request, spec, generator_id, flags)
                     batch.append((answer, request))
-                    if len(batch) >= model.batch_size:
+                    if len(batch) >= model.batch_size or time.monotonic() - committed > _COMMIT_SECONDS:
                         commit()
                         tell()
                     hopeless.look_at(answer)
