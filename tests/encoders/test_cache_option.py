@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def store(tmp_path):
     ]
     with AnswerStore.writing(tmp_path / "store") as opened:
         identifier = opened.add_generator("facts", {"engine": "facts"})
-        opened.add_profiles(made, generator_id=identifier, messages={p.key: [] for p in made})
+        opened.add([replace(one, generator_id=identifier) for one in made], {p.key: [] for p in made})
     return tmp_path / "store"
 
 
