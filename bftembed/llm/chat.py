@@ -11,7 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
-from bftembed.llm.reasoning import closer_of, open_reasoning
+from bftembed.llm.reasoning import closer_of, leading_opener, open_reasoning, split_reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +82,22 @@ def closing_of(prompt: str) -> str:
     if not opener:
         return ""
     return ("" if prompt.endswith("\n") else "\n") + f"{closer_of(opener)}\n\n"
+
+
+def within_thought(prompt: str, answer: str) -> tuple[str, str]:
+    """Return prompt and answer of a row to learn, where the prompt ends in an open thought.
+
+    An answer that closes a thought goes on in it, without an opener of its own; one without a thought comes after the
+    thought is closed.
+    """
+    closing = closing_of(prompt)
+    if not closing:
+        return prompt, answer
+    if not split_reasoning(answer)[1]:
+        return prompt + closing, answer
+    own = leading_opener(answer)
+    answer = answer.removeprefix(own)
+    return prompt, answer.removeprefix("\n") if own and prompt.endswith("\n") else answer
 
 
 def with_closing(template: str, closing: str) -> str:
