@@ -59,13 +59,18 @@ class Template:
     def apply(self, tokenizer: Any, model: str) -> None:
         """Set the template of a tokenizer that was loaded; a model without one is named in a warning."""
         if not tokenizer.chat_template:
-            warnings.warn(
-                f"{model} has no chat template: messages are joined as paragraphs. Take its instruction-tuned variant "
-                "if there is one.",
-                stacklevel=2,
-            )
+            warn_of_no_template(model)
         elif self.thinking == "off":
             close_thought(tokenizer, self.options)
+
+
+def warn_of_no_template(model: str) -> None:
+    """Say once that a model has no chat template."""
+    warnings.warn(
+        f"{model} has no chat template: messages are joined as paragraphs. Take its instruction-tuned variant if there "
+        "is one.",
+        stacklevel=3,
+    )
 
 
 def close_thought(tokenizer: Any, options: Mapping[str, Any] | None = None) -> bool:
@@ -169,9 +174,10 @@ def prompt_text(tokenizer: Any, messages: Sequence[Message], template: str = "au
         except Exception as err:  # noqa: BLE001 - templates raise what they like
             error = error or err
             continue
-        dropped = [m["role"] for m in chat if m["content"].strip() not in text]
-        # Templates of reasoning models drop the thoughts of earlier turns.
-        if not [role for role in dropped if role != "assistant"]:
+        # Templates of reasoning models drop the thoughts of earlier answers.
+        contents = [split_reasoning(m["content"])[0] if m["role"] == "assistant" else m["content"] for m in chat]
+        dropped = [m["role"] for m, content in zip(chat, contents, strict=True) if content.strip() not in text]
+        if not dropped:
             return text
     if error is not None:
         raise error

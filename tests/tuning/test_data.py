@@ -117,15 +117,35 @@ def test_every_answer_of_a_long_conversation_is_learnt(tokenizer, tmp_path):
     assert tokenizer.decode(found.input_ids) + "\n" == whole
 
 
+@pytest.mark.parametrize("how", ["drops", "rejects"])
+def test_a_template_that_loses_the_system_message_gets_it_from_the_user(tokenizer, tmp_path, how):
+    import copy
+
+    losing = copy.deepcopy(tokenizer)
+    change = {
+        "drops": ("messages %}", "messages if m.role != 'system' %}"),
+        "rejects": ("messages %}", "messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"),
+    }
+    losing.chat_template = tokenizer.chat_template.replace(*change[how])
+    turns = [
+        {"role": r, "content": c}
+        for r, c in zip(["system", "user", "assistant"], ("Be short.", "Why?", "So."), strict=True)
+    ]
+    (conversation,) = read_conversations(rows_file(tmp_path, {"messages": turns}))
+    found = encode(conversation, losing)
+    assert (
+        tokenizer.decode(found.input_ids)
+        == "<|im_start|>user\nBe short.\n\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>"
+    )
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused_by_row(tokenizer, tmp_path):
     import copy
 
     rewriting = copy.deepcopy(tokenizer)
-    rewriting.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]{% if loop.last or m.role == 'user' %}{{ m.content }}{% endif %}"
-        "<|im_end|>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
-    )
-    turns = [{"role": r, "content": c} for r, c in zip(["user", "assistant"] * 2, "abcd", strict=True)]
+    rewriting.chat_template = tokenizer.chat_template.replace("m.content", "m.content.split('</think>')[-1]")
+    contents = ("a", "<think>hm</think>b", "c", "d")
+    turns = [{"role": r, "content": c} for r, c in zip(["user", "assistant"] * 2, contents, strict=True)]
     (conversation,) = read_conversations(rows_file(tmp_path, {"messages": turns}))
     with pytest.raises(BftembedError, match=r"rows\.jsonl:1: .*rewrites earlier turns"):
         encode(conversation, rewriting)
