@@ -142,7 +142,9 @@ def test_a_file_without_a_chat_template_gets_the_texts_as_paragraphs(gguf, tmp_p
 
 def with_template(gguf, file, template):
     """Write the packaged file with another chat template, which a comment makes as long as its own."""
-    own = read_gguf_header(gguf).chat_template
+    from gguf import GGUFReader
+
+    own = GGUFReader(gguf).fields["tokenizer.chat_template"].contents()
     file.write_bytes(
         gguf.read_bytes().replace(own.encode(), f"{template}{{#{' ' * 999}"[: len(own) - 2].encode() + b"#}")
     )

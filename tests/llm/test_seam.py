@@ -1,4 +1,38 @@
-"""The seam: requests with options, schemas and samples; rounds; what a model cannot do; failures that stop a run."""
+"""The seam: requests with options, schemas and samples; rounds; what a model cannot do; failures that stop a run.
+
+Faults that users of such tools reported, by kind, and the tests of several members of each:
+
+====  =================================  ===========================================================================
+row   kind                               tests
+====  =================================  ===========================================================================
+1     reasoning formats of any family    test_bad_texts (the table as it is, and after special tokens were skipped),
+                                         test_transformers (special_tokens_that_mark_reasoning_survive)
+2     state of the prompt                a_thought_that_a_template_opens_is_closed, test_llamacpp and
+                                         test_transformers (an_answer_inside_of_a_thought), test_r1_template,
+                                         test_vllm (a_thought_that_the_template_opens_is_closed)
+3     templates with thoughts            test_r1_template, test_data (no_answer_is_learnt_inside_of_a_thought),
+                                         test_openai (an_answer_that_a_reasoning_parser_took_for_a_thought)
+4     endings not known to be whole      test_screening (only_known_endings_are_whole), test_openai (finish_reasons),
+                                         test_runner (an_answer_that_ended_in_an_error_has_failed)
+5     answers of another shape           test_openai (finish_reasons_and_reasoning_are_read, chunks_of_text,
+                                         whose_answers_have_an_unknown_shape)
+6     what a template drops              no_template_loses_a_message, a_template_that_leaves_out_a_message_is_an_error,
+                                         a_template_may_drop_the_thoughts_of_earlier_answers, test_llamacpp and
+                                         test_data (a_template_that_loses_the_system_message)
+7     options that have no way through   options_of_template_and_server_reach_them, options_of_the_template_reach,
+                                         what_decides_the_prompt_is_in_the_fingerprint, cli/test_profiles
+                                         (a_run_without_a_profile_to_use_is_not_a_success)
+8     summaries without reasons          equal_failures_are_one_line, failures_that_name_their_item_stop_no_run,
+                                         a_run_that_only_fails_stops
+9     limits that a smaller batch meets  test_openai_batch
+10    screening knows English alone      test_bad_texts (language, refusal in another language)
+11    what decides the prompt and is     the_date_that_a_template_writes, a_model_without_a_template_is_named_once,
+      not recorded                       what_decides_the_prompt_is_in_the_fingerprint, test_llamacpp
+                                         (a_file_without_a_chat_template)
+12    own prompts                        a_prompt_from_a_file_is_named_by_its_content, test_pipeline
+                                         (prompts_and_models_are_compared_in_one_report)
+====  =================================  ===========================================================================
+"""
 
 from __future__ import annotations
 
