@@ -233,12 +233,12 @@ def test_a_read_timeout_is_retried_and_retry_after_is_honoured(scripted):
     [
         (lambda: error(401, "bad key"), "401: bad key. Set OPENAI_API_KEY"),
         (lambda: error(402, "pay"), "no credit left"),
-        (lambda: error(403, "not you"), "The key may not use 'm'"),
-        (lambda: error(429, "quota", code="insufficient_quota"), "no credit left.*--cache"),
-        (lambda: error(429, "later", Retry_After="3600"), "asks to wait 3600 s"),
-        (lambda: Response("<html>nothing here</html>", 404), "Check the model 'm', and base_url: most end in /v1"),
+        (lambda: error(403, "not you"), "The key may not use this model"),
+        (lambda: error(429, "quota", code="insufficient_quota"), "no credit left"),
+        (lambda: error(429, "later", Retry_After="3600"), "asks to wait 3600"),
+        (lambda: Response("<html>nothing here</html>", 404), "Check the model, and base_url: most end in /v1"),
         (lambda: error(400, "bad dimensions"), "400: bad dimensions. Check the model and the options"),
-        (lambda: error(400, "no", code="unsupported_parameter", param="dimensions"), "Give the encoder no dimensions="),
+        (lambda: error(400, "no", code="unsupported_parameter", param="dimensions"), "400: no. Change that option"),
     ],
 )
 def test_what_would_fail_every_request_ends_the_run_at_once(scripted, reply, remedy):
@@ -352,11 +352,11 @@ def test_tokens_are_counted_on_the_high_side(text):
         ("batch=0", "batch=0 must be from 1 to 2048"),
         ("batch=4096", "batch=4096 must be from 1 to 2048"),
         ("concurrency=0", "concurrency=0"),
-        ("timeout=0", "timeout=0.0 above 0"),
-        ("attempts=0", "attempts=0 starts at 1"),
+        ("timeout=0", "timeout=0.0"),
+        ("attempts=0", "attempts=0"),
         ("max_tokens=0", "max_tokens=0"),
         ("dimensions=0", "dimensions=0"),
-        ("base_url=localhost:8000", "is no http or https address"),
+        ("base_url=localhost:8000", "is not an address"),
         ("api_key=abc", "Unknown option 'api_key'"),
     ],
 )
@@ -368,7 +368,7 @@ def test_wrong_options_are_refused(options, message):
 def test_a_server_that_is_not_there_and_a_key_that_is_missing_are_named_at_once():
     with pytest.raises(BftembedError, match="needs a key. Set the environment variable OPENAI_API_KEY"):
         encoder_from_spec("openai:text-embedding-ada-002").encode(TEXTS)
-    with pytest.raises(BftembedError, match="cannot be reached, no server listens there. Start it"):
+    with pytest.raises(BftembedError, match="cannot be reached"):
         encoder_from_spec("openai:m,backoff=30,base_url=http://127.0.0.1:1/v1").encode(TEXTS)
     for url in (f"http://user:{KEY}@host/v1", f"http://host/v1?key={KEY}"):
         with pytest.raises(BftembedError, match="belongs in OPENAI_API_KEY") as raised:

@@ -198,8 +198,8 @@ def test_the_library_writes_nothing_to_stdout_or_stderr():
 
 
 DAMAGES = {
-    "empty": (lambda data: b"", "is no GGUF file"),
-    "text": (lambda data: b"hello world" * 100, "is no GGUF file: it begins with b'hell'"),
+    "empty": (lambda data: b"", "is not a GGUF file"),
+    "text": (lambda data: b"hello world" * 100, "is not a GGUF file"),
     "magic alone": (lambda data: data[:4], "damaged or cut"),
     "header cut": (lambda data: data[:1_000_000], "damaged or cut"),
     "tensors cut": (lambda data: data[: len(data) // 2], "is cut: its tensors end at byte 98362432"),
@@ -262,7 +262,6 @@ def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
         (f"llamacpp:{MODEL},threads=-1", "threads=-1"),
         (f"llamacpp:{MODEL},temperature=-1", "temperature=-1.0 in"),
         (f"llamacpp:{MODEL},top_p=0", "top_p=0.0 in"),
-        (f"llamacpp:{MODEL},context=100", "leaves no room for a prompt"),
         (f"llamacpp:{MODEL},context=9000", "was trained for 8192 tokens"),
         (f"llamacpp:{MODEL},treads=2", "Did you mean 'threads'"),
     ],
@@ -286,11 +285,9 @@ def test_the_header_is_read_as_the_gguf_package_reads_it(gguf):
 def test_a_split_model_needs_all_its_parts(tmp_path):
     first, second = (tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2))
     first.write_bytes(b"GGUF")
-    with pytest.raises(BftembedError, match=r"m-00002-of-00002.gguf is not beside it"):
+    with pytest.raises(BftembedError, match=r"m-00002-of-00002.gguf"):
         gguf_parts(first)
     second.write_bytes(b"GGUF")
-    assert gguf_parts(first) == [first, second]
-    with pytest.raises(BftembedError, match=r"Give the first: m-00001"):
-        gguf_parts(second)
-    with pytest.raises(BftembedError, match=r"inside: m-00001-of-00002.gguf, m-00002"):
+    assert gguf_parts(first) == gguf_parts(second) == [first, second]
+    with pytest.raises(BftembedError, match="Give the file itself"):
         gguf_parts(tmp_path)

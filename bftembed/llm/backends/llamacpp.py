@@ -47,8 +47,8 @@ class LlamaCpp:
         Answers at once (llama.cpp's slots). Not part of the identity of a profile, though the texts of a
         quantised model may differ with it.
     context
-        Tokens of prompt and answer together; 0 takes 2048, at most what the model was trained for. Memory grows with
-        context × batch.
+        Tokens of prompt and answer together; 0 takes `max_new_tokens` and 1,024 for the prompt, at most what the
+        model was trained for. Memory grows with context × batch.
     """
 
     sampling = Sampling(max_new_tokens=256)
@@ -63,34 +63,25 @@ class LlamaCpp:
         thinking: str = "auto",
         template: dict[str, Any] | None = None,
     ) -> None:
-        if max_new_tokens < 1 or batch < 1 or threads < 0 or context < 0:
+        if min(max_new_tokens, batch) < 1 or min(threads, context) < 0:
             raise BftembedError(
                 f"llamacpp: max_new_tokens={max_new_tokens} and batch={batch} must be at least 1; threads={threads} "
                 f"and context={context} at least 0 (0 chooses)."
             )
-        if 0 < context <= max_new_tokens:
-            raise BftembedError(
-                f"llamacpp: context={context} leaves no room for a prompt beside max_new_tokens={max_new_tokens}."
-            )
         require("xllamacpp", "llamacpp")
-        self.model, self.max_new_tokens, self.batch_size = model, max_new_tokens, batch
-        self._threads = threads
+        self.model, self.batch_size, self._threads = model, batch, threads
         self._template = Template(thinking, template or {})
         parts = gguf_parts(_gguf_file(model))
-        headers = [read_gguf_header(part) for part in parts]
-        self._file, self._header = parts[0], headers[0]
+        self._file = parts[0]
+        self._header, *_ = [read_gguf_header(part) for part in parts]
         self._revision = ",".join(weights_revision(part) for part in parts)
-        self._context = self._choose_context(context)
+        trained = self._header.context
+        if trained and context > trained:
+            raise BftembedError(f"llamacpp: context={context}, but {model} was trained for {trained} tokens.")
+        chosen = -(-(context or max_new_tokens + _PROMPT_TOKENS) // _CONTEXT_STEP) * _CONTEXT_STEP
+        self._context = min(chosen, trained or chosen)
         self._server: Any = None
         self._drops_system = False
-
-    def _choose_context(self, context: int) -> int:
-        trained = self._header.context
-        chosen = context or self.max_new_tokens + _PROMPT_TOKENS
-        chosen = -(-chosen // _CONTEXT_STEP) * _CONTEXT_STEP
-        if trained and context > trained:
-            raise BftembedError(f"llamacpp: context={context}, but {self.model} was trained for {trained} tokens.")
-        return min(chosen, trained) if trained else chosen
 
     def fingerprint(self) -> dict[str, Any]:
         """Return engine, file, version, quantisation, context and sampling; nothing is loaded."""
@@ -143,12 +134,13 @@ class LlamaCpp:
         if not self._header.chat_template:
             return server
         chat = ({"role": "system", "content": "ROLE"}, {"role": "user", "content": "QUESTION"})
-        prompt = _rendered(server, chat, self._template.options)
-        if "ROLE" not in prompt or "QUESTION" not in prompt:
-            self._drops_system = True
-            prompt = _rendered(server, without_system(chat), self._template.options)
-            if "ROLE" not in prompt or "QUESTION" not in prompt:
-                raise BftembedError(f"The chat template of {self.model} leaves out the content of messages.")
+        for self._drops_system in (False, True):
+            sent = without_system(chat) if self._drops_system else chat
+            prompt = _rendered(server, sent, self._template.options)
+            if "ROLE" in prompt and "QUESTION" in prompt:
+                break
+        else:
+            raise BftembedError(f"The chat template of {self.model} leaves out the content of messages.")
         closing = closing_of(prompt) if self._template.thinking == "off" else ""
         if closing:
             params.chat_template = with_closing(self._header.chat_template, closing)
@@ -160,9 +152,8 @@ class LlamaCpp:
             return require("xllamacpp", "llamacpp").Server(params)
         except RuntimeError as err:
             raise BftembedError(
-                f"llama.cpp cannot load {self._file}: {err} The file may be damaged, its architecture newer than "
-                f"xllamacpp {importlib.metadata.version('xllamacpp')}, or memory too small for batch="
-                f"{self.batch_size} × context={self._context}. Lower these, fetch the file again, or upgrade xllamacpp."
+                f"llama.cpp cannot load {self._file}: {err} The file may be damaged, its architecture too new for "
+                f"this xllamacpp, or memory too small for batch={self.batch_size} × context={self._context}."
             ) from err
 
     def _answer(self, request: Request) -> Completion:
@@ -199,25 +190,25 @@ class LlamaCpp:
     def _completion(self, request: Request, answer: dict[str, Any]) -> Completion:
         if "error" in answer:
             found = answer["error"]
-            message = f"llama.cpp: {found.get('message', found)}"
-            return Completion(request.id, "", "", "error", int(found.get("n_prompt_tokens", 0)), error=message)
+            error = f"llama.cpp: {found.get('message', found)}"
+            return Completion(request.id, "", "", "error", int(found.get("n_prompt_tokens", 0)), error=error)
         choice, usage = answer["choices"][0], answer["usage"]
         n_prompt, n_answer = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         if request.options:
             return Completion(request.id, prompt_tokens=n_prompt, scores=option_scores(choice, request.options))
-        text = (choice["message"]["content"] if "message" in choice else choice["text"]) or ""
-        if "message" in choice:
-            text = open_reasoning(answer["__verbose"]["prompt"]) + text
-        if choice["finish_reason"] != "length":
-            # The token that ends an answer is counted by llama.cpp, and not by us.
-            return Completion(request.id, text, "", choice["finish_reason"] or "", n_prompt, max(0, n_answer - 1))
-        if n_answer < request.sampling.max_new_tokens:
+        reason, most = choice["finish_reason"] or "", request.sampling.max_new_tokens
+        if reason == "length" and n_answer < most:
             error = (
-                f"the prompt has {n_prompt} tokens; with max_new_tokens={request.sampling.max_new_tokens} it exceeds "
-                f"the context of {self._context}"
+                f"the prompt has {n_prompt} tokens; with max_new_tokens={most} it exceeds the context of "
+                f"{self._context}"
             )
             return Completion(request.id, "", "", "error", n_prompt, error=error)
-        return Completion(request.id, text, "", "length", n_prompt, n_answer)
+        if "message" in choice:
+            text = open_reasoning(answer["__verbose"]["prompt"]) + (choice["message"]["content"] or "")
+        else:
+            text = choice["text"] or ""
+        # The token that ends an answer is counted by llama.cpp, and not by us.
+        return Completion(request.id, text, "", reason, n_prompt, max(0, n_answer - (reason != "length")))
 
 
 def _rendered(server: Any, messages: Sequence[Message], options: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -47,10 +46,8 @@ class VLLM:
     dtype
         ``"auto"`` (vLLM chooses by model and device), ``"bf16"``, ``"fp16"`` or ``"fp32"``.
     tensor_parallel
-        GPUs that one copy of the model is spread over.
-    data_parallel
-        Copies of the model. vLLM's offline engine runs one per process, so only 1 is accepted; the error names
-        the way to more.
+        GPUs that the model is spread over. For several copies, serve them (``vllm serve --data-parallel-size``) and
+        take the backend ``openai``, or run one process per GPU on a shard of the list.
     batch
         Sequences that are decoded at once.
     max_model_len
@@ -70,7 +67,6 @@ class VLLM:
         model: str,
         dtype: str = "auto",
         tensor_parallel: int = 1,
-        data_parallel: int = 1,
         batch: int = 256,
         max_model_len: int = 0,
         gpu_memory: float = 0.9,
@@ -82,18 +78,10 @@ class VLLM:
     ) -> None:
         if dtype not in _DTYPES:
             raise BftembedError(f"vllm: dtype={dtype!r} is not one of {', '.join(_DTYPES)}.")
-        if min(batch, tensor_parallel, data_parallel) < 1 or max_model_len < 0:
+        if min(batch, tensor_parallel) < 1 or max_model_len < 0 or not 0 < gpu_memory <= 1:
             raise BftembedError(
-                f"vllm: batch={batch}, tensor_parallel={tensor_parallel} and data_parallel={data_parallel} must be at "
-                f"least 1; max_model_len={max_model_len} at least 0."
-            )
-        if not 0 < gpu_memory <= 1:
-            raise BftembedError("vllm: gpu_memory must be in (0, 1].")
-        if data_parallel > 1:
-            raise BftembedError(
-                f"vllm: data_parallel={data_parallel}, but vLLM's offline engine runs one copy of a model per process. "
-                f"Serve the copies with `vllm serve MODEL --data-parallel-size {data_parallel}` and take the generator "
-                "'openai', or split the list of names and run one process per GPU."
+                f"vllm: batch={batch} and tensor_parallel={tensor_parallel} must be at least 1, max_model_len="
+                f"{max_model_len} at least 0 and gpu_memory={gpu_memory} in (0, 1]."
             )
         if importlib.util.find_spec("vllm") is None:
             raise MissingExtraError(
@@ -179,19 +167,16 @@ class VLLM:
                 engine.abort_request(list(waiting))
 
     def _load(self) -> Any:
-        # Nothing about the user's machine is to be reported to anyone; vLLM reads this once, when it is imported.
-        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        # vLLM reads these when it is imported. Nothing about the user's machine is to be reported to anyone.
+        os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
         path = resolve_model("language-model", self.model).path
-        options: dict[str, Any] = {}
-        if self._max_model_len:
-            options["max_model_len"] = self._max_model_len
-        if self._quantization:
-            options["quantization"] = self._quantization
+        options: dict[str, Any] = {"max_model_len": self._max_model_len, "quantization": self._quantization}
+        options = {name: value for name, value in options.items() if value}
         if self._lora:
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": self._lora_rank}
         with _stdout_is_stderr():
             try:
-                engine = require("vllm", "vllm").LLM(
+                return require("vllm", "vllm").LLM(
                     model=str(path),
                     dtype=self._dtype,
                     tensor_parallel_size=self._tensor_parallel,
@@ -201,14 +186,11 @@ class VLLM:
                     **options,
                 )
             except (ValueError, RuntimeError, OSError, NotImplementedError) as err:
-                reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+                reason = (str(err).strip() or type(err).__name__).splitlines()[0]
                 raise BftembedError(
                     f"vLLM cannot start {self.model} at {path}: {reason} Its log above says more. If memory is short, "
                     "lower max_model_len, batch or gpu_memory."
                 ) from err
-            # Afterwards, since the engine sets up its log anew.
-            _log_to_stderr()
-        return engine
 
     def _tokens(self, tokenizer: Any, request: Request) -> tuple[list[int], list[list[int]]]:
         """Return the tokens of the prompt, and those of prompt and option together."""
@@ -258,34 +240,21 @@ def _completion(output: Any, tokenizer: Any, request: Request) -> Completion:
 
 def _rank(lora: Path) -> int:
     """Return the smallest rank known to vLLM that holds the adapter."""
-    settings = lora / "adapter_config.json"
     try:
-        rank = int(json.loads(settings.read_text())["r"])
-    except (OSError, ValueError, KeyError, TypeError) as err:
+        rank = int(json.loads((lora / "adapter_config.json").read_text())["r"])
+        return next(known for known in _LORA_RANKS if rank <= known)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as err:
         raise BftembedError(
-            f"vllm: lora={lora} holds no adapter with a rank: {settings.name} is missing or says no 'r'. "
-            "Give the folder that PEFT's save_pretrained wrote."
+            f"vllm: lora={lora} is not an adapter as PEFT writes it, of rank {_LORA_RANKS[-1]} or less ({err!r})."
         ) from err
-    for known in _LORA_RANKS:
-        if rank <= known:
-            return known
-    raise BftembedError(
-        f"vllm: the adapter {lora} has rank {rank}; vLLM goes up to {_LORA_RANKS[-1]}. Merge it instead."
-    )
 
 
 def _backend() -> dict[str, str]:
-    for name in _DISTRIBUTIONS:
+    found = {}
+    for name in (*_DISTRIBUTIONS, "torch"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return {name: importlib.metadata.version(name), "torch": _torch_version()}
-    return {"vllm": "unknown", "torch": _torch_version()}
-
-
-def _torch_version() -> str:
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @contextlib.contextmanager
@@ -303,9 +272,3 @@ def _stdout_is_stderr() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _log_to_stderr() -> None:
-    for handler in logging.getLogger("vllm").handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.setStream(sys.stderr)
