@@ -17,7 +17,7 @@ import tenacity
 from bftembed.errors import BftembedError, require, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterable
 
 _T = TypeVar("_T")
 
@@ -33,16 +33,13 @@ _FATAL = {
     402: "The account has no credit left",
     403: "The key may not use this model, or not from here",
     404: "Check the model, and base_url: most end in /v1",
-    405: "Check base_url: most end in /v1",
 }
 
 
 class TransientFault(Exception):
-    """A fault that may pass: a busy server, a cut connection, an answer that cannot be read.
+    """A fault that may pass: a busy server, a cut connection, an answer that cannot be read."""
 
-    `retry_after` holds the seconds that the server asked to wait, or None.
-    """
-
+    #: Seconds that the server asked to wait.
     retry_after: float | None = None
 
 
@@ -60,18 +57,10 @@ class NotFoundFault(BftembedError):
 
 @dataclass(eq=False)
 class ApiServer:
-    """One server and one model of it.
+    """One server and one model of it; fields as for `bftembed.llm.backends.openai.OpenAI`.
 
     Attributes
     ----------
-    model
-        As the server calls it.
-    timeout
-        Seconds until a request without an answer counts as failed.
-    attempts, backoff
-        Tries per request, and the first wait between two in seconds; it doubles up to a minute.
-    base_url
-        Up to and with ``/v1``; empty takes ``$OPENAI_BASE_URL``, else OpenAI's own.
     host, shown
         Host, and host with path: all that is ever shown of the address.
     reached
@@ -108,7 +97,7 @@ class ApiServer:
         self.base_url, self.host, self.shown = parts.geturl(), str(parts.hostname), f"{parts.hostname}{parts.path}"
         self.reached = False
 
-    def stream(self, work: Callable[[Any, Callable[[Any], None]], Awaitable[None]]) -> Iterator[Any]:
+    def stream(self, work: Callable[[Any, Callable[[Any], None]], Awaitable[None]]) -> Generator[Any, None, None]:
         """Yield what ``work(client, put)`` puts, as it comes.
 
         It runs on an event loop of its own, in a thread, so that it works in a notebook, whose loop is taken. An
@@ -156,21 +145,10 @@ class ApiServer:
             stop()
 
     async def ask(self, call: Callable[[], Awaitable[Any]], read: Callable[[str], _T]) -> _T:
-        """Return ``read(text)`` of an answer's text, the key scrubbed. Transient faults of both are retried.
+        """Return what `read` makes of the text of a raw response, the key scrubbed; transient faults are retried.
 
-        Parameters
-        ----------
-        call
-            A call of the client, for its raw response.
-        read
-            For example `json`.
-
-        Raises
-        ------
-        TransientFault, ItemFault
-            For a request without an answer.
-        BftembedError
-            For what would fail every request.
+        A request without an answer is a `TransientFault` or `ItemFault`, what would fail every request a
+        `BftembedError`.
         """
         # The jitter keeps requests apart that were rejected together.
         jitter = tenacity.wait_random(0, self.backoff)
@@ -196,13 +174,12 @@ class ApiServer:
 
     def json(self, text: str) -> dict[str, Any]:
         """Return an answer's JSON object; HTML and cut JSON are transient, another kind of JSON is not."""
-        start = " ".join(text[:200].split())[:60]
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            raise TransientFault(f"{self.shown} answered 200 with what is not JSON: {start!r}") from None
+            raise TransientFault(f"{self.shown} answered 200 with what is not JSON: {text[:60]!r}") from None
         if not isinstance(value, dict):
-            raise UnknownShapeFault(f"{self.shown} answered 200 with what is not a JSON object: {start!r}")
+            raise UnknownShapeFault(f"{self.shown} answered 200 with what is not a JSON object: {text[:60]!r}")
         return value
 
     def fault(self, err: Exception) -> Exception:
@@ -214,9 +191,7 @@ class ApiServer:
             reason = self.scrub(str(cause) or type(cause).__name__)
             if self.reached or type(cause).__name__ != "ConnectError":
                 return TransientFault(f"the connection to {self.shown} broke ({reason})")
-            return BftembedError(
-                f"{self.engine}: {self.shown} cannot be reached ({reason}). Check base_url and the server."
-            )
+            return BftembedError(f"{self.shown} cannot be reached ({reason}). Check base_url and the server.")
         if not isinstance(err, self.library.APIStatusError):
             return ItemFault(self.scrub(f"{type(err).__name__}: {err}"))
         self.reached = True
@@ -226,8 +201,6 @@ class ApiServer:
         if status in _FATAL:
             kind = NotFoundFault if status == 404 else BftembedError
             return kind(f"{what}. {_FATAL[status]} (model {self.model!r}). {_GO_ON}")
-        if code in ("unsupported_parameter", "unsupported_value"):
-            return BftembedError(f"{what}. Change that option; token_parameter= names what max_new_tokens is called.")
         if status not in (408, 409, 429) and (status < 500 or status == 501):
             return ItemFault(what)
         fault = TransientFault(what)

@@ -238,7 +238,6 @@ def test_a_read_timeout_is_retried_and_retry_after_is_honoured(scripted):
         (lambda: error(429, "later", Retry_After="3600"), "asks to wait 3600"),
         (lambda: Response("<html>nothing here</html>", 404), "Check the model, and base_url: most end in /v1"),
         (lambda: error(400, "bad dimensions"), "400: bad dimensions. Check the model and the options"),
-        (lambda: error(400, "no", code="unsupported_parameter", param="dimensions"), "400: no. Change that option"),
     ],
 )
 def test_what_would_fail_every_request_ends_the_run_at_once(scripted, reply, remedy):

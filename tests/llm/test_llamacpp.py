@@ -14,7 +14,7 @@ import pytest
 from llm_tools import Sampled, answer_of
 
 from bftembed.errors import BftembedError
-from bftembed.llm.backends.gguf_header import gguf_parts, read_gguf_header
+from bftembed.llm.backends.gguf_header import gguf_parts, quantization_name, read_gguf_settings
 from bftembed.llm.backends.llamacpp import _gguf_file
 from bftembed.llm.base import Request
 from bftembed.llm.models import model_identity
@@ -274,12 +274,15 @@ def test_wrong_files_and_options_are_refused(spec, message):
 def test_the_header_is_read_as_the_gguf_package_reads_it(gguf):
     from gguf import GGUFReader
 
-    header, reader = read_gguf_header(gguf), GGUFReader(gguf)
+    settings, reader = read_gguf_settings(gguf), GGUFReader(gguf)
     expected = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-    expected = {name: value for name, value in expected.items() if not isinstance(value, list)}
-    assert header.settings == pytest.approx(expected)
-    assert (header.context, header.quantization) == (8192, "Q4_1")
-    assert "<|im_start|>" in header.chat_template
+    assert settings == pytest.approx({name: value for name, value in expected.items() if not isinstance(value, list)})
+    assert [quantization_name(n) for n in (settings["general.file_type"], 0, 999, None)] == [
+        "Q4_1",
+        "F32",
+        "type 999",
+        "",
+    ]
 
 
 def test_a_split_model_needs_all_its_parts(tmp_path):

@@ -344,11 +344,6 @@ def test_a_fault_of_one_item_is_stored_and_not_retried(scripted, tmp_path, reply
         (lambda: error(429, "quota", code="insufficient_quota"), "no credit left"),
         (lambda: error(429, "quota", type="insufficient_quota", code=None), "no credit left"),
         (lambda: Response("<html>nothing here</html>", 404), "Check the model, and base_url: most end in /v1"),
-        (lambda: error(400, "no 0", code="unsupported_value", param="temperature"), "400: no 0. Change that option"),
-        (
-            lambda: error(400, "old", code="unsupported_parameter", param="max_tokens"),
-            "token_parameter= names",
-        ),
     ],
 )
 def test_what_would_fail_every_item_ends_the_run_and_keeps_what_came(scripted, tmp_path, reply, remedy):

@@ -223,7 +223,7 @@ def test_items_that_fail_or_are_missing_are_errors_and_retried_alone(fake, spec,
     assert report.failed == ("EGFR", "KRAS", "MYC", "TP53")
     said = {gene: stored(tmp_path / "s")[gene].error for gene in report.failed}
     assert said["TP53"] == "the batch answered 400: maximum context length"
-    assert said["EGFR"] == "the batch batch-0 gave no answer for it"
+    assert said["EGFR"] == "the batch batch-0 gave no answer for it (completed)"
     assert said["MYC"] == "the batch answered an error: not in time"
     assert "no choices" in said["KRAS"]
     fake.lines = {}
@@ -239,7 +239,7 @@ def test_a_batch_that_comes_to_nothing_gives_errors_and_is_submitted_anew_on_ret
     report = generate_profiles(GENES, generator=spec, out=tmp_path / "s")
     assert report.failed == tuple(sorted(GENES if status == "failed" else GENES[2:]))
     error = stored(tmp_path / "s")["LYZ"].error
-    assert error.startswith(f"the batch batch-0 ended as {status}")
+    assert error.startswith(f"the batch batch-0 gave no answer for it ({status})")
     assert ("no line of JSON" in error) == (status == "failed")
     assert notes(tmp_path) == []
     fake.steps, fake.lines = ["completed"], {}
@@ -323,9 +323,9 @@ def test_a_run_killed_before_the_answer_to_its_submission_finds_its_batch(fake, 
 
 def test_a_note_whose_batch_was_never_made_is_submitted(fake, spec, tmp_path):
     (tmp_path / "notes").mkdir()
+    # As earlier versions wrote it.
     kept = {"requests": [[r.id, 1] for r in requests()], "server": "localhost/v1", "created": time.time(), "batch": ""}
-    note = openai_batch._Note(tmp_path / "notes", tuple(map(tuple, kept["requests"])), kept["server"], kept["created"])
-    note.path.write_text(json.dumps(kept))
+    (tmp_path / "notes" / "3f2a.json").write_text(json.dumps(kept))
     out = list(Sampled(spec).generate(requests()))
     assert [c.error for c in out] == [""] * 8
     assert len(fake.calls) == 1
@@ -404,7 +404,7 @@ def test_results_that_the_service_no_longer_keeps_are_errors(fake, spec):
     generator = Sampled(spec)
     list(generator.generate(requests()))
     fake.files.clear()
-    assert {c.error for c in generator.generate(requests())} == {"the batch batch-0 gave no answer for it"}
+    assert {c.error for c in generator.generate(requests())} == {"the batch batch-0 gave no answer for it (completed)"}
 
 
 def test_old_notes_are_removed(fake, spec, tmp_path):

@@ -38,8 +38,8 @@ class Tokenizer:
     def apply_chat_template(self, messages, **options):
         return messages[-1]["content"] + "<think>\\n"
 
-    def decode(self, ids, skip_special_tokens):
-        return "[THINK]hm[/THINK]TP53" if ids == [7] else ""
+    def decode(self, ids, skip_special_tokens=False):
+        return "[THINK]hm[/THINK]TP53" if ids == [7] else " ".join(map(str, ids))
 
 
 class Engine:
@@ -218,7 +218,6 @@ print(json.dumps([made.options, made.llm_engine.seen]))
     assert sampled[0] == {
         "model": str(model),
         "dtype": "bfloat16",
-        "seed": 3,
         "tensor_parallel_size": 2,
         "max_num_seqs": 7,
         "gpu_memory_utilization": 0.5,
@@ -236,7 +235,6 @@ print(json.dumps([made.options, made.llm_engine.seen]))
     assert greedy[0] == {
         "model": str(model),
         "dtype": "auto",
-        "seed": 0,
         "tensor_parallel_size": 1,
         "max_num_seqs": 256,
         "gpu_memory_utilization": 0.9,
@@ -292,13 +290,10 @@ def test_the_fingerprint_is_cheap_and_names_what_decides_the_text(stand_in, mode
 
 def test_adapters_that_are_none_are_refused(stand_in, model, adapter, monkeypatch):
     monkeypatch.syspath_prepend(stand_in)
-    with pytest.raises(BftembedError, match="is not an adapter"):
+    with pytest.raises(BftembedError, match="is not the folder of an adapter"):
         Sampled(f"vllm:{model},lora={model}")
-    with pytest.raises(BftembedError, match="is not an adapter"):
+    with pytest.raises(BftembedError, match="is not the folder of an adapter"):
         Sampled(f"vllm:{model},lora=./nowhere")
-    (adapter / "adapter_config.json").write_text('{"r": 1000}')
-    with pytest.raises(BftembedError, match="of rank 512 or less"):
-        Sampled(f"vllm:{model},lora={adapter}")
 
 
 def test_without_vllm_the_error_says_that_it_wants_its_own_environment(model):
@@ -312,11 +307,9 @@ def test_without_vllm_the_error_says_that_it_wants_its_own_environment(model):
     ("options", "message"),
     [
         ("dtype=int3", "dtype='int3' is not one of auto, bf16"),
-        ("max_new_tokens=0", "max_new_tokens=0"),
         ("batch=0", "=0"),
         ("tensor_parallel=0", "=0"),
         ("max_model_len=-1", "max_model_len=-1"),
-        ("temperature=-1", "temperature=-1"),
         ("gpu_memory=1.5", "gpu_memory=1.5"),
         ("eager=1", "must be true or false"),
         ("max_model_length=9", "Did you mean 'max_model_len'"),

