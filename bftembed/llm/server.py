@@ -7,12 +7,12 @@ import contextlib
 import json
 import os
 import queue
+import random
+import re
 import threading
 import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-
-import tenacity
 
 from bftembed.errors import BftembedError, require, unknown_name
 
@@ -150,27 +150,20 @@ class ApiServer:
         A request without an answer is a `TransientFault` or `ItemFault`, what would fail every request a
         `BftembedError`.
         """
-        # The jitter keeps requests apart that were rejected together.
-        jitter = tenacity.wait_random(0, self.backoff)
-        usual = tenacity.wait_exponential(multiplier=self.backoff, max=_MAX_WAIT)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            asked = getattr(state.outcome and state.outcome.exception(), "retry_after", None)
-            return jitter(state) + (usual(state) if asked is None else asked)
-
-        async def once() -> _T:
+        for attempt in range(self.attempts):
             try:
                 answer = await call()
-            except self.library.OpenAIError as err:
-                raise self.fault(err) from None
-            self.reached = True
-            return read(self.scrub(answer.text))
-
-        stop, retry = tenacity.stop_after_attempt(self.attempts), tenacity.retry_if_exception_type(TransientFault)
-        try:
-            return await tenacity.AsyncRetrying(wait=wait, stop=stop, retry=retry, reraise=True)(once)
-        except TransientFault as fault:
-            raise TransientFault(f"{fault} (attempts: {self.attempts})") from None
+                self.reached = True
+                return read(self.scrub(answer.text))
+            except (self.library.OpenAIError, TransientFault) as err:
+                fault = err if isinstance(err, TransientFault) else self.fault(err)
+                if not isinstance(fault, TransientFault):
+                    raise fault from None
+            if attempt + 1 < self.attempts:
+                wait = min(self.backoff * 2**attempt, _MAX_WAIT) if fault.retry_after is None else fault.retry_after
+                # The jitter keeps requests apart that were rejected together.
+                await asyncio.sleep(wait + random.uniform(0, self.backoff))
+        raise TransientFault(f"{fault} (attempts: {self.attempts})")
 
     def json(self, text: str) -> dict[str, Any]:
         """Return an answer's JSON object; HTML and cut JSON are transient, another kind of JSON is not."""
@@ -225,13 +218,8 @@ class ApiServer:
 
     def _key(self) -> str:
         key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if key and not (key.isascii() and key.isprintable() and " " not in key):
+        if not re.fullmatch("[!-~]*", key):
             raise BftembedError("OPENAI_API_KEY holds a space or a character that no key has. Set it anew.")
-        if not key and self.host not in ("localhost", "::1") and not self.host.startswith("127."):
-            raise BftembedError(
-                f"{self.engine}: {self.shown} needs a key. Set the environment variable OPENAI_API_KEY (to any word "
-                "where the server asks for none)."
-            )
         return key or "none"
 
 

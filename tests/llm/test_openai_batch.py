@@ -180,13 +180,13 @@ def fake(http_server):
 
 
 @pytest.fixture
-def spec(fake, tmp_path):
-    state = tmp_path / "notes"
-    return f"openai-batch:m,base_url={fake.base_url},poll=0.02,backoff=0.01,attempts=3,state={state}"
+def spec(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
+    return f"openai-batch:m,base_url={fake.base_url},poll=0.02,backoff=0.01,attempts=3"
 
 
 def notes(tmp_path):
-    return sorted((tmp_path / "notes").glob("*.json"))
+    return sorted((tmp_path / "cache" / "openai-batch").glob("*.json"))
 
 
 def stored(folder):
@@ -322,10 +322,11 @@ def test_a_run_killed_before_the_answer_to_its_submission_finds_its_batch(fake, 
 
 
 def test_a_note_whose_batch_was_never_made_is_submitted(fake, spec, tmp_path):
-    (tmp_path / "notes").mkdir()
+    folder = tmp_path / "cache" / "openai-batch"
+    folder.mkdir(parents=True)
     # As earlier versions wrote it.
     kept = {"requests": [[r.id, 1] for r in requests()], "server": "localhost/v1", "created": time.time(), "batch": ""}
-    (tmp_path / "notes" / "3f2a.json").write_text(json.dumps(kept))
+    (folder / "3f2a.json").write_text(json.dumps(kept))
     out = list(Sampled(spec).generate(requests()))
     assert [c.error for c in out] == [""] * 8
     assert len(fake.calls) == 1
@@ -362,8 +363,7 @@ def test_many_requests_are_split(fake, spec, monkeypatch, limit, value, n):
 def test_one_window_of_the_runner_is_one_batch():
     from bftembed.llm.runner import _BATCHES_PER_WINDOW
 
-    size = openai_batch.OpenAIBatch.batch_size
-    assert size * _BATCHES_PER_WINDOW == openai_batch.MAX_REQUESTS
+    assert Sampled("openai-batch:m").batch_size * _BATCHES_PER_WINDOW == openai_batch.MAX_REQUESTS
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/", "/v1/files/"])

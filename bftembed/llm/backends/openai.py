@@ -30,81 +30,6 @@ _TOKEN_PARAMETERS = ("auto", "max_tokens", "max_completion_tokens")
 _MAX_UNANSWERED = 8
 
 
-@dataclass(eq=False)
-class ChatServer(ApiServer):
-    """Bodies of requests and reading of answers, for both OpenAI backends; attributes as for `OpenAI`."""
-
-    token_parameter: str = "auto"
-    thinking: str = "auto"
-    template: dict[str, Any] | None = None
-    extra: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.token_parameter not in _TOKEN_PARAMETERS:
-            raise BftembedError(
-                f"{self.engine}: token_parameter={self.token_parameter!r} is not one of {_TOKEN_PARAMETERS}."
-            )
-        if self.token_parameter == "auto":
-            self.token_parameter = "max_completion_tokens" if self.host == "api.openai.com" else "max_tokens"
-        self._template = Template(self.thinking, self.template or {})
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what decides the text; no key, and of the address host and path alone."""
-        return {
-            "engine": self.engine,
-            "model": self.model,
-            "server": self.shown,
-            **self._template.fingerprint(""),
-            **({"extra": self.extra} if self.extra else {}),
-        }
-
-    def body(self, request: Request) -> dict[str, Any]:
-        """Return the body of a chat completion, or of a raw completion where the request has a prompt."""
-        asked: dict[str, Any] = {"model": self.model, **body_of(request, _TOP, chat=not request.prompt)}
-        asked |= {"prompt": request.prompt} if request.prompt else {"messages": [dict(m) for m in request.messages]}
-        if not request.prompt:
-            asked[self.token_parameter] = asked.pop("max_tokens")
-        if request.sampling.seed is not None:
-            asked["seed"] = request.sampling.seed + request.sample
-        if self._template.options and not request.prompt:
-            asked["chat_template_kwargs"] = self._template.options
-        return asked | (self.extra or {})
-
-    def completion(self, request: Request, answer: dict[str, Any]) -> Completion:
-        """Return a completion from its body; one that holds an error is a `TransientFault`."""
-        if answer.get("error") and not answer.get("choices"):
-            raise TransientFault(f"{self.shown} answered 200, but {said_in(answer)[0]}")
-        try:
-            choice = answer["choices"][0]
-            message = choice["message"] if "message" in choice else {"content": choice["text"]}
-            text, thought = _text_and_reasoning(message.get("content"))
-            usage = answer.get("usage") or {}
-            n_prompt, n_answer = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            raise UnknownShapeFault(
-                f"{self.shown} answered 200, but its answer holds no choices[0].message with a text"
-            ) from None
-        if request.options:
-            return Completion(request.id, prompt_tokens=n_prompt, scores=option_scores(choice, request.options))
-        thought = _flat(message.get("reasoning_content") or message.get("reasoning")) or thought
-        reason, error = read_finish_reason(choice.get("finish_reason")), ""
-        if reason == "content_filter":
-            error = "the server's content filter held the answer back"
-        elif reason == "error":
-            error = f"the server ended the answer early ({choice['finish_reason']})"
-            if why := choice.get("error") or answer.get("error"):
-                error += f": {said_in(why)[0]}"
-        elif text is None:
-            error = "the answer has no text (null content)"
-            if message.get("refusal"):
-                error = f"the model refused: {message['refusal']}"
-            elif reason == "length":
-                error += f": all {n_answer} tokens went elsewhere, as into reasoning; raise max_new_tokens"
-            reason = "error"
-        return Completion(request.id, text or "", thought, reason, n_prompt, n_answer, error)
-
-
 def body_of(request: Request, top: int, *, chat: bool) -> dict[str, Any]:
     """Return sampling, options and schema of a request as fields of a body; `top` tokens tell of the options."""
     sampling = request.sampling
@@ -172,7 +97,7 @@ def _flat(thought: Any) -> str:
 
 
 @dataclass(eq=False)
-class OpenAI(ChatServer):
+class OpenAI(ApiServer):
     """Chat completions of a server, asked concurrently and yielded as they come.
 
     Parameters
@@ -203,15 +128,74 @@ class OpenAI(ChatServer):
     The key comes from ``$OPENAI_API_KEY`` alone. It is in no fingerprint, error or log.
     """
 
+    token_parameter: str = "auto"
+    thinking: str = "auto"
+    template: dict[str, Any] | None = None
+    extra: dict[str, Any] | None = None
     concurrency: int = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.concurrency < 1:
-            raise BftembedError(f"openai: concurrency={self.concurrency} must be at least 1.")
+        if self.concurrency < 1 or self.token_parameter not in _TOKEN_PARAMETERS:
+            raise BftembedError(
+                f"{self.engine}: concurrency={self.concurrency} must be at least 1 and token_parameter="
+                f"{self.token_parameter!r} one of {', '.join(_TOKEN_PARAMETERS)}."
+            )
+        if self.token_parameter == "auto":
+            self.token_parameter = "max_completion_tokens" if self.host == "api.openai.com" else "max_tokens"
         self.batch_size = self.concurrency
-        self._unanswered = 0
+        self._template = Template(self.thinking, self.template or {})
         self._capabilities: Capabilities | None = None
+        self._unanswered = 0
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what decides the text; no key, and of the address host and path alone."""
+        return {
+            "engine": self.engine,
+            "model": self.model,
+            "server": self.shown,
+            **self._template.fingerprint(""),
+            **({"extra": self.extra} if self.extra else {}),
+        }
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """Return the body of a chat completion, or of a raw completion where the request has a prompt."""
+        asked: dict[str, Any] = {"model": self.model, **body_of(request, _TOP, chat=not request.prompt)}
+        asked |= {"prompt": request.prompt} if request.prompt else {"messages": [dict(m) for m in request.messages]}
+        if not request.prompt:
+            asked[self.token_parameter] = asked.pop("max_tokens")
+        if request.sampling.seed is not None:
+            asked["seed"] = request.sampling.seed + request.sample
+        if self._template.options and not request.prompt:
+            asked["chat_template_kwargs"] = self._template.options
+        return asked | (self.extra or {})
+
+    def completion(self, request: Request, answer: dict[str, Any]) -> Completion:
+        """Return a completion from its body; one that holds an error is a `TransientFault`."""
+        if answer.get("error") and not answer.get("choices"):
+            raise TransientFault(f"{self.shown} answered 200, but {said_in(answer)[0]}")
+        try:
+            choice = answer["choices"][0]
+            message = choice["message"] if "message" in choice else {"content": choice["text"]}
+            text, thought = _text_and_reasoning(message.get("content"))
+            usage = answer.get("usage") or {}
+            n_prompt, n_answer = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+            raise UnknownShapeFault(
+                f"{self.shown} answered 200, but its answer holds no choices[0].message with a text"
+            ) from None
+        if request.options:
+            return Completion(request.id, prompt_tokens=n_prompt, scores=option_scores(choice, request.options))
+        thought = _flat(message.get("reasoning_content") or message.get("reasoning")) or thought
+        reason, error = read_finish_reason(choice.get("finish_reason")), ""
+        if reason in ("content_filter", "error") or text is None:
+            error = f"the server gave no whole answer (finish reason {choice.get('finish_reason')})"
+            if why := choice.get("error") or answer.get("error") or message.get("refusal"):
+                error += f": {said_in(why)[0]}"
+            elif reason == "length":
+                error += f": all {n_answer} tokens went elsewhere, as into reasoning; raise max_new_tokens"
+            reason = "content_filter" if reason == "content_filter" else "error"
+        return Completion(request.id, text or "", thought, reason, n_prompt, n_answer, error)
 
     def capabilities(self) -> Capabilities:
         """Return what the server can do, by one answer of one token with log-probabilities under a schema."""
@@ -267,10 +251,10 @@ class OpenAI(ChatServer):
             )
         except NotFoundFault as fault:
             raise await self.unknown_model(client, fault) from None
-        except (TransientFault, ItemFault) as fault:
+        except (TransientFault, UnknownShapeFault) as fault:
             self._unanswered += 1
-            if not isinstance(fault, TransientFault | UnknownShapeFault):
-                self._unanswered = 0
             return Completion(request.id, finish_reason="error", error=str(fault))
+        except ItemFault as fault:
+            completion = Completion(request.id, finish_reason="error", error=str(fault))
         self._unanswered = 0
         return completion

@@ -8,19 +8,19 @@ import functools
 import json
 import time
 import uuid
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bftembed.errors import BftembedError
 from bftembed.io import exclusive_lock, write_json
-from bftembed.llm.backends.openai import ChatServer
+from bftembed.llm.backends.openai import OpenAI
 from bftembed.llm.base import Capabilities, Completion
 from bftembed.llm.models import cache_folder
 from bftembed.llm.server import ItemFault, NotFoundFault, TransientFault, said_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from bftembed.llm.base import Request
 
@@ -35,7 +35,7 @@ _KEPT_SECONDS = 30 * 86_400
 
 
 @dataclass(eq=False)
-class OpenAIBatch(ChatServer):
+class OpenAIBatch(OpenAI):
     """Chat completions in batches that a server works through within 24 hours.
 
     Parameters
@@ -45,29 +45,28 @@ class OpenAIBatch(ChatServer):
         batch.
     poll
         Seconds between two looks at the batches.
-    state
-        Folder of the notes of what was submitted; empty takes ``openai-batch`` in the cache folder.
 
     Notes
     -----
-    Before a batch is submitted, a note of its requests is written; the batch bears the note's name. A run that is
+    Before a batch is submitted, a note of its requests is written (in ``openai-batch`` of the cache folder, see
+    `bftembed.llm.models.cache_folder`); the batch bears the note's name. A run that is
     killed finds it by the note, even when it was killed before the answer to its submission came. A retried item
     (``--retry-failed``) is another request, and is submitted anew. A batch with more tokens than the account may
     enqueue is split in half until it fits.
     """
 
     engine: ClassVar[str] = "openai-batch"
-    #: The runner gives a backend 16 batches at once: together one batch of the service.
-    batch_size: ClassVar[int] = MAX_REQUESTS // 16
 
+    concurrency: int = field(default=1, init=False)
     poll: float = 60.0
-    state: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.poll <= 0:
             raise BftembedError(f"openai-batch: poll={self.poll} must be above 0 seconds.")
-        self._notes = Path(self.state).expanduser() if self.state else cache_folder() / "openai-batch"
+        # The runner gives a backend 16 batches at once: together one batch of the service.
+        self.batch_size = MAX_REQUESTS // 16
+        self._notes = cache_folder() / "openai-batch"
 
     def capabilities(self) -> Capabilities:
         """Return chat and schemas; a model that knows no schema fails its requests."""

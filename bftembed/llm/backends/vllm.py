@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, MissingExtraError, require
 from bftembed.llm.base import Capabilities, Completion
-from bftembed.llm.chat import Template, option_tokens, prompt_tokens, template_in
+from bftembed.llm.chat import Template, option_tokens, template_in
 from bftembed.llm.models import model_identity, resolve_model, weights_revision
 from bftembed.llm.reasoning import with_reasoning_markers
 
@@ -133,7 +133,10 @@ class VLLM:
         lengths: dict[str, int] = {}
         try:
             for request in requests:
-                ids, ends = self._tokens(tokenizer, request)
+                if request.prompt and not request.options:
+                    ids, ends = list(tokenizer(request.prompt)["input_ids"]), []
+                else:
+                    ids, ends = option_tokens(tokenizer, request, self._template.options)
                 new = 1 if request.options else request.sampling.max_new_tokens
                 if max(map(len, [ids, *ends])) + new > context:
                     error = (
@@ -176,7 +179,7 @@ class VLLM:
         options = {name: value for name, value in options.items() if value}
         if self._lora:
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": self._lora_rank}
-        with _stdout_is_stderr():
+        with contextlib.redirect_stdout(sys.stderr):
             try:
                 return require("vllm", "vllm").LLM(
                     model=str(path),
@@ -193,14 +196,6 @@ class VLLM:
                     f"vLLM cannot start {self.model} at {path}: {reason} Its log above says more. If memory is short, "
                     "lower max_model_len, batch or gpu_memory."
                 ) from err
-
-    def _tokens(self, tokenizer: Any, request: Request) -> tuple[list[int], list[list[int]]]:
-        """Return the tokens of the prompt, and those of prompt and option together."""
-        if not request.options:
-            if request.prompt:
-                return list(tokenizer(request.prompt)["input_ids"]), []
-            return prompt_tokens(tokenizer, request.messages, **self._template.options), []
-        return option_tokens(tokenizer, request, self._template.options)
 
     def _sampling(self, request: Request) -> Any:
         vllm = require("vllm.sampling_params", "vllm")
@@ -243,20 +238,3 @@ def _backend() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-@contextlib.contextmanager
-def _stdout_is_stderr() -> Iterator[None]:
-    """Let what is written to stdout go to stderr for a while, that of processes started meanwhile for good.
-
-    vLLM logs to stdout by default, and its engine is a process of its own.
-    """
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
