@@ -16,7 +16,7 @@ from bftembed.encoders.base import EncoderSpec, EncodingReport, check_texts
 from bftembed.encoders.chunking import Offsets, split_text
 from bftembed.encoders.pieces import Pieces, vectors_of_texts
 from bftembed.errors import BftembedError
-from bftembed.llm.server import ApiServer, ItemFault, NotFoundFault, TransientFault, said_in, side_by_side
+from bftembed.llm.server import ApiServer, ItemFault, NotFoundFault, TransientFault, said_in
 from bftembed.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -201,17 +201,9 @@ class OpenAIEncoder:
     ) -> list[_Answer]:
         asking = _Asking(self._server, texts, np.arange(len(texts)) if owners is None else owners, dim)
         asking.dimensions = self._dimensions
-
-        async def work(client: Any, put: Callable[[_Answer], None]) -> None:
-            async def ask(indices: list[int]) -> None:
-                for answer in await asking.batch(client, indices):
-                    put(answer)
-
-            await side_by_side(ask, batches, self._concurrency)
-
         answers: list[_Answer] = []
         done = 0
-        with contextlib.closing(self._server.stream(work)) as stream:
+        with contextlib.closing(self._server.stream(asking.batch, batches, self._concurrency)) as stream:
             for answer in stream:
                 answers.append(answer)
                 done += len(answer.indices)
@@ -229,8 +221,8 @@ class _Asking:
     dim: int | None
     dimensions: int | None = None
 
-    async def batch(self, client: Any, indices: list[int]) -> list[_Answer]:
-        """Return the answers to one batch, or to halves of one that is too long."""
+    async def batch(self, client: Any, put: Callable[[_Answer], None], indices: list[int]) -> None:
+        """Put the answer to one batch, or to halves of one that is too long."""
         wanted: dict[str, Any] = {"model": self.server.model, "input": [self.texts[i] for i in indices]}
         if self.dimensions is not None:
             wanted["dimensions"] = self.dimensions
@@ -253,8 +245,10 @@ class _Asking:
                     f"max_tokens=, and it is encoded in pieces."
                 ) from None
             half = len(indices) // 2
-            return [*await self.batch(client, indices[:half]), *await self.batch(client, indices[half:])]
-        return [answer]
+            await self.batch(client, put, indices[:half])
+            await self.batch(client, put, indices[half:])
+        else:
+            put(answer)
 
     def _read(self, answer: dict[str, Any], indices: list[int]) -> _Answer:
         items = answer.get("data")

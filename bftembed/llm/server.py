@@ -97,21 +97,32 @@ class ApiServer:
         self.base_url, self.host, self.shown = parts.geturl(), str(parts.hostname), f"{parts.hostname}{parts.path}"
         self.reached = False
 
-    def stream(self, work: Callable[[Any, Callable[[Any], None]], Awaitable[None]]) -> Generator[Any, None, None]:
-        """Yield what ``work(client, put)`` puts, as it comes.
+    def stream(
+        self, do: Callable[[Any, Callable[[Any], None], _T], Awaitable[None]], items: Iterable[_T], n: int
+    ) -> Generator[Any, None, None]:
+        """Yield what ``do(client, put, item)`` puts for the items, as it comes; `n` of them run side by side.
 
-        It runs on an event loop of its own, in a thread, so that it works in a notebook, whose loop is taken. An
-        interrupt cancels what is in flight; what came before is still yielded.
+        They run on an event loop of its own, in a thread, since that of a notebook is taken. The first exception and
+        an interrupt cancel what is in flight; what came before an interrupt is still yielded.
         """
         client = self.library.AsyncOpenAI(
             base_url=self.base_url, api_key=self._key(), max_retries=0, timeout=self.timeout
         )
         results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
+        left = iter(items)
+
+        async def work() -> None:
+            for item in left:
+                await do(client, results.put, item)
 
         async def working() -> None:
-            async with client:
-                await work(client, results.put)
+            try:
+                async with client, asyncio.TaskGroup() as group:
+                    for _ in range(n):
+                        group.create_task(work())
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
 
         task = loop.create_task(working())
 
@@ -177,8 +188,6 @@ class ApiServer:
 
     def fault(self, err: Exception) -> Exception:
         """Return `TransientFault`, `ItemFault`, or the `BftembedError` that ends the run, for one of the client's."""
-        if isinstance(err, self.library.APITimeoutError):
-            return TransientFault(f"{self.shown} gave no answer in time (raise timeout= or lower concurrency=)")
         if isinstance(err, self.library.APIConnectionError):
             cause = err.__cause__ or err
             reason = self.scrub(str(cause) or type(cause).__name__)
@@ -221,22 +230,6 @@ class ApiServer:
         if not re.fullmatch("[!-~]*", key):
             raise BftembedError("OPENAI_API_KEY holds a space or a character that no key has. Set it anew.")
         return key or "none"
-
-
-async def side_by_side(do: Callable[[_T], Awaitable[None]], items: Iterable[_T], n: int) -> None:
-    """Await ``do(item)`` for every item, `n` at a time; the first exception cancels the others and is raised."""
-    left = iter(items)
-
-    async def work() -> None:
-        for item in left:
-            await do(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(n):
-                group.create_task(work())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 def said_in(answer: Any) -> tuple[str, str]:

@@ -381,7 +381,7 @@ def test_faults_that_pass_are_retried(fake, spec, path):
         ("/v1/batches", 429, {"code": "insufficient_quota"}, "no credit left"),
         ("/v1/batches", 400, {}, "answered 400: no. The run stops; what was submitted goes on"),
         ("/v1/files", 404, {}, "Check the model, and base_url"),
-        ("/v1/batches/", 404, {}, "does not know the batch batch-0 of an earlier run"),
+        ("/v1/batches/", 404, {}, "answered 404: no.*with the same key"),
     ],
 )
 def test_what_cannot_go_on_ends_the_run_with_a_remedy(fake, spec, path, status, fields, message):
@@ -394,7 +394,7 @@ def test_what_cannot_go_on_ends_the_run_with_a_remedy(fake, spec, path, status, 
 
 def test_a_service_that_stays_away_ends_the_run_and_the_next_one_collects(fake, spec):
     fake.faults["/v1/batches/"] = [status_error(503) for _ in range(3)]
-    with pytest.raises(BftembedError, match="what was submitted goes on at the server, and the same command collects"):
+    with pytest.raises(BftembedError, match="the same command collects it"):
         list(Sampled(spec).generate(requests()))
     assert len(list(Sampled(spec).generate(requests()))) == 8
     assert len(fake.batches) == 1
@@ -439,6 +439,4 @@ def test_the_fingerprint_and_the_default_folder(monkeypatch, tmp_path):
     assert generator.fingerprint()["engine"] == "openai-batch"
     assert generator.fingerprint()["sampling"] == {"max_new_tokens": 512, "temperature": 1.0}
     assert generator._notes == tmp_path / "openai-batch"
-    with pytest.raises(BftembedError, match="poll=0.0 must be above 0"):
-        Sampled("openai-batch:gpt,poll=0")
     assert not list(tmp_path.iterdir())

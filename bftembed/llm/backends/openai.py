@@ -10,15 +10,7 @@ from bftembed.errors import BftembedError
 from bftembed.llm.base import Capabilities, Completion, Request, Sampling
 from bftembed.llm.chat import Template
 from bftembed.llm.reasoning import read_finish_reason
-from bftembed.llm.server import (
-    ApiServer,
-    ItemFault,
-    NotFoundFault,
-    TransientFault,
-    UnknownShapeFault,
-    said_in,
-    side_by_side,
-)
+from bftembed.llm.server import ApiServer, ItemFault, NotFoundFault, TransientFault, UnknownShapeFault, said_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -104,13 +96,9 @@ class OpenAI(ApiServer):
     ----------
     model
         As the server calls it.
-    timeout
-        Seconds until a request without an answer counts as failed, and is tried again.
-    attempts
-        Tries per request; then its completion is an error.
-    backoff
-        Seconds of the first wait between two tries; it doubles up to a minute. Seconds that the server asks to wait
-        (Retry-After) count instead.
+    timeout, attempts, backoff
+        Seconds per try, tries per request, and seconds of the first wait between two: it doubles up to a minute, where
+        the server does not say how long (Retry-After).
     base_url
         Address of the server, such as ``http://127.0.0.1:8000/v1``; empty takes ``$OPENAI_BASE_URL``, else OpenAI.
     token_parameter
@@ -146,7 +134,6 @@ class OpenAI(ApiServer):
         self.batch_size = self.concurrency
         self._template = Template(self.thinking, self.template or {})
         self._capabilities: Capabilities | None = None
-        self._unanswered = 0
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what decides the text; no key, and of the address host and path alone."""
@@ -212,33 +199,14 @@ class OpenAI(ApiServer):
         return self._capabilities
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Yield completions as they come, in any order.
+        """Yield completions as they come, in any order; what would fail every request ends the run.
 
         An interrupt cancels what is in flight; what came before it is still yielded.
-
-        Raises
-        ------
-        BftembedError
-            For what would fail every request: no server, no access, no such model, no credit.
         """
+        self._unanswered = 0
+        return self.stream(self._answer, requests, self.concurrency)
 
-        async def work(client: Any, put: Callable[[Completion], None]) -> None:
-            async def answer(request: Request) -> None:
-                completion = await self._answer(client, request)
-                put(completion)
-                if self._unanswered >= _MAX_UNANSWERED:
-                    raise BftembedError(
-                        f"openai: {self._unanswered} requests in a row got no readable answer from "
-                        f"{self.shown}, the last because {completion.error}; the run stops. When the server is "
-                        "mended, the same command goes on, and --retry-failed tries these again."
-                    )
-
-            await side_by_side(answer, requests, self.batch_size)
-
-        if requests:
-            yield from self.stream(work)
-
-    async def _answer(self, client: Any, request: Request) -> Completion:
+    async def _answer(self, client: Any, put: Callable[[Completion], None], request: Request) -> None:
         body = self.body(request)
         completions, needed = client.chat.completions, {"model": self.model, "messages": []}
         if request.prompt:
@@ -251,10 +219,15 @@ class OpenAI(ApiServer):
             )
         except NotFoundFault as fault:
             raise await self.unknown_model(client, fault) from None
-        except (TransientFault, UnknownShapeFault) as fault:
-            self._unanswered += 1
-            return Completion(request.id, finish_reason="error", error=str(fault))
-        except ItemFault as fault:
-            completion = Completion(request.id, finish_reason="error", error=str(fault))
-        self._unanswered = 0
-        return completion
+        except (TransientFault, ItemFault) as fault:
+            put(Completion(request.id, finish_reason="error", error=str(fault)))
+            unread = isinstance(fault, TransientFault | UnknownShapeFault)
+            self._unanswered = self._unanswered + 1 if unread else 0
+            if self._unanswered >= _MAX_UNANSWERED:
+                raise BftembedError(
+                    f"openai: {self._unanswered} requests in a row got no readable answer from {self.shown}: {fault}. "
+                    "The run stops. When the server is mended, --retry-failed goes on."
+                ) from None
+        else:
+            put(completion)
+            self._unanswered = 0

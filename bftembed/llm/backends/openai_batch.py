@@ -48,11 +48,10 @@ class OpenAIBatch(OpenAI):
 
     Notes
     -----
-    Before a batch is submitted, a note of its requests is written (in ``openai-batch`` of the cache folder, see
-    `bftembed.llm.models.cache_folder`); the batch bears the note's name. A run that is
-    killed finds it by the note, even when it was killed before the answer to its submission came. A retried item
-    (``--retry-failed``) is another request, and is submitted anew. A batch with more tokens than the account may
-    enqueue is split in half until it fits.
+    Before a batch is submitted, a note of its requests is written (in ``openai-batch`` of the cache folder), and the
+    batch bears the note's name. A run that is killed finds it by the note, even when it was killed before the answer
+    to its submission came. A retried item (``--retry-failed``) is another request, and is submitted anew. A batch with
+    more tokens than the account may enqueue is split in half until it fits.
     """
 
     engine: ClassVar[str] = "openai-batch"
@@ -62,8 +61,6 @@ class OpenAIBatch(OpenAI):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.poll <= 0:
-            raise BftembedError(f"openai-batch: poll={self.poll} must be above 0 seconds.")
         # The runner gives a backend 16 batches at once: together one batch of the service.
         self.batch_size = MAX_REQUESTS // 16
         self._notes = cache_folder() / "openai-batch"
@@ -75,25 +72,18 @@ class OpenAIBatch(OpenAI):
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Submit what was not submitted before, wait, and yield the completions batch by batch.
 
-        Requests of a batch that failed, expired or was cancelled, and those that its output leaves out, are error
-        completions.
-
-        Raises
-        ------
-        BftembedError
-            For what would fail every request, or a service that stays away; what was submitted goes on there, and
-            the next run collects it.
+        Requests without an answer in the output of their batch are error completions. A service that stays away ends
+        the run; what was submitted goes on there, and the next run collects it.
         """
-        if requests:
-            yield from self.stream(functools.partial(self._work, requests))
+        return self.stream(self._work, [requests], 1)
 
-    async def _work(self, requests: Sequence[Request], client: Any, put: Callable[[Completion], None]) -> None:
+    async def _work(self, client: Any, put: Callable[[Completion], None], requests: Sequence[Request]) -> None:
         try:
             await self._wait(client, await self._submitted(client, requests), put)
-        except (TransientFault, ItemFault) as fault:
+        except (TransientFault, ItemFault, NotFoundFault) as fault:
             raise BftembedError(
                 f"openai-batch: {fault}. The run stops; what was submitted goes on at the server, and the same command "
-                f"collects it (notes in {self._notes})."
+                f"collects it, with the same key. Delete its notes in {self._notes} to give it up."
             ) from None
 
     async def _submitted(self, client: Any, requests: Sequence[Request]) -> list[tuple[_Note, list[Request]]]:
@@ -125,7 +115,8 @@ class OpenAIBatch(OpenAI):
                 del too_large[: len(part)]
                 waiting.append((await self._submit(client, part), [request for request, _ in part]))
             for note, wanted in list(waiting):
-                batch = await self._look(client, note)
+                look = functools.partial(client.batches.with_raw_response.retrieve, note.batch)
+                batch = await self.ask(look, self.json)
                 if batch["status"] not in (*_FRUITLESS, "completed"):
                     continue
                 waiting.remove((note, wanted))
@@ -195,15 +186,6 @@ class OpenAIBatch(OpenAI):
                     return False
                 after = {"after": batch["id"]}
         return False
-
-    async def _look(self, client: Any, note: _Note) -> dict[str, Any]:
-        try:
-            return await self.ask(lambda: client.batches.with_raw_response.retrieve(note.batch), self.json)
-        except NotFoundFault:
-            raise BftembedError(
-                f"openai-batch: {self.shown} does not know the batch {note.batch} of an earlier run. Use the "
-                f"key (and project) of that run, or delete {note.path} to submit its requests anew."
-            ) from None
 
     async def _collect(
         self, client: Any, batch: dict[str, Any], wanted: list[Request], put: Callable[[Completion], None]

