@@ -1,11 +1,20 @@
-"""A model with the sampling of its spec, for tests of backends."""
+"""Tools for tests of backends: a model with the sampling of its spec, answers of scripted servers, a real server."""
 
 from __future__ import annotations
 
+import json
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from dataclasses import replace
 
 from bftembed.llm import generator_fingerprint, model_from_spec
 from bftembed.llm.base import Request
+from bftembed.llm.models import packaged_file
 from bftembed.llm.reasoning import read_answer
 from bftembed.profiles.prompts import get_prompt
 
@@ -38,3 +47,71 @@ def gene_requests(names):
 def answer_of(text):
     """The answer in a generated text."""
     return read_answer(text)[0]
+
+
+def json_response(value, status=200, **headers):
+    """An answer of a scripted server."""
+    from werkzeug.wrappers import Response
+
+    return Response(json.dumps(value), status, headers, mimetype="application/json")
+
+
+def status_error(status, message="no", **fields):
+    """An error of a scripted server; fields with a capital are headers."""
+    headers = {name.replace("_", "-"): fields.pop(name) for name in list(fields) if name[0].isupper()}
+    return json_response({"error": {"message": message, **fields}}, status, **headers)
+
+
+def reset(request):
+    """Cut the connection of a scripted server with a RST packet."""
+    connection = request.environ["werkzeug.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    raise ConnectionResetError
+
+
+_SERVE = """
+import sys, time
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.port = sys.argv[1], int(sys.argv[2])
+params.hostnames, params.model_alias = ["127.0.0.1"], {"smollm2"}
+params.n_parallel, params.n_ctx, params.cpuparams.n_threads = 4, 8192, 1
+if sys.argv[3:] == ["embedding"]:
+    params.n_parallel, params.n_ctx, params.embedding = 2, 1024, True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+server = xllamacpp.Server(params)
+time.sleep(86400)
+"""
+
+
+class LlamaServer:
+    """llama.cpp's server with the packaged SmolLM2, in a process of its own: it can be killed and started again."""
+
+    def __init__(self, log, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+        self.model = "smollm2"
+        self._log, self._arguments = log, arguments
+
+    def start(self, seconds=180):
+        gguf, _ = packaged_file("language-model", "smollm2-135m-instruct")
+        command = [sys.executable, "-c", _SERVE, str(gguf), str(self.port), *self._arguments]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        self.kill()
+        raise AssertionError(f"the server did not start:\n{self._log.read_text(errors='replace')[-2000:]}")
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()

