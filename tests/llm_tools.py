@@ -78,28 +78,35 @@ params = xllamacpp.CommonParams()
 params.model.path, params.port = sys.argv[1], int(sys.argv[2])
 params.hostnames, params.model_alias = ["127.0.0.1"], {"smollm2"}
 params.n_parallel, params.n_ctx, params.cpuparams.n_threads = 4, 8192, 1
-if sys.argv[3:] == ["embedding"]:
+params.chat_template = sys.argv[4]
+if sys.argv[5:]:
     params.n_parallel, params.n_ctx, params.embedding = 2, 1024, True
     params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+params.reasoning_format = getattr(xllamacpp.common_reasoning_format, f"COMMON_REASONING_FORMAT_{sys.argv[3]}")
 server = xllamacpp.Server(params)
 time.sleep(86400)
 """
 
 
 class LlamaServer:
-    """llama.cpp's server with the packaged SmolLM2, in a process of its own: it can be killed and started again."""
+    """llama.cpp's server in a process of its own, so that it can be killed and started again.
 
-    def __init__(self, log, *arguments):
+    `reasoning` is DEEPSEEK (thoughts are given apart) or NONE; a `template` takes the place of the file's own. With
+    `embedding` it gives vectors.
+    """
+
+    def __init__(self, log, gguf=None, reasoning="DEEPSEEK", template="", embedding=False):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         self.model = "smollm2"
-        self._log, self._arguments = log, arguments
+        self._log = log
+        gguf = gguf or packaged_file("language-model", "smollm2-135m-instruct")[0]
+        self._arguments = [str(gguf), str(self.port), reasoning, template, *["embedding"] * embedding]
 
     def start(self, seconds=180):
-        gguf, _ = packaged_file("language-model", "smollm2-135m-instruct")
-        command = [sys.executable, "-c", _SERVE, str(gguf), str(self.port), *self._arguments]
+        command = [sys.executable, "-c", _SERVE, *self._arguments]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + seconds

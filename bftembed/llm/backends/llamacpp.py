@@ -13,7 +13,7 @@ from bftembed.errors import BftembedError, require
 from bftembed.llm.backends.gguf_header import gguf_parts, quantization_name, read_gguf_settings
 from bftembed.llm.backends.openai import body_of, option_scores
 from bftembed.llm.base import Capabilities, Completion, Sampling
-from bftembed.llm.chat import Template, closing_of, with_closing, without_system
+from bftembed.llm.chat import Template, closing_of, warn_of_no_template, with_closing, without_system
 from bftembed.llm.models import packaged_file, weights_revision
 from bftembed.llm.reasoning import open_reasoning
 from bftembed.machine import free_cores
@@ -134,6 +134,7 @@ class LlamaCpp:
         params.ui = params.endpoint_slots = False
         server = self._started(params)
         if not self._chat_template:
+            warn_of_no_template(self.model)
             return server
         chat = ({"role": "system", "content": "ROLE"}, {"role": "user", "content": "QUESTION"})
         for self._drops_system in (False, True):

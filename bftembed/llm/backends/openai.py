@@ -175,12 +175,17 @@ class OpenAI(ApiServer):
             return Completion(request.id, prompt_tokens=n_prompt, scores=option_scores(choice, request.options))
         thought = _flat(message.get("reasoning_content") or message.get("reasoning")) or thought
         reason, error = read_finish_reason(choice.get("finish_reason")), ""
+        if text is None and reason == "stop" and self.thinking == "off" and not message.get("refusal"):
+            # Some parsers take an answer without the end of a thought for one, though the prompt has closed it.
+            text, thought = thought or None, ""
         if reason in ("content_filter", "error") or text is None:
             error = f"the server gave no whole answer (finish reason {choice.get('finish_reason')})"
             if why := choice.get("error") or answer.get("error") or message.get("refusal"):
                 error += f": {said_in(why)[0]}"
             elif reason == "length":
                 error += f": all {n_answer} tokens went elsewhere, as into reasoning; raise max_new_tokens"
+            elif thought:
+                error += ": the server took all of it for reasoning; give thinking=off where the model writes none"
             reason = "content_filter" if reason == "content_filter" else "error"
         return Completion(request.id, text or "", thought, reason, n_prompt, n_answer, error)
 
