@@ -1,8 +1,10 @@
-"""A model with the sampling of its spec and a real server, for tests of backends."""
+"""Tools for tests of backends: a model with the sampling of its spec, answers of scripted servers, a real server."""
 
 from __future__ import annotations
 
+import json
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -47,6 +49,28 @@ def answer_of(text):
     return read_answer(text)[0]
 
 
+def json_response(value, status=200, **headers):
+    """An answer of a scripted server."""
+    from werkzeug.wrappers import Response
+
+    return Response(json.dumps(value), status, headers, mimetype="application/json")
+
+
+def status_error(status, message="no", **fields):
+    """An error of a scripted server; fields with a capital are headers."""
+    headers = {name.replace("_", "-"): fields.pop(name) for name in list(fields) if name[0].isupper()}
+    return json_response({"error": {"message": message, **fields}}, status, **headers)
+
+
+def reset(request):
+    """Cut the connection of a scripted server with a RST packet."""
+    connection = request.environ["werkzeug.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    raise ConnectionResetError
+
+
 _SERVE = """
 import sys, time
 import xllamacpp
@@ -55,6 +79,9 @@ params.model.path, params.port = sys.argv[1], int(sys.argv[2])
 params.hostnames, params.model_alias = ["127.0.0.1"], {"smollm2"}
 params.n_parallel, params.n_ctx, params.cpuparams.n_threads = 4, 8192, 1
 params.chat_template = sys.argv[4]
+if sys.argv[5:]:
+    params.n_parallel, params.n_ctx, params.embedding = 2, 1024, True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
 params.reasoning_format = getattr(xllamacpp.common_reasoning_format, f"COMMON_REASONING_FORMAT_{sys.argv[3]}")
 server = xllamacpp.Server(params)
 time.sleep(86400)
@@ -64,10 +91,11 @@ time.sleep(86400)
 class LlamaServer:
     """llama.cpp's server in a process of its own, so that it can be killed and started again.
 
-    `reasoning` is DEEPSEEK (thoughts are given apart) or NONE; a `template` takes the place of the file's own.
+    `reasoning` is DEEPSEEK (thoughts are given apart) or NONE; a `template` takes the place of the file's own. With
+    `embedding` it gives vectors.
     """
 
-    def __init__(self, log, gguf=None, reasoning="DEEPSEEK", template=""):
+    def __init__(self, log, gguf=None, reasoning="DEEPSEEK", template="", embedding=False):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -75,7 +103,7 @@ class LlamaServer:
         self.model = "smollm2"
         self._log = log
         gguf = gguf or packaged_file("language-model", "smollm2-135m-instruct")[0]
-        self._arguments = [str(gguf), str(self.port), reasoning, template]
+        self._arguments = [str(gguf), str(self.port), reasoning, template, *["embedding"] * embedding]
 
     def start(self, seconds=180):
         command = [sys.executable, "-c", _SERVE, *self._arguments]

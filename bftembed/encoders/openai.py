@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
+import contextlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import tenacity
 
 from bftembed.encoders.base import EncoderSpec, EncodingReport, check_texts
 from bftembed.encoders.chunking import Offsets, split_text
 from bftembed.encoders.pieces import Pieces, vectors_of_texts
 from bftembed.errors import BftembedError
-from bftembed.llm.server import ApiServer, InBackground, ItemFault, TransientFault, run_all, said_in
+from bftembed.llm.server import ApiServer, ItemFault, NotFoundFault, TransientFault, said_in
 from bftembed.progress import Progress, silent
 
 if TYPE_CHECKING:
-    import queue
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: OpenAI's own models and the length of their vectors, which have length 1.
 _DIMENSIONS = {"text-embedding-ada-002": 1536, "text-embedding-3-small": 1536, "text-embedding-3-large": 3072}
@@ -36,9 +34,12 @@ _LENGTH = re.compile(r"token|too (long|large|many)|length|maximum", re.IGNORECAS
 class EmbeddingServer(ApiServer):
     """A server that is asked for vectors."""
 
-    what: ClassVar[str] = "encoder"
-    go_on: ClassVar[str] = "With a cache of vectors (--cache), the same command goes on from what was stored."
-    remedies: ClassVar[dict[str, str]] = {"dimensions": "no dimensions="}
+    def fault(self, err: Exception) -> Exception:
+        """As for any server; llama.cpp says 500 of a text that is too long, and trying it again would not help."""
+        fault = super().fault(err)
+        if isinstance(fault, TransientFault) and re.search(r"too (large|long)|physical batch|context size", str(fault)):
+            return ItemFault(str(fault))
+        return fault
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,14 @@ class OpenAIEncoder:
     ) -> None:
         if not 1 <= batch <= _REQUEST_INPUTS:
             raise BftembedError(f"openai: batch={batch} must be from 1 to {_REQUEST_INPUTS} texts.")
-        if concurrency < 1 or timeout <= 0 or max_tokens < 1 or (dimensions is not None and dimensions < 1):
+        if concurrency < 1 or max_tokens < 1 or (dimensions is not None and dimensions < 1):
             raise BftembedError(
-                f"openai: concurrency={concurrency}, max_tokens={max_tokens} and dimensions={dimensions} start at 1, "
-                f"and timeout={timeout} above 0."
+                f"openai: concurrency={concurrency}, max_tokens={max_tokens} and dimensions={dimensions} must be at "
+                "least 1."
             )
-        self._server = EmbeddingServer("openai", model, base_url=base_url, attempts=attempts, backoff=backoff)
+        self._server = EmbeddingServer(model, timeout, attempts, backoff, base_url)
         self._dimensions, self._room = dimensions, max_tokens
         self._batch, self._concurrency = batch, concurrency
-        self._timeout, self._attempts = timeout, attempts
         #: Texts that are asked for at once, so that no slot stays empty; a cache stores so many together.
         self.group_texts = batch * concurrency
         self.report = EncodingReport(0, max_tokens=max_tokens)
@@ -199,20 +199,15 @@ class OpenAIEncoder:
         progress: Progress,
         owners: np.ndarray | None = None,
     ) -> list[_Answer]:
-        key = self._server.key()
         asking = _Asking(self._server, texts, np.arange(len(texts)) if owners is None else owners, dim)
-        asking.dimensions, asking.attempts = self._dimensions, self._attempts
-        work = InBackground()
-        work.start(asking.all(batches, key, self._timeout, self._concurrency, work.results))
+        asking.dimensions = self._dimensions
         answers: list[_Answer] = []
         done = 0
-        try:
-            for answer in work.until_done():
+        with contextlib.closing(self._server.stream(asking.batch, batches, self._concurrency)) as stream:
+            for answer in stream:
                 answers.append(answer)
                 done += len(answer.indices)
                 progress(done, len(texts), "")
-        finally:
-            work.stop()
         return answers
 
 
@@ -225,27 +220,22 @@ class _Asking:
     owners: np.ndarray
     dim: int | None
     dimensions: int | None = None
-    attempts: int = 1
 
-    async def all(
-        self, batches: list[list[int]], key: str, timeout: float, concurrency: int, results: queue.SimpleQueue[Any]
-    ) -> None:
-        """Put the answers to all batches into `results` as they come."""
-        slots = asyncio.Semaphore(concurrency)
-        client = self.server.client(key, timeout)
-
-        async def one(indices: list[int]) -> None:
-            async with slots:
-                for answer in await self._batch(client, indices):
-                    results.put(answer)
-
-        await run_all(client, (one(indices) for indices in batches))
-
-    async def _batch(self, client: Any, indices: list[int]) -> list[_Answer]:
+    async def batch(self, client: Any, put: Callable[[_Answer], None], indices: list[int]) -> None:
+        """Put the answer to one batch, or to halves of one that is too long."""
+        wanted: dict[str, Any] = {"model": self.server.model, "input": [self.texts[i] for i in indices]}
+        if self.dimensions is not None:
+            wanted["dimensions"] = self.dimensions
         try:
-            answer: _Answer = await tenacity.AsyncRetrying(**self.server.retrying())(self._ask, client, indices)
+            answer = await self.server.ask(
+                # As base64 an answer has a quarter of the bytes; a server that sends numbers is understood, too.
+                lambda: client.embeddings.with_raw_response.create(**wanted, encoding_format="base64"),
+                lambda text: self._read(self.server.json(text), indices),
+            )
+        except NotFoundFault as fault:
+            raise await self.server.unknown_model(client, fault) from None
         except TransientFault as fault:
-            raise BftembedError(f"openai: {fault} (attempts: {self.attempts}). {self.server.go_on}") from None
+            raise BftembedError(f"openai: {fault}. With a cache of vectors (--cache), the next run goes on.") from None
         except ItemFault as fault:
             if not _LENGTH.search(str(fault)):
                 raise BftembedError(f"openai: {fault}. Check the model and the options of the encoder.") from None
@@ -255,29 +245,10 @@ class _Asking:
                     f"max_tokens=, and it is encoded in pieces."
                 ) from None
             half = len(indices) // 2
-            return [*await self._batch(client, indices[:half]), *await self._batch(client, indices[half:])]
-        return [answer]
-
-    async def _ask(self, client: Any, indices: list[int]) -> _Answer:
-        wanted: dict[str, Any] = {"model": self.server.model, "input": [self.texts[i] for i in indices]}
-        if self.dimensions is not None:
-            wanted["dimensions"] = self.dimensions
-        try:
-            # As base64 an answer has a quarter of the bytes; a server that sends numbers is understood, too.
-            got = await client.embeddings.with_raw_response.create(**wanted, encoding_format="base64")
-        except self.server.library.NotFoundError as err:
-            raise await self.server.not_there(client, err) from None
-        except self.server.library.OpenAIError as err:
-            raise self._fault(err) from None
-        self.server.reached = True
-        return self._read(self.server.json(got.text), indices)
-
-    def _fault(self, err: Exception) -> Exception:
-        """llama.cpp says 500 of a text that is too long: trying it again would not help."""
-        fault = self.server.fault(err)
-        if isinstance(fault, TransientFault) and re.search(r"too (large|long)|physical batch|context size", str(fault)):
-            return ItemFault(str(fault))
-        return fault
+            await self.batch(client, put, indices[:half])
+            await self.batch(client, put, indices[half:])
+        else:
+            put(answer)
 
     def _read(self, answer: dict[str, Any], indices: list[int]) -> _Answer:
         items = answer.get("data")

