@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bftembed.metrics.intervals import percentile_interval
 from bftembed.profiles.duplicates import words_of, words_without
 from bftembed.profiles.screening import mentions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from scipy.sparse import csr_matrix
 
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
 #: What is measured, and what chance is measured by.
 PROFILES, SHUFFLED, SYMBOL = "profiles", "shuffled", "symbol alone"
 NAMING = ("mentions-own-gene", "alias-recall", "previous-symbol-recall", "full-name-word-recall")
-RETRIEVAL = ("median-rank", "mean-reciprocal-rank", "recall@1", "recall@10")
+#: Of ranks, (orders, genes).
+RETRIEVAL: dict[str, Callable[[np.ndarray], Any]] = {
+    "median-rank": lambda ranks: np.median(ranks, axis=1).mean(),
+    "mean-reciprocal-rank": lambda ranks: (1 / ranks).mean(),
+    "recall@1": lambda ranks: (ranks <= 1).mean(),
+    "recall@10": lambda ranks: (ranks <= 10).mean(),
+}
 KEPT, REMOVED = "names kept", "names removed"
 #: Words of full names that say nothing of the gene.
 _EMPTY_WORDS = frozenset({"a", "an", "and", "as", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"})
@@ -93,20 +100,18 @@ def naming_scores(
     Raises
     ------
     ValueError
-        For fewer than two genes, other genes in one generator than in another, or no seed.
+        For fewer than two genes or another number in one generator than in another.
     """
-    genes = _genes(profiles, seeds)
+    genes = _genes(profiles)
+    orders = _orders(len(genes), seeds)
     scores = []
-    for generator, texts in _with_symbols(profiles, genes).items():
-        written = [texts[g] for g in genes]
-        kind = PROFILES if generator else SYMBOL
-        named = np.array([_naming(t, records[g]) for t, g in zip(written, genes, strict=True)])
-        scores += _naming_rows(generator, kind, named[None], seeds[0])
-        if generator:
-            orders = [_others(len(genes), seed) for seed in seeds]
-            pairs = [zip(order, genes, strict=True) for order in orders]
-            shuffled = np.array([[_naming(written[i], records[g]) for i, g in some] for some in pairs])
-            scores += _naming_rows(generator, SHUFFLED, shuffled, seeds[0])
+    for generator, texts in _with_symbols(profiles, genes):
+        pairs = [[(texts[genes[i]], records[g]) for i, g in zip(order, genes, strict=True)] for order in orders]
+        # (orders, genes, metrics); NaN for a gene without such names
+        values = np.array([[_naming(text, record) for text, record in some] for some in pairs])
+        for i, metric in enumerate(NAMING):
+            known = values[:, ~np.isnan(values[0, :, i]), i]
+            scores += _scores(generator, "names", metric, known, np.mean, seeds[0])
     return scores
 
 
@@ -138,51 +143,45 @@ def retrieval_scores(
     Raises
     ------
     ValueError
-        As `naming_scores`, and for a gene without a summary.
+        For fewer than two genes, another number in one generator than in another, or a summary without a word.
     """
-    genes = _genes(profiles, seeds)
-    absent = [g for g in genes if g not in summaries]
-    if absent:
-        raise ValueError(f"{len(absent)} genes have no summary, the first is {absent[0]!r}.")
-    candidates = list(summaries)
-    at = {name: i for i, name in enumerate(candidates)}
-    right = np.array([at[g] for g in genes])
+    genes, at = _genes(profiles), {name: i for i, name in enumerate(summaries)}
+    orders, right = _orders(len(genes), seeds), np.array([at[g] for g in genes])
     scores = []
     for protocol in (REMOVED, KEPT):
 
         def words(text: str, gene: str, keep: bool = protocol == KEPT) -> str:
             return " ".join(words_of(text) if keep else words_without(text, names.get(gene, ())))
 
-        encode, table = _tfidf([words(summaries[c], c) for c in candidates])
-        for generator, texts in _with_symbols(profiles, genes).items():
-            queries = encode([words(texts[g], g) for g in genes])
-            order = [np.arange(len(genes))]
-            order += [_others(len(genes), s) for s in seeds] if generator else []
-            ranks = _ranks(queries, table, right, np.array(order))
-            scores += _rank_rows(generator, PROFILES if generator else SYMBOL, protocol, ranks[:1], seeds[0])
-            if generator:
-                scores += _rank_rows(generator, SHUFFLED, protocol, ranks[1:], seeds[0])
+        encode, table = _tfidf([words(summary, c) for c, summary in summaries.items()])
+        for generator, texts in _with_symbols(profiles, genes):
+            ranks = _ranks(encode([words(texts[g], g) for g in genes]), table, right, orders)
+            for metric, measure in RETRIEVAL.items():
+                scores += _scores(generator, protocol, metric, ranks, measure, seeds[0])
     return scores
 
 
 def shared_genes(profiles: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Return the genes that every generator has, sorted."""
-    sets = [set(texts) for texts in profiles.values()]
-    return sorted(set.intersection(*sets)) if sets else []
+    return sorted(set.intersection(*map(set, profiles.values()))) if profiles else []
 
 
-def _genes(profiles: Mapping[str, Mapping[str, str]], seeds: Sequence[int]) -> list[str]:
+def _genes(profiles: Mapping[str, Mapping[str, str]]) -> list[str]:
     genes = shared_genes(profiles)
-    for generator, texts in profiles.items():
-        if len(texts) != len(genes):
-            raise ValueError(f"{generator!r} has {len(texts)} genes, but only {len(genes)} are in all: take those.")
-    if len(genes) < 2 or not seeds:
-        raise ValueError(f"There are {len(genes)} genes and {len(seeds)} seeds; needed are 2 genes and 1 seed.")
+    if len(genes) < 2 or any(len(texts) != len(genes) for texts in profiles.values()):
+        raise ValueError(f"Every generator needs the same genes, at least 2; {len(genes)} are in all.")
     return genes
 
 
-def _with_symbols(profiles: Mapping[str, Mapping[str, str]], genes: list[str]) -> dict[str, Mapping[str, str]]:
-    return {**profiles, "": {g: g for g in genes}}
+def _with_symbols(
+    profiles: Mapping[str, Mapping[str, str]], genes: list[str]
+) -> Iterable[tuple[str, Mapping[str, str]]]:
+    return {**profiles, "": {g: g for g in genes}}.items()
+
+
+def _orders(n: int, seeds: Sequence[int]) -> np.ndarray:
+    """Return which of n genes' texts each gene is given: its own, and for each seed another one."""
+    return np.array([np.arange(n), *(_others(n, seed) for seed in seeds)])
 
 
 def _others(n: int, seed: int) -> np.ndarray:
@@ -203,24 +202,14 @@ def _naming(text: str, record: GeneRecord) -> tuple[float, ...]:
     return float(mentions(text, symbols)), recall(record.alias_symbols), recall(record.prev_symbols), found
 
 
-def _naming_rows(generator: str, texts: str, values: np.ndarray, seed: int) -> list[Score]:
-    """Return a score per metric of values of shape (seeds, genes, metrics); NaN for a gene without such names."""
-    rows = []
-    for i, metric in enumerate(NAMING):
-        known = values[:, :, i]
-        known = known[:, ~np.isnan(known).any(axis=0)]
-        rows.append(_score(generator, texts, "names", metric, known, lambda x: float(x.mean()), seed))
-    return rows
-
-
-def _rank_rows(generator: str, texts: str, protocol: str, ranks: np.ndarray, seed: int) -> list[Score]:
-    measures: dict[str, Callable[[np.ndarray], float]] = {
-        "median-rank": lambda r: float(np.median(r, axis=1).mean()),
-        "mean-reciprocal-rank": lambda r: float((1 / r).mean()),
-        "recall@1": lambda r: float((r <= 1).mean()),
-        "recall@10": lambda r: float((r <= 10).mean()),
-    }
-    return [_score(generator, texts, protocol, m, ranks, measures[m], seed) for m in RETRIEVAL]
+def _scores(
+    generator: str, protocol: str, metric: str, values: np.ndarray, measure: Callable[[np.ndarray], Any], seed: int
+) -> list[Score]:
+    """Return the scores of values in the orders of `_orders`, (orders, genes): of the first, and of the others."""
+    if not generator:
+        return [_score("", SYMBOL, protocol, metric, values[:1], measure, seed)]
+    kinds = ((PROFILES, values[:1]), (SHUFFLED, values[1:]))
+    return [_score(generator, texts, protocol, metric, some, measure, seed) for texts, some in kinds]
 
 
 def _score(
@@ -229,16 +218,15 @@ def _score(
     protocol: str,
     metric: str,
     values: np.ndarray,
-    measure: Callable[[np.ndarray], float],
+    measure: Callable[[np.ndarray], Any],
     seed: int,
 ) -> Score:
     n = values.shape[1]
     if n == 0:
         return Score(generator, texts, protocol, metric, math.nan, math.nan, math.nan, 0)
     rng = np.random.default_rng(seed)
-    resampled = [measure(values[:, rng.integers(n, size=n)]) for _ in range(_RESAMPLES)]
-    low, high = (float(q) for q in np.quantile(resampled, [0.025, 0.975]))
-    return Score(generator, texts, protocol, metric, measure(values), low, high, n)
+    interval = percentile_interval([measure(values[:, rng.integers(n, size=n)]) for _ in range(_RESAMPLES)])
+    return Score(generator, texts, protocol, metric, float(measure(values)), *interval, n)
 
 
 def _tfidf(texts: list[str]) -> tuple[Callable[[list[str]], csr_matrix], csr_matrix]:
@@ -257,14 +245,12 @@ def _tfidf(texts: list[str]) -> tuple[Callable[[list[str]], csr_matrix], csr_mat
 def _ranks(queries: csr_matrix, table: csr_matrix, right: np.ndarray, orders: np.ndarray) -> np.ndarray:
     """Return for each order and gene the rank of the gene's summary by the query that the order gives it."""
     ranks = np.empty(orders.shape)
+    given = np.argsort(orders, axis=1)  # the gene that each query is given to
     turned, step = table.T.tocsr(), max(1, _BLOCK // table.shape[0])
     for start in range(0, queries.shape[0], step):
         similar = (queries[start : start + step] @ turned).toarray()
-        for o, order in enumerate(orders):
-            # Which genes are given the queries of this block.
-            genes = np.flatnonzero((order >= start) & (order < start + step))
-            rows = similar[order[genes] - start]
-            own = rows[np.arange(len(genes)), right[genes]][:, None]
-            close = np.abs(rows - own) <= 1e-12  # the same words in another order add up to another last digit
-            ranks[o, genes] = 1 + ((rows > own) & ~close).sum(axis=1) + (close.sum(axis=1) - 1) / 2
+        for of_order, genes in zip(ranks, given[:, start : start + step], strict=True):
+            own = similar[np.arange(len(genes)), right[genes]][:, None]
+            close = np.abs(similar - own) <= 1e-12  # the same words in another order add up to another last digit
+            of_order[genes] = 1 + ((similar > own) & ~close).sum(axis=1) + (close.sum(axis=1) - 1) / 2
     return ranks

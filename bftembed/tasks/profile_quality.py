@@ -11,10 +11,10 @@ from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import refuse_input_as_output
 from bftembed.llm.store import STORE_FILE, AnswerStore
+from bftembed.profiles.export import has_text
 from bftembed.profiles.generate import names_of
 from bftembed.profiles.quality import naming_scores, retrieval_scores, shared_genes
-from bftembed.profiles.selection import chosen
-from bftembed.profiles.summary import by_origin, origin_labels
+from bftembed.profiles.selection import by_origin, chosen, origin_labels
 from bftembed.tasks.base import Result, write_results
 from bftembed.tuning.sources import gene_texts
 
@@ -146,7 +146,7 @@ def _texts_of(
     origins = by_origin(chosen(profiles, prompts=prompts, generators=generators, where=str(folder)))
     found = {}
     for origin, label in origin_labels(list(origins)).items():
-        if of := {p.entity: p.text for p in reversed(origins[origin]) if p.text.strip() and not p.error}:
+        if of := {p.entity: p.text for p in reversed(origins[origin]) if has_text(p)}:
             found[label] = of
     if not found:
         raise BftembedError(f"None of the profiles in {folder} has a text. Generate them again with --retry-failed.")

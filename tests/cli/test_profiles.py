@@ -205,7 +205,17 @@ def test_a_run_without_a_profile_to_use_is_not_a_success(run, tmp_path):
     code, _, said = run(*words)
     assert code == 3
     assert "2 empty" in said
-    words = ("profiles", "generate", "XA,XB,TP53", "--unknown", "keep", "--out", tmp_path / "t", "--generator", "facts")
+    words = (
+        "profiles",
+        "generate",
+        "no-gene-1,no-gene-2,TP53",
+        "--unknown",
+        "keep",
+        "--out",
+        tmp_path / "t",
+        "--generator",
+        "facts",
+    )
     code, _, said = run(*words)
     assert code == 3
-    assert "2 failed, such as XA: no HGNC record for 'XA'" in said
+    assert "2 failed, such as no-gene-1: no HGNC record" in said
