@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import sqlite3
 import urllib.parse
 from dataclasses import dataclass
@@ -200,13 +201,16 @@ class AnswerStore:
         sent
             Key → what was sent, as JSON values, for every answer of the batch.
         """
+        row = operator.itemgetter(*_NAMES)
         rows = [
-            vars(answer)
-            | {"generator": answer.generator_id, "messages": canonical_json(sent[answer.key])}
-            | {"marks": json.dumps(answer.marks), "scores": json.dumps(answer.scores)}
+            row(
+                vars(answer)
+                | {"generator": answer.generator_id, "messages": canonical_json(sent[answer.key])}
+                | {"marks": json.dumps(answer.marks), "scores": json.dumps(answer.scores)}
+            )
             for answer in answers
         ]
-        values = ", ".join(f":{name}" for name in _NAMES)
+        values = ", ".join("?" * len(_NAMES))
         with self._transaction() as connection:
             connection.executemany(f"INSERT OR REPLACE INTO answers ({_COLUMNS}) VALUES ({values})", rows)
 
