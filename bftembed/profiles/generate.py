@@ -1,4 +1,4 @@
-"""The verb of this room: write a profile for every entity of a list, resumably."""
+"""Generation of profiles: names are resolved, each entity becomes a request, and answers are stored with flags."""
 
 from __future__ import annotations
 
@@ -175,7 +175,6 @@ def generate_profiles(
     spec = model_spec(generator)
     model, sampling = model_from_spec(spec)
     fingerprint = generator_fingerprint(model, sampling)
-
     requests = profile_requests(listed.chosen, template, fingerprint, sampling, texts)
     counts: dict[str, Any] = {
         "out": str(Path(out)),
@@ -268,8 +267,8 @@ def read_entities(
     unresolved = [e.name for e in entries if e.status not in RESOLVED_STATUSES] if unknown != "keep" else []
     if unresolved and (unknown == "error" or len(unresolved) == len(entries)):
         raise BftembedError(
-            f"{len(unresolved)} of {len(entries)} names are not resolved to a {kind}: {examples(unresolved)}. "
-            "bftembed genes resolve shows why; --unknown skips or keeps them."
+            f"{len(unresolved)} of {len(entries)} names cannot be resolved: {examples(unresolved)}. "
+            "bftembed genes resolve shows why; --unknown keep profiles them as they are."
         )
     wanted = [e for e in entries if unknown == "keep" or e.status in RESOLVED_STATUSES]
     if of > 1:
