@@ -1,11 +1,18 @@
-"""A model with the sampling of its spec, for tests of backends."""
+"""A model with the sampling of its spec and a real server, for tests of backends."""
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from dataclasses import replace
 
 from bftembed.llm import generator_fingerprint, model_from_spec
 from bftembed.llm.base import Request
+from bftembed.llm.models import packaged_file
 from bftembed.llm.reasoning import read_answer
 from bftembed.profiles.prompts import get_prompt
 
@@ -38,3 +45,52 @@ def gene_requests(names):
 def answer_of(text):
     """The answer in a generated text."""
     return read_answer(text)[0]
+
+
+_SERVE = """
+import sys, time
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.port = sys.argv[1], int(sys.argv[2])
+params.hostnames, params.model_alias = ["127.0.0.1"], {"smollm2"}
+params.n_parallel, params.n_ctx, params.cpuparams.n_threads = 4, 8192, 1
+params.chat_template = sys.argv[4]
+params.reasoning_format = getattr(xllamacpp.common_reasoning_format, f"COMMON_REASONING_FORMAT_{sys.argv[3]}")
+server = xllamacpp.Server(params)
+time.sleep(86400)
+"""
+
+
+class LlamaServer:
+    """llama.cpp's server in a process of its own, so that it can be killed and started again.
+
+    `reasoning` is DEEPSEEK (thoughts are given apart) or NONE; a `template` takes the place of the file's own.
+    """
+
+    def __init__(self, log, gguf=None, reasoning="DEEPSEEK", template=""):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+        self.model = "smollm2"
+        self._log = log
+        gguf = gguf or packaged_file("language-model", "smollm2-135m-instruct")[0]
+        self._arguments = [str(gguf), str(self.port), reasoning, template]
+
+    def start(self, seconds=180):
+        command = [sys.executable, "-c", _SERVE, *self._arguments]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        self.kill()
+        raise AssertionError(f"the server did not start:\n{self._log.read_text(errors='replace')[-2000:]}")
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()

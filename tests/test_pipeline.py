@@ -92,6 +92,22 @@ class TestARun:
         assert "0 written, 40 from the store" in details
 
 
+def test_prompts_and_models_are_compared_in_one_report(tmp_path):
+    prompts = {"short": "What is {name}?", "aliases": "What is {name}, also called {aliases}?"}
+    for name, text in prompts.items():
+        (tmp_path / f"{name}.yaml").write_text(f"user: '{text}'\n")
+    sets = [
+        {"name": f"{name} {seed}", "generator": f"scripted:seed={seed}", "prompt": str(tmp_path / f"{name}.yaml")}
+        for name in prompts
+        for seed in (0, 1)
+    ]
+    out = tmp_path / "run"
+    run_pipeline(config_of(out, profiles=sets, encoders=["tfidf"]))
+    subjects = set(read_results(out / "results.parquet").query("kind == 'subject'").subject)
+    assert subjects == {one["name"] for one in sets}
+    assert all(one["name"] in (out / "report.html").read_text() for one in sets)
+
+
 def test_a_dry_run_says_what_is_there_and_how_long_the_rest_takes(tmp_path, monkeypatch):
     monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
     new = facts_config(tmp_path / "new")

@@ -91,7 +91,7 @@ def test_numbers_may_be_whole_and_names_may_look_like_numbers(tmp_path):
     from bftembed.llm import model_from_spec
 
     assert model_from_spec("scripted:delay=1,fail=0")[0].batch_size == 8
-    assert model_from_spec("scripted:log=5")._log == "5"
+    assert model_from_spec("scripted:log=5")[0]._log == "5"
 
 
 def test_a_missing_package_names_its_install_line():

@@ -20,7 +20,7 @@ class ProfileSet(Strict):
     generator
         Generator spec; ``tuned`` (with options such as ``tuned,max_new_tokens=64``) is the model tuned in this run.
     prompt
-        Name of the prompt; default that of the kind.
+        Name of the prompt, or a YAML file (`bftembed.profiles.prompts.read_prompt`); default that of the kind.
     allow_marks
         Quality flags that do not keep a profile from being embedded.
     baseline

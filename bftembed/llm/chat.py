@@ -11,7 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
-from bftembed.llm.reasoning import closer_of, open_reasoning
+from bftembed.llm.reasoning import closer_of, leading_opener, open_reasoning, split_reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,13 +59,18 @@ class Template:
     def apply(self, tokenizer: Any, model: str) -> None:
         """Set the template of a tokenizer that was loaded; a model without one is named in a warning."""
         if not tokenizer.chat_template:
-            warnings.warn(
-                f"{model} has no chat template: messages are joined as paragraphs. Take its instruction-tuned variant "
-                "if there is one.",
-                stacklevel=2,
-            )
+            warn_of_no_template(model)
         elif self.thinking == "off":
             close_thought(tokenizer, self.options)
+
+
+def warn_of_no_template(model: str) -> None:
+    """Say once that a model has no chat template."""
+    warnings.warn(
+        f"{model} has no chat template: messages are joined as paragraphs. Take its instruction-tuned variant if there "
+        "is one.",
+        stacklevel=3,
+    )
 
 
 def close_thought(tokenizer: Any, options: Mapping[str, Any] | None = None) -> bool:
@@ -82,6 +87,22 @@ def closing_of(prompt: str) -> str:
     if not opener:
         return ""
     return ("" if prompt.endswith("\n") else "\n") + f"{closer_of(opener)}\n\n"
+
+
+def within_thought(prompt: str, answer: str) -> tuple[str, str]:
+    """Return prompt and answer of a row to learn, where the prompt ends in an open thought.
+
+    An answer that closes a thought goes on in it, without an opener of its own; one without a thought comes after the
+    thought is closed.
+    """
+    closing = closing_of(prompt)
+    if not closing:
+        return prompt, answer
+    if not split_reasoning(answer)[1]:
+        return prompt + closing, answer
+    own = leading_opener(answer)
+    answer = answer.removeprefix(own)
+    return prompt, answer.removeprefix("\n") if own and prompt.endswith("\n") else answer
 
 
 def with_closing(template: str, closing: str) -> str:
@@ -153,9 +174,10 @@ def prompt_text(tokenizer: Any, messages: Sequence[Message], template: str = "au
         except Exception as err:  # noqa: BLE001 - templates raise what they like
             error = error or err
             continue
-        dropped = [m["role"] for m in chat if m["content"].strip() not in text]
-        # Templates of reasoning models drop the thoughts of earlier turns.
-        if not [role for role in dropped if role != "assistant"]:
+        # Templates of reasoning models drop the thoughts of earlier answers.
+        contents = [split_reasoning(m["content"])[0] if m["role"] == "assistant" else m["content"] for m in chat]
+        dropped = [m["role"] for m, content in zip(chat, contents, strict=True) if content.strip() not in text]
+        if not dropped:
             return text
     if error is not None:
         raise error

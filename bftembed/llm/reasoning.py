@@ -200,6 +200,11 @@ def open_reasoning(prompt: str) -> str:
     return next((match.group() for match in found if match.end() == len(tail)), "")
 
 
+def leading_opener(text: str) -> str:
+    """Return the opener with which a text begins, or ``""``."""
+    return next((match.group() for row in FORMATS if (match := row.opener.match(text))), "")
+
+
 def closer_of(opener: str) -> str:
     """Return what closes a thought that `opener` opens."""
     return next((c for o, c in _CLOSERS.items() if opener.startswith(o)), opener.replace("<", "</", 1))

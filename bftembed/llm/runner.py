@@ -105,7 +105,7 @@ class Run:
         self.marks.update(tuple(marks) or ("ok",))
         if error:
             self.failed.add(entity)
-            kind = re.sub(r"\d+", "N", error.replace(entity, "") if entity else error)
+            kind = _kind_of(error.replace(entity, "") if entity else error)
             n, message, first = self.failures.get(kind, (0, error, entity))
             self.failures[kind] = n + 1, message, first
 
@@ -297,6 +297,11 @@ def _answer(
     )
 
 
+def _kind_of(error: str) -> str:
+    """Return a message without its counts, times and ids."""
+    return re.sub(r"[\w:.-]*\d[\w:.-]*", "N", error)
+
+
 def _sent(request: Request) -> object:
     content = request.content()
     return content["messages"] if list(content) == ["messages"] else content
@@ -314,7 +319,9 @@ class _Hopeless:
             self.equal = None
         if self.equal is None:
             return
-        kind = re.sub(r"\d+", "N", answer.error)
+        if answer.entity and re.search(rf"(?<!\w){re.escape(answer.entity)}(?!\w)", answer.error):
+            return  # a failure of that item alone
+        kind = _kind_of(answer.error)
         self.equal[kind] += 1
         if self.equal[kind] >= MAX_EQUAL_FAILURES:
             raise BftembedError(

@@ -46,15 +46,17 @@ _LETTER = re.compile(r"[^\W\d_]")
 _FOREIGN_LETTER = re.compile(r"[\u0400-\u1cff\u2c00-\ua7ff\uab30-\ufdff\uff66-\uffef]")
 _FOREIGN_SHARE = 0.3
 #: Common words of English, and of Spanish, French, German, Portuguese, Italian and Swedish.
-_ENGLISH = "the of a and is in to that it for with by this which are from its has been"
-_FOREIGN = (
+_ENGLISH_WORDS = "the of a and is in to that it for with by this which are from its has been"
+_FOREIGN_WORDS = (
     "es un una el la los las que del por para como se su le les des est une du dans qui et pour avec sur "
-    "der das ist ein eine und des wird von mit auf zur den dem é um uma da na não com il di che è della nel sono "
+    "der das ist ein eine und wird von mit auf zur den dem é um uma da na não com il di che è della nel sono "
     "och är av som"
 )
+_ENGLISH, _FOREIGN = frozenset(_ENGLISH_WORDS.split()), frozenset(_FOREIGN_WORDS.split())
 #: So often another gene must be named, and so much more often than the text's own.
 _OTHER_MIN, _OTHER_TIMES = 3, 3
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][A-Z0-9]{2,}(?:-[A-Z0-9]+)*(?![\w-])")
+_WORD = re.compile(r"\w+")
 _ECHO_SHARE, _ECHO_MIN_WORDS = 0.9, 5
 _LOOP_MIN_WORDS = 24
 _LOOP_DISTINCT_SHARE = 0.5
@@ -105,18 +107,20 @@ def screen(text: str, finish_reason: str, names: Iterable[str] = (), prompt: str
 
 def foreign(text: str) -> bool:
     """Return whether a text is in another language than English: by its letters, or its commonest words."""
-    letters = len(_LETTER.findall(text))
-    if letters and len(_FOREIGN_LETTER.findall(text)) > _FOREIGN_SHARE * letters:
+    if not text.isascii() and len(_FOREIGN_LETTER.findall(text)) > _FOREIGN_SHARE * len(_LETTER.findall(text)):
         return True
-    words = Counter(text.lower().split())
-    others = sum(words[w] for w in _FOREIGN.split())
-    return others >= 3 and others > sum(words[w] for w in _ENGLISH.split())
+    words = text.lower().split()
+    others = sum(word in _FOREIGN for word in words)
+    return others >= 3 and others > sum(word in _ENGLISH for word in words)
 
 
 def echoes(text: str, prompt: str) -> bool:
     """Return whether nearly all words of a text are those of its prompt."""
-    words, asked = re.findall(r"\w+", text.lower()), set(re.findall(r"\w+", prompt.lower()))
-    return len(set(words)) >= _ECHO_MIN_WORDS and sum(w in asked for w in words) >= _ECHO_SHARE * len(words)
+    asked = prompt.lower()
+    if not asked or len(text) > 2 * len(asked):
+        return False
+    words = set(_WORD.findall(text.lower()))
+    return len(words) >= _ECHO_MIN_WORDS and sum(word in asked for word in words) >= _ECHO_SHARE * len(words)
 
 
 def speaks_of_another(text: str, names: Iterable[str]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, examples
-from bftembed.llm.chat import has_template, prompt_text
+from bftembed.llm.chat import has_template, prompt_text, within_thought
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,8 @@ def encode(conversation: Conversation, tokenizer: Any, *, template: str = "auto"
     """Return the tokens and labels of a conversation.
 
     The prompt is what generation with this tokenizer feeds (`bftembed.llm.chat`), the response is tokenized by itself,
-    as generation would give it, and the end token follows it.
+    as generation would give it, and the end token follows it. No answer is learnt inside of a thought that the template
+    opens: it brings the thought along, or the thought is closed before it.
 
     Parameters
     ----------
@@ -108,8 +109,10 @@ def encode(conversation: Conversation, tokenizer: Any, *, template: str = "auto"
                 f"{conversation.where}: the chat template rewrites earlier turns, so one row cannot teach them. "
                 "Give each answer as a row of its own."
             )
-        before = tokenizer(prompt[len(past) :], add_special_tokens=not chat and not ids)["input_ids"]
         answer = message["content"].strip() if chat else message["content"]
+        if chat:
+            prompt, answer = within_thought(prompt, answer)
+        before = tokenizer(prompt[len(past) :], add_special_tokens=not chat and not ids)["input_ids"]
         response = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         ids += [*before, *response]
         labels += [IGNORED] * len(before) + response

@@ -328,6 +328,8 @@ def _differences(config: TuneConfig, hook: bool) -> Iterable[str]:
         yield f"data.max_length is {data.max_length}; packed rows have a multiple of 8 tokens, {_cutoff(config)}."
     if data.template == "none":
         yield "data.template is 'none'; LLaMA-Factory's template 'empty' puts nothing between the texts or after them."
+    elif data.thinking != "on":
+        yield f"data.thinking is {data.thinking!r}; LLaMA-Factory closes no thought that the chat template opens."
     if data.eval_fraction:
         yield "data.eval_fraction becomes val_size: other rows are held out than by bftembed."
     if training.precision == "fp32":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, unknown_name
+from bftembed.llm.reasoning import leading_opener
 from bftembed.tuning.encoding import IGNORED
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def responses(conversation: Conversation, encoded: Encoded, tokenizer: Any) -> l
     for turn in conversation.turns:
         if turn.role != "assistant":
             continue
-        for text in dict.fromkeys((turn.content, turn.content.strip())):  # chat templates strip
+        stripped = turn.content.strip()  # as chat templates do, some of which open the thought in the prompt
+        unopened = stripped.removeprefix(leading_opener(stripped))
+        for text in dict.fromkeys((turn.content, stripped, unopened, unopened.removeprefix("\n"))):
             tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             ids = tokens["input_ids"]
             if labels[at : at + len(ids) + 1] == [*ids, tokenizer.eos_token_id]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
@@ -86,7 +87,7 @@ def store(tmp_path):
     ]
     with AnswerStore.writing(tmp_path / "store") as opened:
         identifier = opened.add_generator("facts", {"engine": "facts"})
-        opened.add_profiles(made, generator_id=identifier, messages={p.key: [] for p in made})
+        opened.add([replace(one, generator_id=identifier) for one in made], {p.key: [] for p in made})
     return tmp_path / "store"
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def store(tmp_path):
     ]
     with AnswerStore.writing(tmp_path / "store") as opened:
         identifier = opened.add_generator("facts", {"engine": "facts"})
-        opened.add_profiles(made, generator_id=identifier, messages={p.key: [] for p in made})
+        opened.add([replace(one, generator_id=identifier) for one in made], {p.key: [] for p in made})
     return tmp_path / "store"
 
 
@@ -102,7 +103,7 @@ def test_a_killed_run_asks_for_no_stored_vector_again(server, store, tmp_path):
         command(store, "--encoder", server.spec(), "--out", out), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert f"vectors from the cache: {n_stored}, new in it: {N - n_stored}" in done.stdout
+    assert f"{N - n_stored} encoded, {n_stored} reused" in done.stdout
     twice = [text for text, n in server.answered.items() if n > 1]
     # Only the group that was in flight: two requests of two texts each.
     assert len(twice) <= 4

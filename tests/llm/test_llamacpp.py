@@ -17,7 +17,8 @@ from bftembed.errors import BftembedError
 from bftembed.llm.backends.gguf_header import gguf_parts, read_gguf_header
 from bftembed.llm.backends.llamacpp import _gguf_file
 from bftembed.llm.base import Request
-from bftembed.llm.models import model_identity
+from bftembed.llm.chat import prompt_tokens
+from bftembed.llm.models import model_identity, resolve_model
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.prompts import get_prompt
@@ -74,9 +75,6 @@ def test_one_at_a_time_answers_them_all_with_the_same_prompts(completions):
 def test_the_prompt_is_that_of_the_transformers_engine(completions):
     """The file's own chat template, token for token as many as transformers makes of it."""
     from transformers import AutoTokenizer
-
-    from bftembed.llm.chat import prompt_tokens
-    from bftembed.llm.models import resolve_model
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("language-model", MODEL).path)
     for request in requests():
@@ -135,10 +133,51 @@ def test_a_file_without_a_chat_template_gets_the_texts_as_paragraphs(gguf, tmp_p
     plain = tmp_path / "plain.gguf"
     plain.write_bytes(data.replace(name, b"tokenizer.chat_templatX"))
     engine = Sampled(f"llamacpp:{plain},{FAST},batch=1,context=512")
-    (c,) = engine.generate(requests()[:1])
+    with pytest.warns(UserWarning, match="has no chat template"):
+        (c,) = engine.generate(requests()[:1])
     assert c.error == ""
     assert c.text.strip()
     assert 30 < c.prompt_tokens < 60
+
+
+def with_template(gguf, file, template):
+    """Write the packaged file with another chat template, which a comment makes as long as its own."""
+    own = read_gguf_header(gguf).chat_template
+    file.write_bytes(
+        gguf.read_bytes().replace(own.encode(), f"{template}{{#{' ' * 999}"[: len(own) - 2].encode() + b"#}")
+    )
+    return file
+
+
+TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+USERS = f"{{% for m in messages if m.role == 'user' %}}{TURN}{{% endfor %}}"
+NO_SYSTEM = "{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+RAISES = f"{{% for m in messages %}}{NO_SYSTEM}{TURN}{{% endfor %}}"
+
+
+@pytest.mark.parametrize("template", [USERS, RAISES])
+def test_a_template_that_loses_the_system_message_gets_it_from_the_user(gguf, tmp_path, template):
+    file = with_template(gguf, tmp_path / "m.gguf", template + "<|im_start|>assistant\n{{ style }}")
+    found = {}
+    for options in ("", ",template_style=terse"):
+        engine = Sampled(f"llamacpp:{file},threads=1,batch=1,context=512,max_new_tokens=2{options}")
+        (completion,) = engine.generate(requests()[:1])
+        assert completion.error == ""
+        found[options] = completion.prompt_tokens
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("language-model", MODEL).path)
+    tokenizer.chat_template = template + "<|im_start|>assistant\n{{ style }}"
+    for options, given in (("", {}), (",template_style=terse", {"style": "terse"})):
+        # The two tokenizers read an empty line as one token or two.
+        assert found[options] == pytest.approx(len(prompt_tokens(tokenizer, requests()[0].messages, **given)), abs=1)
+    assert found[",template_style=terse"] > found[""]
+
+
+def test_a_template_that_loses_the_question_is_an_error(gguf, tmp_path):
+    file = with_template(gguf, tmp_path / "m.gguf", "<|im_start|>assistant\n")
+    with pytest.raises(BftembedError, match="leaves out the content of messages"):
+        list(Sampled(f"llamacpp:{file},{FAST},batch=1,context=512").generate(requests()[:1]))
 
 
 def test_an_answer_inside_of_a_thought_that_the_prompt_opened_is_empty(gguf, tmp_path):

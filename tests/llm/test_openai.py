@@ -222,6 +222,26 @@ def test_no_answer_that_may_be_cut_or_hold_reasoning_is_ok(scripted, tmp_path):
     assert stored(tmp_path / "s")["BRCA1"].text == text
 
 
+@pytest.mark.parametrize(
+    ("thinking", "reason", "text", "said"),
+    [
+        ("off", "stop", "TP53 is a gene.", ""),
+        ("off", "length", "", "raise max_new_tokens"),
+        ("auto", "stop", "", "thinking=off"),
+        ("on", "stop", "", "thinking=off"),
+    ],
+)
+def test_an_answer_that_a_reasoning_parser_took_for_a_thought_is_text_where_thinking_is_off(
+    scripted, thinking, reason, text, said
+):
+    """As vLLM's parsers do where the prompt has closed the thought and the answer holds no end of one."""
+    scripted.answers(lambda *_: answer(None, reason, reasoning="TP53 is a gene."))
+    completion = one(scripted.engine(thinking=thinking))
+    assert completion.text == text
+    assert said in completion.error
+    assert bool(completion.error) == bool(said)
+
+
 def test_a_server_that_does_not_count_gives_zero(scripted):
     scripted.answers(lambda *_: answer("x", usage=None))
     completion = one(scripted.engine())

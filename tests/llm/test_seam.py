@@ -14,7 +14,7 @@ from bftembed.llm import model_from_spec
 from bftembed.llm.base import Capabilities, Request, Sampling, request_key
 from bftembed.llm.chat import Template, close_thought, prompt_text
 from bftembed.llm.reasoning import open_reasoning, read_answer
-from bftembed.llm.runner import MAX_EQUAL_FAILURES, run_requests, run_rounds
+from bftembed.llm.runner import MAX_EQUAL_FAILURES, Run, run_requests, run_rounds
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.prompts import get_prompt
@@ -222,6 +222,30 @@ def test_a_run_that_only_fails_stops_and_says_why_and_goes_on_later(tmp_path):
     assert healed.failed == ()
 
 
+@pytest.mark.parametrize(
+    ("message", "other"),
+    [
+        ("context length is 8192 tokens, you asked for 9001", "context length is 8192 tokens, you asked for 12000"),
+        ("500: server error, request ID req_7f3a9c", "500: server error, request ID req_b41e22"),
+        ("busy since 2026-11-30T19:00:01Z", "busy since 2026-12-01T00:00:00Z"),
+        ("blocked (id 3f1c2d4e-aa01-4b5c-9d8e-0123456789ab)", "blocked (id 9e107d9d-372b-4b2a-8c11-abcdef012345)"),
+        ("no HGNC record for 'ABC1'", "no HGNC record for 'XYZ'"),
+    ],
+)
+def test_equal_failures_are_one_line_whatever_they_count_or_name(message, other):
+    run = Run()
+    for entity, error in (("ABC1", message), ("XYZ", other), ("XYZ", "another failure")):
+        run.count(entity, ("failed",), error)
+    assert list(run.failures.values()) == [(2, message, "ABC1"), (1, "another failure", "XYZ")]
+    assert run.failed == {"ABC1", "XYZ"}
+
+
+def test_failures_that_name_their_item_stop_no_run(tmp_path):
+    clones = [f"AC{i:06d}.1" for i in range(2 * MAX_EQUAL_FAILURES)]
+    report = generate_profiles([*clones, "TP53"], generator="facts", out=tmp_path, unknown="keep")
+    assert (len(report.failed), report.written) == (len(clones), len(clones) + 1)
+
+
 def test_failures_are_grouped_by_message(tmp_path):
     report = generate_profiles(["TP53", "nonsense 1", "nonsense 2"], generator="facts", out=tmp_path, unknown="keep")
     ((message, n, entity),) = report.failures
@@ -249,6 +273,7 @@ class Tokenizer:
 CHAT = ({"role": "system", "content": "Be short."}, {"role": "user", "content": "What is TP53?"})
 PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 USERS = "{% for m in messages if m.role == 'user' %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+LAST = "[{{ messages[-1].role }}] {{ messages[-1].content }}"
 RAISES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN
 OPENERS = {
     "DeepSeek-R1": ("<｜Assistant｜><think>\n", "</think>\n\n"),
@@ -257,22 +282,42 @@ OPENERS = {
     "Magistral": ("[/INST][THINK]", "\n[/THINK]\n\n"),
     "MedGemma": ("<start_of_turn>model\n<unused94>", "\n<unused95>\n\n"),
     "Kimi-VL": ("<|im_middle|>◁think▷", "\n◁/think▷\n\n"),
+    "LongCat": ("/think_on ASSISTANT:<longcat_think>\n", "</longcat_think>\n\n"),
+    "Gemma 4": ("<|turn>model\n<|channel>thought\n", "<channel|>\n\n"),
+    "Apertus": ("<|assistant_start|><|inner_prefix|>", "\n<|inner_suffix|>\n\n"),
 }
 
 
-@pytest.mark.parametrize("template", [PLAIN, USERS, RAISES])
+@pytest.mark.parametrize("template", [PLAIN, USERS, RAISES, LAST])
 def test_no_template_loses_a_message(template):
     pytest.importorskip("transformers")
-    text = prompt_text(Tokenizer(template), CHAT)
-    assert "Be short." in text
-    assert "What is TP53?" in text
-    assert ("[system]" in text) == (template == PLAIN)
+    for chat in (CHAT, CHAT[1:]):
+        text = prompt_text(Tokenizer(template), chat)
+        assert all(m["content"] in text for m in chat)
+        assert ("[system]" in text) == (template == PLAIN and chat is CHAT)
 
 
-def test_a_template_that_leaves_out_the_question_is_an_error():
+SHORTENS = "{% for m in messages %}[{{ m.role }}] {{ m.content[:10] }}\n{% endfor %}"
+FEW_SHOT = (
+    *CHAT,
+    {"role": "assistant", "content": "<think>hm</think>A gene."},
+    {"role": "user", "content": "And MYC?"},
+)
+
+
+@pytest.mark.parametrize(("template", "chat"), [("Hello", CHAT), (SHORTENS, CHAT), (USERS, FEW_SHOT), (LAST, FEW_SHOT)])
+def test_a_template_that_leaves_out_a_message_is_an_error(template, chat):
     pytest.importorskip("transformers")
     with pytest.raises(BftembedError, match="leaves out the content of a message"):
-        prompt_text(Tokenizer("Hello"), CHAT)
+        prompt_text(Tokenizer(template), chat)
+
+
+def test_a_template_may_drop_the_thoughts_of_earlier_answers():
+    pytest.importorskip("transformers")
+    drops = PLAIN.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
+    text = prompt_text(Tokenizer(drops), FEW_SHOT)
+    assert "[assistant] A gene." in text
+    assert "hm" not in text
 
 
 @pytest.mark.parametrize("family", OPENERS)
@@ -308,12 +353,44 @@ def test_options_of_template_and_server_reach_them_and_the_fingerprint():
         model_from_spec("openai:m,temperatur=1")
 
 
+@pytest.mark.model
+@pytest.mark.parametrize("backend", ["transformers", "llamacpp", "openai", "openai-batch"])
+def test_what_decides_the_prompt_is_in_the_fingerprint_of_every_backend(backend):
+    pytest.importorskip("xllamacpp" if backend == "llamacpp" else "openai" if "openai" in backend else "transformers")
+    spec = f"{backend}:{'m,base_url=http://127.0.0.1:1/v1' if 'openai' in backend else MODEL}"
+
+    def template(option):
+        return model_from_spec(f"{spec},{option}" if option else spec)[0].fingerprint().get("template")
+
+    assert template("") is None
+    assert template("thinking=auto") is None
+    assert template("thinking=on") == {"enable_thinking": True}
+    assert template("thinking=off") == {"enable_thinking": False, "thinking": "off"}
+    assert template("template_reasoning_effort=low") == {"reasoning_effort": "low"}
+    assert template("template_date_string=1 Jan 2026") == {"date_string": "1 Jan 2026"}
+    assert template("template.enable_thinking=false,template_budget=0") == {"enable_thinking": False, "budget": 0}
+
+
+@pytest.mark.model
+def test_options_of_the_template_reach_the_prompt():
+    engine = Sampled(f"{MODEL},dtype=fp32,template_style=terse")._load()
+    engine.tokenizer.chat_template = PLAIN + "{{ style }}{{ enable_thinking }}"
+    assert engine.tokenizer.decode(engine.prompt_tokens(ask("hi"))) == "[user] hi\nterse"
+
+
+def test_a_model_without_a_template_is_named_once():
+    with pytest.warns(UserWarning, match="some-base-model has no chat template"):
+        Template("auto", {}).apply(Tokenizer(None), "some-base-model")
+
+
 def test_the_date_that_a_template_writes_is_part_of_what_decides_the_text():
     dated = "Today is {{ strftime_now('%d %b %Y') }}." + PLAIN
     assert Template("auto", {}).fingerprint(dated) == {"template": {"date": datetime.date.today().isoformat()}}
     assert Template("auto", {"date_string": "1 Jan 2026"}).fingerprint(dated) == {
         "template": {"date_string": "1 Jan 2026"}
     }
+    effort = {"reasoning_effort": "low"}
+    assert Template("auto", effort).fingerprint(dated)["template"] == {**effort, "date": str(datetime.date.today())}
     assert Template("auto", {}).fingerprint(PLAIN) == {}
     assert Template("off", {}).fingerprint(PLAIN) == {"template": {"enable_thinking": False, "thinking": "off"}}
 

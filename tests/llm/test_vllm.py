@@ -184,6 +184,25 @@ print(json.dumps([plain.text, opened.text]))
     assert json.loads(run(stand_in, code).stdout) == ["[THINK]hm[/THINK]TP53", "<think><stop<think>>"]
 
 
+def test_a_thought_that_the_template_opens_is_closed_where_thinking_is_off(stand_in, model):
+    code = f"""
+import os
+os.environ["VLLM_NO_USAGE_STATS"] = "1"
+import vllm
+
+
+def render(self, messages, **options):
+    return messages[-1]["content"] + "<think>\\n" + ("closed" if "</think>" in self.chat_template else "")
+
+
+vllm.Tokenizer.chat_template, vllm.Tokenizer.apply_chat_template = "opens a thought", render
+for thinking in ("auto", "off"):
+    engine = Sampled(f"vllm:{model},max_new_tokens=10,thinking={{thinking}}")
+    print(list(engine.generate([ask("stop", "a")]))[0].text)
+"""
+    assert run(stand_in, code).stdout.split() == ["<think><stop<think>>", "<closed>"]
+
+
 def test_its_log_goes_to_stderr_and_ours_stays_in_stdout(stand_in, model):
     code = f"""
 print("before")

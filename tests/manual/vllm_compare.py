@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from llm_tools import Sampled
 from safetensors.numpy import save_file
 
 from bftembed.llm.base import Request
 from bftembed.llm.models import resolve_model
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.prompts import get_prompt
+
+sys.path.append(str(Path(__file__).parent.parent))
+from llm_tools import Sampled
 
 MODEL = "builtin:smollm2-135m-instruct"
 FAST = "dtype=fp32,eager=true,max_model_len=1024,gpu_memory=0.2"
@@ -72,25 +76,32 @@ def try_the_rest():
     again = {c.id: c.text for c in engine.generate(requests(genes)[::-1])}
     print(f"adapter, sampled: {sum(again[k] == t for k, t in with_adapter.items())} of 4 equal in reversed order")
 
-    engine._temperature = 0.0
+    engine.sampling = replace(engine.sampling, temperature=0.0)
     with_adapter = {c.id: c.text for c in engine.generate(requests(genes))}
-    adapter, engine._lora = engine._lora, None
+    adapter, engine.model._lora = engine._lora, None
     start = time.monotonic()
     without = {c.id: c for c in engine.generate(requests(genes))}
     seconds = time.monotonic() - start
-    engine._lora = adapter
+    engine.model._lora = adapter
     tokens = sum(c.completion_tokens for c in without.values())
     print(f"adapter changes {sum(without[k].text != t for k, t in with_adapter.items())} of 4 texts")
     print(f"4 at once: {tokens} tokens in {seconds:.1f} s")
 
-    engine._lora = None
+    engine.model._lora = None
     short = Request("a" * 64, ({"role": "user", "content": "Say OK and nothing else."},))
-    long = Request("b" * 64, ({"role": "user", "content": "gene " * 3000},), "y")
+    long = Request("b" * 64, ({"role": "user", "content": "gene " * 3000},))
     found = {c.id: c for c in engine.generate([long, short])}
-    print("short:", found[short.key])
-    print("long:", found[long.key].error)
-    assert found[short.key].finish_reason == "stop"
-    assert "exceeds the model's context of 1024" in found[long.key].error
+    print("short:", found[short.id])
+    print("long:", found[long.id].error)
+    assert found[short.id].finish_reason == "stop"
+    assert "exceeds the model's context of 1024" in found[long.id].error
+
+    options = [Request(f"{i}", prompt=f"{gene} is a", options=(" gene", " cell line")) for i, gene in enumerate(genes)]
+    exact = {c.id: c.scores for c in Sampled(f"{MODEL},dtype=fp32").generate(options)}
+    scores = {c.id: c.scores for c in engine.generate(options)}
+    difference = max(abs(a - b) for name in exact for a, b in zip(exact[name], scores[name], strict=True))
+    print(f"option scores: largest difference to transformers {difference:.1e}")
+    assert difference < 1e-3
 
     # Abandoned in the middle, as by Ctrl-C: the engine forgets what was in flight.
     running = engine.generate([*requests(genes), short])

@@ -265,6 +265,42 @@ BAD_TEXTS = [
         ("language",),
     ),
     BadText("language: Chinese", "TP53是一个肿瘤抑制基因,它编码的蛋白质调节细胞周期。", ("language",)),
+    *[
+        BadText(f"language: {name}", text, ("language",))
+        for name, text in {
+            "French": "TP53 est un gène qui code une protéine et qui arrête le cycle des cellules.",
+            "German": "TP53 ist ein Gen, das ein Protein kodiert und die Teilung der Zelle anhält.",
+            "Portuguese": "TP53 é um gene que codifica uma proteína; não é o único do genoma.",
+            "Italian": "TP53 è un gene che codifica una proteina della cellula; il suo ruolo è noto.",
+            "Swedish": "TP53 är en gen som kodar för ett protein och som är viktig vid cancer.",
+            "Russian": "TP53 — ген, кодирующий белок, который останавливает клеточный цикл.",
+            "Japanese": "TP53はがん抑制遺伝子であり、細胞周期を停止させるタンパク質をコードする。",
+            "Korean": "TP53은 세포 주기를 멈추는 단백질을 암호화하는 종양 억제 유전자이다.",
+            "Arabic": "TP53 هو جين مثبط للأورام يوقف دورة الخلية.",
+            "English, then Chinese": "TP53 encodes p53. 它编码的蛋白质调节细胞周期,并在DNA损伤后使细胞停止分裂或凋亡。",
+        }.items()
+    ],
+    *[
+        BadText(f"refusal in another language: {name}", text, marks)
+        for name, text, marks in (
+            ("Spanish", "Lo siento, no puedo dar datos de TP53.", ("refusal",)),
+            ("French", "Je suis désolé, je ne peux pas décrire TP53.", ("refusal",)),
+            ("German", "Es tut mir leid, zu TP53 ist mir nichts bekannt.", ("refusal",)),
+            ("Portuguese", "Desculpe, não posso falar sobre TP53.", ("refusal",)),
+            ("Italian", "Mi dispiace, non posso parlare di TP53.", ("refusal",)),
+            ("Russian", "Извините, я не могу рассказать о TP53.", ("refusal", "language")),
+            ("Chinese", "抱歉，我无法提供关于TP53的信息。", ("refusal", "language")),
+            ("Japanese", "申し訳ありませんが、TP53についてはお答えできません。", ("refusal", "language")),
+            ("Korean", "죄송합니다. TP53에 대한 정보를 드릴 수 없습니다.", ("refusal", "language")),
+        )
+    ],
+    *_fine(
+        {
+            "Greek letters": "TP53 binds NF-κB and β-catenin, and α-, β- and γ-isoforms are known.",
+            "foreign names": "TP53 was studied by des Marais, von der Heyden and de la Cruz in the lab.",
+            "Latin words": "TP53 acts in vitro and in vivo, as it does de novo in the embryo.",
+        }
+    ),
     BadText("another gene", "BRCA1 repairs DNA and binds BARD1.", ("off-topic",)),
     BadText("a longer symbol", "TP53BP1 binds chromatin; so does TP53I3.", ("off-topic",)),
     BadText("a misspelt symbol", "TPP53 is a gene of the placenta.", ("off-topic",)),

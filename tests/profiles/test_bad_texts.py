@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
-from bad_texts import BAD_TEXTS, NAMES
+from bad_texts import BAD_TEXTS, GOOD, NAMES
 from llm_tools import answer_of
+from tests_paths import REPOSITORY
 
+from bftembed.llm.reasoning import FORMATS, split_reasoning, with_reasoning_markers
 from bftembed.profiles.prompts import get_prompt
 from bftembed.profiles.screening import MARKS, screen
 
@@ -32,6 +35,30 @@ def test_a_text_is_cleaned_and_marked_as_the_table_says(row):
         row.text.strip() if row.cleaned is None else row.cleaned,
         row.marks,
     )
+
+
+@pytest.mark.parametrize("row", FORMATS, ids=lambda row: row.models)
+def test_every_format_of_reasoning_is_tried_and_documented(row):
+    texts = [bad.text for bad in BAD_TEXTS if bad.cleaned == GOOD]
+    assert any(row.closer.search(text) for text in texts)
+    assert any(row.opener.search(text) for text in texts)
+    documented = (REPOSITORY / "docs" / "language-models.md").read_text(encoding="utf-8")
+    assert f"| {row.models} |" in documented
+
+
+#: As tokenizers have them: what a decoder that skips special tokens leaves out.
+SPECIAL = re.compile(r"<\|[^<>|]*\|?>|<[^<>|]*\|>|\[/?THINK\]|<unused\d+>|\[unused\d+\]|◁/?think▷|</?[a-z_:]*think>")
+MARKED = [
+    bad
+    for bad in BAD_TEXTS
+    if SPECIAL.search(bad.text) and answer_of(bad.text) == bad.cleaned and split_reasoning(bad.text)[1]
+]
+
+
+@pytest.mark.parametrize("row", MARKED, ids=lambda row: row.name)
+def test_reasoning_is_read_where_special_tokens_were_skipped(row):
+    plain = SPECIAL.sub("", row.text)
+    assert answer_of(with_reasoning_markers(plain, row.text, "")) == row.cleaned
 
 
 def megabytes():

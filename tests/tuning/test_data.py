@@ -7,8 +7,10 @@ import json
 import pytest
 
 from bftembed.errors import BftembedError
+from bftembed.llm.chat import closing_of, prompt_text
 from bftembed.tuning.data import Turn, read_conversations, write_conversations
 from bftembed.tuning.encoding import encode, encode_all
+from bftembed.tuning.tagging import responses
 
 
 def rows_file(tmp_path, *rows, name="rows.jsonl"):
@@ -115,18 +117,69 @@ def test_every_answer_of_a_long_conversation_is_learnt(tokenizer, tmp_path):
     assert tokenizer.decode(found.input_ids) + "\n" == whole
 
 
+@pytest.mark.parametrize("how", ["drops", "rejects"])
+def test_a_template_that_loses_the_system_message_gets_it_from_the_user(tokenizer, tmp_path, how):
+    import copy
+
+    losing = copy.deepcopy(tokenizer)
+    change = {
+        "drops": ("messages %}", "messages if m.role != 'system' %}"),
+        "rejects": ("messages %}", "messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"),
+    }
+    losing.chat_template = tokenizer.chat_template.replace(*change[how])
+    turns = [
+        {"role": r, "content": c}
+        for r, c in zip(["system", "user", "assistant"], ("Be short.", "Why?", "So."), strict=True)
+    ]
+    (conversation,) = read_conversations(rows_file(tmp_path, {"messages": turns}))
+    found = encode(conversation, losing)
+    assert (
+        tokenizer.decode(found.input_ids)
+        == "<|im_start|>user\nBe short.\n\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>"
+    )
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused_by_row(tokenizer, tmp_path):
     import copy
 
     rewriting = copy.deepcopy(tokenizer)
-    rewriting.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]{% if loop.last or m.role == 'user' %}{{ m.content }}{% endif %}"
-        "<|im_end|>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
-    )
-    turns = [{"role": r, "content": c} for r, c in zip(["user", "assistant"] * 2, "abcd", strict=True)]
+    rewriting.chat_template = tokenizer.chat_template.replace("m.content", "m.content.split('</think>')[-1]")
+    contents = ("a", "<think>hm</think>b", "c", "d")
+    turns = [{"role": r, "content": c} for r, c in zip(["user", "assistant"] * 2, contents, strict=True)]
     (conversation,) = read_conversations(rows_file(tmp_path, {"messages": turns}))
     with pytest.raises(BftembedError, match=r"rows\.jsonl:1: .*rewrites earlier turns"):
         encode(conversation, rewriting)
+
+
+@pytest.mark.parametrize(
+    ("opener", "closer"), [("<think>\n", "</think>"), ("<think>", "</think>"), ("[THINK]", "[/THINK]")]
+)
+@pytest.mark.parametrize(
+    ("answer", "closes", "learnt"),
+    [
+        ("the gene", True, "the gene"),
+        ("hm{closer}\n\nthe gene", False, "hm{closer}\n\nthe gene"),
+        ("{opener}hm{closer}\n\nthe gene", False, "hm{closer}\n\nthe gene"),
+    ],
+)
+def test_no_answer_is_learnt_inside_of_a_thought_that_the_template_opens(
+    tokenizer, tmp_path, opener, closer, answer, closes, learnt
+):
+    import copy
+
+    opening = copy.deepcopy(tokenizer)
+    opening.chat_template = (
+        f"{tokenizer.chat_template}{{% if add_generation_prompt %}}{{{{ {json.dumps(opener)} }}}}{{% endif %}}"
+    )
+    answer, learnt = (text.format(opener=opener, closer=closer) for text in (answer, learnt))
+    (conversation,) = read_conversations(rows_file(tmp_path, {"prompt": "q", "completion": answer}))
+    found = encode(conversation, opening)
+    assert opening.decode([i for i in found.labels if i != -100]) == f"{learnt}<|im_end|>"
+    prompt = prompt_text(opening, [{"role": "user", "content": "q"}])
+    assert opening.decode([i for i, label in zip(found.input_ids, found.labels, strict=True) if label == -100]) == (
+        prompt + closing_of(prompt) if closes else prompt
+    )
+    assert [r.text for r in responses(conversation, found, opening)] == [learnt]
 
 
 def test_long_rows_are_named_cut_or_dropped(tokenizer, tmp_path):

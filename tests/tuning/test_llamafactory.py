@@ -169,7 +169,7 @@ def test_what_llamafactory_does_otherwise_is_said(configured):
     assert all(sentence in readme for sentence in export.differences)
     assert export.command == "llamafactory-cli train train.yaml"
     assert not (export.folder / "bft_hook.py").exists()
-    assert export_llamafactory(configured(data={"over_long": "truncate"}), "plain").differences == ()
+    assert export_llamafactory(configured(data={"over_long": "truncate", "thinking": "on"}), "plain").differences == ()
 
 
 def test_turns_that_llamafactory_would_skip_are_named(configured, tmp_path):

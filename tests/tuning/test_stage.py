@@ -208,7 +208,7 @@ def test_the_exported_model_is_the_trained_one_and_generates(lora, make_config):
 
     report = tune(make_config(lora=lora, data__eval_fraction=0.25, training__learning_rate=0.05))
     generator = Sampled(f"transformers:{report.model},max_new_tokens=4,dtype=fp32")
-    request = Request(key="0" * 64, messages=({"role": "user", "content": "What is G1?"},), entity="G1", kind="gene")
+    request = Request("0" * 64, ({"role": "user", "content": "What is G1?"},))
     (answer,) = generator.generate([request])
     assert answer.finish_reason in ("stop", "length")
 

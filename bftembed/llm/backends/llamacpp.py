@@ -12,7 +12,7 @@ from bftembed.errors import BftembedError, require
 from bftembed.llm.backends.gguf_header import gguf_parts, read_gguf_header
 from bftembed.llm.backends.openai import option_scores
 from bftembed.llm.base import Capabilities, Completion, Sampling
-from bftembed.llm.chat import Template, closing_of, with_closing, without_system
+from bftembed.llm.chat import Template, closing_of, warn_of_no_template, with_closing, without_system
 from bftembed.llm.models import packaged_file, weights_revision
 from bftembed.llm.reasoning import open_reasoning
 from bftembed.machine import free_cores
@@ -141,6 +141,7 @@ class LlamaCpp:
         params.ui = params.endpoint_slots = False
         server = self._started(params)
         if not self._header.chat_template:
+            warn_of_no_template(self.model)
             return server
         chat = ({"role": "system", "content": "ROLE"}, {"role": "user", "content": "QUESTION"})
         prompt = _rendered(server, chat, self._template.options)

@@ -159,6 +159,11 @@ class ChatServer(ApiServer):
                 error = f"the model refused: {message['refusal']}"
             elif reason == "length":
                 error += f": all {counts[1]} tokens went elsewhere, as into reasoning; raise max_new_tokens"
+            elif thought and reason == "stop" and self._template.thinking == "off":
+                # Some parsers take an answer without the end of a thought for one, though the prompt has closed it.
+                return Completion(request.id, thought, "", reason, *counts)
+            elif thought and reason == "stop":
+                error += ": the server took all of it for reasoning; give thinking=off where the model writes none"
             reason = "error"
         return Completion(request.id, text or "", thought, reason, *counts, error=error)
 

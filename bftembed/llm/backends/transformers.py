@@ -248,9 +248,7 @@ class _Engine:
             tokens[i, :prefix], tokens[i, rest:] = torch.tensor(row.prompt[:prefix]), torch.tensor(row.prompt[prefix:])
             mask[i, :prefix], mask[i, rest:] = 1, 1
         tokens, mask = tokens.to(self.device), mask.to(self.device)
-        cache = copy.deepcopy(beginning)
-        if prefix:
-            cache.batch_repeat_interleave(len(rows))
+        cache = self._repeated(beginning, len(rows))
         if longest - 1 > prefix:
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, prefix:-1]
             self.model(
@@ -391,8 +389,10 @@ class _Engine:
         missing = Counter(where)
         order = sorted(range(len(rows)), key=lambda r: len(rows[r][0]))
         while order:
-            longest = prefix + len(rows[order[0]][0])
-            size = max(1, min(_MAX_SCORED, _TOKENS_PER_BATCH // longest))
+            # Rows of similar length, so that little is padded.
+            shortest = len(rows[order[0]][0])
+            most = max(1, min(_MAX_SCORED, _TOKENS_PER_BATCH // (prefix + 2 * shortest)))
+            size = sum(len(rows[r][0]) <= 1.2 * shortest + 8 for r in order[:most])
             some, order = order[:size], order[size:]
             found = self._log_likelihoods([rows[r] for r in some], prefix, beginning)
             for r, values in zip(some, found, strict=True):
@@ -410,9 +410,7 @@ class _Engine:
         torch, longest = self.torch, max(len(tokens) for tokens, _ in rows)
         # Padded at the right: no token looks at what comes after it.
         tokens = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens, _ in rows], device=self.device)
-        cache = copy.deepcopy(beginning)
-        if prefix:
-            cache.batch_repeat_interleave(len(rows))
+        cache = self._repeated(beginning, len(rows))
         wanted = [(i, position, target) for i, (_, targets) in enumerate(rows) for _, position, target in targets]
         positions = sorted({position for _, position, _ in wanted})
         place = {position: k for k, position in enumerate(positions)}
@@ -431,6 +429,14 @@ class _Engine:
         ].tolist()
         values = iter(found)
         return [[next(values) for _ in targets] for _, targets in rows]
+
+    def _repeated(self, beginning: Any, n: int) -> Any:
+        """Return the cache of a beginning for several rows; nothing is copied before rows differ."""
+        cache = copy.copy(beginning)
+        cache.layers = [copy.copy(layer) for layer in beginning.layers]
+        for layer in cache.layers:
+            layer.keys, layer.values = (x.expand(n, *x.shape[1:]) for x in (layer.keys, layer.values))
+        return cache
 
     def _forward(self, tokens: list[list[int]], cache: Any) -> None:
         ids = self.torch.tensor(tokens, device=self.device)

@@ -138,7 +138,9 @@ class VLLM:
             return
         if self._llm is None:
             self._llm = self._load()
-        engine, tokenizer = self._llm.llm_engine, self._llm.get_tokenizer()
+            self._tokenizer = self._llm.get_tokenizer()
+            self._template.apply(self._tokenizer, self.model)
+        engine, tokenizer = self._llm.llm_engine, self._tokenizer
         context = int(self._llm.model_config.max_model_len)
         waiting: dict[str, Request] = {}
         scores: dict[str, list[float | None]] = {}
