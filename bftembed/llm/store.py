@@ -11,9 +11,8 @@ import json
 import operator
 import sqlite3
 import urllib.parse
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bftembed.errors import BftembedError
 from bftembed.io import canonical_json, exclusive_lock, sha256_text
@@ -64,20 +63,11 @@ _NAMES = (
 _COLUMNS = ", ".join(_NAMES)
 
 
-@dataclass(frozen=True)
-class ListedEntity:
+class ListedEntity(NamedTuple):
     """A name that a run was asked for, and what became of it.
 
-    Attributes
-    ----------
-    kind, name
-        As given.
-    entity
-        Identifier that its profile carries.
-    status
-        ``used``, ``mapped``, ``ambiguous`` or ``missing``.
-    note
-        Why, in words.
+    `entity` is the identifier that its profile carries; `status` is ``used``, ``mapped``, ``ambiguous`` or ``missing``,
+    and `note` says why.
     """
 
     kind: str
@@ -179,9 +169,8 @@ class AnswerStore:
 
     def add_entities(self, entities: Iterable[ListedEntity]) -> None:
         """Note the names that a run was asked for; a name asked for again is replaced."""
-        rows = [(e.kind, e.name, e.entity, e.status, e.note) for e in entities]
         with self._transaction() as connection:
-            connection.executemany("INSERT OR REPLACE INTO entities VALUES (?, ?, ?, ?, ?)", rows)
+            connection.executemany("INSERT OR REPLACE INTO entities VALUES (?, ?, ?, ?, ?)", entities)
 
     def add_generator(self, spec: str, fingerprint: dict[str, Any]) -> str:
         """Note a generator and return its id (16 hexadecimal digits of its fingerprint's hash)."""

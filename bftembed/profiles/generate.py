@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bftembed.datasets.fetch import load
 from bftembed.entities.genes import GeneIndex
@@ -222,20 +222,10 @@ def _flags(request: Request, text: str, reason: str) -> tuple[str, ...]:
     return screen(text, reason, getattr(request, "names", ()), prompt)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A list of names, and what becomes of them.
+class Listed(NamedTuple):
+    """Every name of a list (`entries`), and those to profile (`chosen`): of this shard, each entity once.
 
-    Attributes
-    ----------
-    entries
-        Every name with what it means, in the order of the list.
-    chosen
-        Those to profile: of this shard, each entity once.
-    duplicates
-        Names that came again, or that mean an entity already listed.
-    skipped
-        Names left out because they could not be resolved.
+    `duplicates` counts names that came again or mean an entity already listed; `skipped` are not resolved.
     """
 
     entries: list[ListedEntity]
