@@ -37,18 +37,16 @@ def test_a_package_that_is_not_installed_gives_its_install_line(monkeypatch):
         resolve_model("language-model", "builtin:smollm2-135m-instruct")
 
 
-@pytest.mark.parametrize("name", ["/no/such/model", "./model", "~/nothing-here", "a/b/c"])
-def test_a_path_that_is_not_there_is_named(name):
-    with pytest.raises(BftembedError, match=f"No such model folder: {name}"):
+@pytest.mark.parametrize("name", ["/no/such/model", "./model", "~/nothing-here", "a/b/c", "two words", __file__])
+def test_what_is_neither_a_folder_nor_a_hub_name_is_named(name):
+    with pytest.raises(BftembedError, match=name):
         resolve_model("encoder", name)
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(BftembedError, match=r"No folder 'owner/model'.*give its folder"):
+    with pytest.raises(BftembedError, match=r"(?s)'owner/model' is not a folder.*give its folder"):
         resolve_model("encoder", "owner/model")
-    with pytest.raises(BftembedError, match="neither a folder on this machine nor a hub name"):
-        resolve_model("encoder", "two words")
 
 
 def test_a_revision_follows_the_weights(tmp_path, monkeypatch):
@@ -149,9 +147,3 @@ def test_a_conversion_is_on_disk_before_it_appears(tmp_path, monkeypatch, capfd)
     model = resolve_model("language-model", "builtin:smollm2-135m-instruct")
     assert {f.stat().st_ino for f in model.path.iterdir()} <= synced
     assert capfd.readouterr().err == ""
-
-
-def test_a_file_instead_of_a_folder_is_refused(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(BftembedError, match="is a file. Give the folder"):
-        resolve_model("encoder", str(tmp_path / "model.safetensors"))

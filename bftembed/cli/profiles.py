@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from bftembed.cli._verbs import FAILED_ITEMS, Shown, command, field_lines, group
 from bftembed.progress import duration
 
+#: Fields of an origin that its heading names.
+ORIGIN = ("kind", "prompt", "generator", "generator_id")
+
 
 def _generated(report: Any, _: Any) -> Shown:
     if report.estimate is not None:
-        data = report.estimate.to_dict()
+        data = asdict(report.estimate)
         time = {"time": duration(report.estimate.seconds)}
         return Shown(field_lines({name: value for name, value in data.items() if name != "seconds"} | time), data)
     hints = ["bftembed genes resolve shows why names are skipped"] if report.skipped else []
@@ -23,25 +27,27 @@ def _generated(report: Any, _: Any) -> Shown:
     return Shown(code=FAILED_ITEMS if report.skipped or report.failed or useless else 0, errors=hints)
 
 
-def _shown(found: Any, _: Any) -> Shown:
-    if not found.genes:
+def _shown(found: dict[str, Any], _: Any) -> Shown:
+    if "missing" not in found:
         return Shown()
     lines = []
-    for p in found.profiles:
-        lines += [f"{p.entity}  [{', '.join(p.marks) or 'ok'}]  {p.generator}  {p.prompt}", p.text or p.error, ""]
-    lines += [f"no profile: {', '.join(found.missing)}"] if found.missing else []
-    return Shown(lines, code=FAILED_ITEMS if found.missing else 0)
+    for p in found["profiles"]:
+        flags = ", ".join(p["marks"]) or "ok"
+        lines += [f"{p['entity']}  [{flags}]  {p['generator']}  {p['prompt']}", p["text"] or p["error"], ""]
+    lines += [f"no profile: {', '.join(found['missing'])}"] if found["missing"] else []
+    return Shown(lines, code=FAILED_ITEMS if found["missing"] else 0)
 
 
 def _counted(found: dict[str, Any], _: Any) -> Shown:
     return Shown(code=FAILED_ITEMS if found["failed"] or found["without_profile"] else 0)
 
 
-def _reported(report: Any, _: Any) -> Shown:
-    lines = list(report.about)
-    for heading, rows in report.blocks:
-        lines += ["", heading, *(f"  {name:17}{value}" for name, value in rows)]
-    return Shown([*lines, *(["", str(report.out)] if report.out else [])])
+def _reported(found: dict[str, Any], _: Any) -> Shown:
+    lines = field_lines({"names": found["names"]})
+    for o in found["origins"]:
+        heading = f"{o['kind']}: {o['prompt']} by {o['generator']} ({o['generator_id']})"
+        lines += ["", heading, *field_lines({name: x for name, x in o.items() if name not in ORIGIN}, "  ")]
+    return Shown([*lines, *(["", found["out"]] if found["out"] else [])])
 
 
 def _scored(found: Any, _: Any) -> Shown:
@@ -61,9 +67,9 @@ app = group(
     "profiles",
     generate=command("bftembed.profiles.generate:generate_profiles", _generated, bar="profiles", bar_with_json=True),
     export=command("bftembed.profiles.export:export_profiles"),
-    show=command("bftembed.profiles.show:show_profiles", _shown, positional=2),
-    merge=command("bftembed.profiles.merge:merge_stores"),
-    status=command("bftembed.profiles.show:store_status", _counted),
+    show=command("bftembed.profiles.report:show_profiles", _shown, positional=2),
+    merge=command("bftembed.profiles.shards:merge_stores"),
+    status=command("bftembed.profiles.report:store_status", _counted),
     report=command("bftembed.profiles.report:report_profiles", _reported),
     quality=command("bftembed.tasks.profile_quality:score_profiles", _scored),
 )

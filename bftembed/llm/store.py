@@ -1,18 +1,18 @@
-"""The store of answers: one SQLite file per run, WAL, one transaction per batch, text and JSON only.
+"""The store of answers: a SQLite file in WAL mode, one transaction per batch.
 
-It survives a kill at any moment and a full disk (docs/decisions/sqlite-store.md says why it is not JSONL). Profiles are
-answers about entities; the names that a run of profiles was asked for are stored with them.
+It survives a kill at any moment and a full disk (docs/decisions/sqlite-store.md). Profiles are answers about entities;
+the names that a run of profiles was asked for are stored with them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import sqlite3
 import urllib.parse
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bftembed.errors import BftembedError
 from bftembed.io import canonical_json, exclusive_lock, sha256_text
@@ -56,27 +56,18 @@ _VIEW_OF_SCHEMA_1 = (
     "CREATE TEMP VIEW answers AS SELECT *, raw_text AS reasoning, '[]' AS scores, 0 AS sample FROM main.profiles"
 )
 
-_COLUMNS = (
-    "key, entity, kind, prompt, generator, messages, text, reasoning, finish_reason, marks, "
-    "prompt_tokens, completion_tokens, error, attempts, scores, sample"
+_NAMES = (
+    *("key", "entity", "kind", "prompt", "generator", "messages", "text", "reasoning", "finish_reason", "marks"),
+    *("prompt_tokens", "completion_tokens", "error", "attempts", "scores", "sample"),
 )
-_NAMES = _COLUMNS.split(", ")
+_COLUMNS = ", ".join(_NAMES)
 
 
-@dataclass(frozen=True)
-class ListedEntity:
+class ListedEntity(NamedTuple):
     """A name that a run was asked for, and what became of it.
 
-    Attributes
-    ----------
-    kind, name
-        As given.
-    entity
-        Identifier that its profile carries.
-    status
-        ``used``, ``mapped``, ``ambiguous`` or ``missing``.
-    note
-        Why, in words.
+    `entity` is the identifier that its profile carries; `status` is ``used``, ``mapped``, ``ambiguous`` or ``missing``,
+    and `note` says why.
     """
 
     kind: str
@@ -104,7 +95,7 @@ class AnswerStore:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> AnswerStore:
-        """Open a store for reading; a run may be writing to it meanwhile.
+        """Open a store for reading, without a change to its files; a run may be writing to it meanwhile.
 
         Raises
         ------
@@ -113,17 +104,16 @@ class AnswerStore:
         """
         path = Path(folder) / STORE_FILE
         if not path.exists():
-            raise BftembedError(
-                f"No profile store in {folder} (expected {path}). Make one: bftembed profiles generate … --out {folder}"
-            )
-        store = cls(Path(folder), _connect_reading(path))
-        try:
-            store.schema = store._check_schema()
-            if store.schema == 1:
-                store._connection.execute(_VIEW_OF_SCHEMA_1)
-        except BftembedError:
-            store.close()
-            raise
+            raise BftembedError(f"No profile store in {folder}. Make one: bftembed profiles generate … --out {folder}")
+        with _errors_of(path):
+            store = cls(Path(folder), _connect_reading(path))
+            try:
+                store._check_schema()
+                if store.schema == 1:
+                    store._connection.execute(_VIEW_OF_SCHEMA_1)
+            except BaseException:
+                store.close()
+                raise
         return store
 
     @classmethod
@@ -139,7 +129,8 @@ class AnswerStore:
         """
         path = Path(folder) / STORE_FILE
         with exclusive_lock(Path(folder) / ".lock", holder=f"the profile store in {folder}"):
-            store = cls(Path(folder), _connect(path))
+            with _errors_of(path):
+                store = cls(Path(folder), sqlite3.connect(path, isolation_level=None, timeout=10))
             try:
                 store._prepare()
                 yield store
@@ -160,29 +151,33 @@ class AnswerStore:
     # -- writing ------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        with self._transaction() as cursor:
+        with _errors_of(self.folder / STORE_FILE):
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+        with self._transaction() as connection:
             # Empty, and not another program's database: the check after it refuses that.
-            if not cursor.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            if not self._select("SELECT 1 FROM sqlite_master LIMIT 1"):
                 for statement in _SCHEMA.split(";"):
-                    cursor.execute(statement)
-                cursor.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
-        if self._check_schema() == 1:
-            with self._transaction() as cursor:
+                    connection.execute(statement)
+                connection.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+        self._check_schema()
+        if self.schema == 1:
+            with self._transaction() as connection:
                 for statement in _FROM_SCHEMA_1.split(";"):
-                    cursor.execute(statement)
+                    connection.execute(statement)
+            self.schema = SCHEMA_VERSION
 
     def add_entities(self, entities: Iterable[ListedEntity]) -> None:
         """Note the names that a run was asked for; a name asked for again is replaced."""
-        rows = [(e.kind, e.name, e.entity, e.status, e.note) for e in entities]
-        with self._transaction() as cursor:
-            cursor.executemany("INSERT OR REPLACE INTO entities VALUES (?, ?, ?, ?, ?)", rows)
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO entities VALUES (?, ?, ?, ?, ?)", entities)
 
     def add_generator(self, spec: str, fingerprint: dict[str, Any]) -> str:
         """Note a generator and return its id (16 hexadecimal digits of its fingerprint's hash)."""
         text = canonical_json(fingerprint)
         identifier = sha256_text(text)[:16]
-        with self._transaction() as cursor:
-            cursor.execute("INSERT OR REPLACE INTO generators VALUES (?, ?, ?)", (identifier, spec, text))
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO generators VALUES (?, ?, ?)", (identifier, spec, text))
         return identifier
 
     def add(self, answers: Iterable[Answer], sent: Mapping[str, Any]) -> None:
@@ -195,16 +190,18 @@ class AnswerStore:
         sent
             Key → what was sent, as JSON values, for every answer of the batch.
         """
+        row = operator.itemgetter(*_NAMES)
         rows = [
-            (
-                *(a.key, a.entity, a.kind, a.prompt, a.generator_id, canonical_json(sent[a.key])),
-                *(a.text, a.reasoning, a.finish_reason, json.dumps(a.marks)),
-                *(a.prompt_tokens, a.completion_tokens, a.error, a.attempts, json.dumps(a.scores), a.sample),
+            row(
+                vars(answer)
+                | {"generator": answer.generator_id, "messages": canonical_json(sent[answer.key])}
+                | {"marks": json.dumps(answer.marks), "scores": json.dumps(answer.scores)}
             )
-            for a in answers
+            for answer in answers
         ]
-        with self._transaction() as cursor:
-            cursor.executemany(f"INSERT OR REPLACE INTO answers ({_COLUMNS}) VALUES ({_slots(_NAMES)})", rows)
+        values = ", ".join("?" * len(_NAMES))
+        with self._transaction() as connection:
+            connection.executemany(f"INSERT OR REPLACE INTO answers ({_COLUMNS}) VALUES ({values})", rows)
 
     def differing(self, folder: Path) -> list[str]:
         """Return the entities of which the store in `folder` holds another text under a key that is here too."""
@@ -223,24 +220,21 @@ class AnswerStore:
         tuple of int
             Profiles that were new (or had failed here), and those that were here already.
         """
-        with self._attached(folder), self._transaction() as cursor:
-            cursor.execute("INSERT OR IGNORE INTO main.generators SELECT * FROM part.generators")
-            cursor.execute("INSERT OR IGNORE INTO main.entities SELECT * FROM part.entities")
-            cursor.execute(
+        with self._attached(folder), self._transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO main.generators SELECT * FROM part.generators")
+            connection.execute("INSERT OR IGNORE INTO main.entities SELECT * FROM part.entities")
+            added = connection.execute(
                 f"INSERT OR REPLACE INTO main.answers ({_COLUMNS}) SELECT {_COLUMNS} FROM part.answers theirs "
                 "WHERE NOT EXISTS (SELECT 1 FROM main.answers ours WHERE ours.key = theirs.key "
                 "AND (ours.error = '' OR theirs.error <> ''))"
-            )
-            added = cursor.rowcount
-            (total,) = cursor.execute("SELECT count(*) FROM part.answers").fetchone()
+            ).rowcount
+            ((total,),) = self._select("SELECT count(*) FROM part.answers")
         return added, total - added
 
     @contextlib.contextmanager
     def _attached(self, folder: Path) -> Iterator[None]:
-        try:
+        with _errors_of(folder / STORE_FILE):
             self._connection.execute("ATTACH DATABASE ? AS part", (str(folder / STORE_FILE),))
-        except sqlite3.Error as err:
-            raise BftembedError(_complaint(folder / STORE_FILE, err)) from err
         try:
             yield
         finally:
@@ -250,11 +244,8 @@ class AnswerStore:
 
     def outcomes(self, keys: Sequence[str]) -> dict[str, tuple[int, str, tuple[str, ...]]]:
         """Return key → (attempts so far, error, marks) of those of `keys` that are stored."""
-        found: dict[str, tuple[int, str, tuple[str, ...]]] = {}
-        for some in _slices(keys):
-            rows = self._select(f"SELECT key, attempts, error, marks FROM answers WHERE key IN ({_slots(some)})", some)
-            found |= {key: (tried, error, self._marks(key, marks)) for key, tried, error, marks in rows}
-        return found
+        rows = self._select(f"SELECT key, attempts, error, marks FROM answers WHERE key IN {_LISTED}", _json(keys))
+        return {key: (attempts, error, tuple(json.loads(marks))) for key, attempts, error, marks in rows}
 
     def answers(
         self,
@@ -271,31 +262,22 @@ class AnswerStore:
             Only these, all when None.
         """
         specs = {one["id"]: one["spec"] for one in self.generators()}
-        select = f"SELECT {_COLUMNS} FROM answers"
-        if keys is not None:
-            parts = (self._select(f"{select} WHERE key IN ({_slots(some)})", some) for some in _slices(keys))
-            by_key = {row[0]: row for part in parts for row in part}
-            rows = [by_key[key] for key in keys if key in by_key]
-        else:
-            rows = self._select(f"{select} ORDER BY kind, entity, sample, key")
-        wanted = None if entities is None else set(entities)
+        wanted = {"key": keys, "entity": entities, "kind": None if kind is None else [kind]}
+        given = {column: _json(values) for column, values in wanted.items() if values is not None}
+        where = " AND ".join(["1", *(f"{column} IN {_LISTED}" for column in given)])
+        query = f"SELECT {_COLUMNS} FROM answers WHERE {where} ORDER BY kind, entity, sample, key"
         found = []
-        for row in rows:
+        for row in self._select(query, *given.values()):
             values = dict(zip(_NAMES, row, strict=True))
-            if (wanted is not None and values["entity"] not in wanted) or kind not in (None, values["kind"]):
-                continue
             del values["messages"]
-            identity = values.pop("generator")
-            values["marks"] = self._marks(values["key"], values["marks"])
-            values["scores"] = tuple(json.loads(values["scores"]))
-            found.append(Answer(**values, generator=specs[identity], generator_id=identity))
-        return found
-
-    def _marks(self, key: str, text: str) -> tuple[str, ...]:
-        try:
-            return tuple(json.loads(text))
-        except (ValueError, TypeError) as err:
-            raise BftembedError(f"{self.folder / STORE_FILE} is damaged: the marks of {key} are {text!r}.") from err
+            values["generator_id"] = values["generator"]
+            values["generator"] = specs[values["generator"]]
+            values |= {name: tuple(json.loads(values[name])) for name in ("marks", "scores")}
+            found.append(Answer(**values))
+        if keys is None:
+            return found
+        by_key = {answer.key: answer for answer in found}
+        return [by_key[key] for key in keys if key in by_key]
 
     def entities(self) -> list[ListedEntity]:
         """Return the names that runs were asked for, sorted by kind and name."""
@@ -340,93 +322,53 @@ class AnswerStore:
 
     # -- the file -----------------------------------------------------------------------------------------
 
-    def _select(self, query: str, values: Sequence[str] = ()) -> list[Any]:
-        try:
-            return self._connection.execute(query, tuple(values)).fetchall()
-        except sqlite3.Error as err:
-            raise BftembedError(_complaint(self.folder / STORE_FILE, err)) from err
+    def _select(self, query: str, *values: str) -> list[Any]:
+        with _errors_of(self.folder / STORE_FILE):
+            return self._connection.execute(query, values).fetchall()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        cursor = self._connection.cursor()
-        try:
-            cursor.execute("BEGIN IMMEDIATE")
-            yield cursor
-            cursor.execute("COMMIT")
-        except sqlite3.Error as err:
-            with contextlib.suppress(sqlite3.Error):
-                cursor.execute("ROLLBACK")
-            raise BftembedError(_complaint(self.folder / STORE_FILE, err)) from err
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                cursor.execute("ROLLBACK")
-            raise
-        finally:
-            cursor.close()
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with _errors_of(self.folder / STORE_FILE), self._connection:  # commits, or rolls back
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield self._connection
 
-    def _check_schema(self) -> int:
+    def _check_schema(self) -> None:
+        path = self.folder / STORE_FILE
         if not self._select("SELECT 1 FROM sqlite_master LIMIT 1"):
+            raise BftembedError(f"{path} is empty: the first run did not write anything yet.")
+        self.schema = int(self._select("SELECT value FROM meta WHERE name = 'schema'")[0][0])
+        if self.schema > SCHEMA_VERSION:
             raise BftembedError(
-                f"{self.folder / STORE_FILE} is empty: a run is about to begin, or was stopped before it wrote "
-                "anything. Run bftembed profiles generate again."
+                f"{path} has schema {self.schema}, this bftembed reads up to {SCHEMA_VERSION}. Upgrade bftembed; the "
+                "store was not touched."
             )
-        rows = self._select("SELECT value FROM meta WHERE name = 'schema'")
-        version = int(rows[0][0]) if rows and rows[0][0].isdecimal() else 0
-        if version < 1:
-            raise BftembedError(
-                f"{self.folder / STORE_FILE} is damaged: its schema version is {rows[0][0]!r}."
-                if rows
-                else f"{self.folder / STORE_FILE} is damaged: it has no schema version."
-            )
-        if version > SCHEMA_VERSION:
-            raise BftembedError(
-                f"{self.folder / STORE_FILE} has schema {version}, this bftembed reads up to {SCHEMA_VERSION}. "
-                "Upgrade bftembed; the store was not touched."
-            )
-        return version
 
 
-def _slots(values: Sequence[str]) -> str:
-    return ", ".join("?" * len(values))
+#: The values of a JSON list, as a table.
+_LISTED = "(SELECT value FROM json_each(?))"
 
 
-def _slices(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (keys[start : start + 500] for start in range(0, len(keys), 500))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        connection = sqlite3.connect(path, isolation_level=None, timeout=10)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        return connection
-    except sqlite3.Error as err:
-        raise BftembedError(_complaint(path, err)) from err
+def _json(values: Sequence[str]) -> str:
+    return json.dumps(list(values))
 
 
 def _connect_reading(path: Path) -> sqlite3.Connection:
     """Connect without changing a byte; also where the folder cannot be written."""
     address = f"file:{urllib.parse.quote(str(path.resolve()))}"
+    # Not mode=ro: a read-only reader of a WAL file leaves its helper files behind when it closes.
+    connection = sqlite3.connect(f"{address}?mode=rw", uri=True, isolation_level=None, timeout=10)
     try:
-        # Not mode=ro: a read-only reader of a WAL file leaves its helper files behind when it closes.
-        connection = sqlite3.connect(f"{address}?mode=rw", uri=True, isolation_level=None, timeout=10)
-        try:
-            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-        except sqlite3.OperationalError:
-            # A WAL file needs a shared-memory file beside it, unless nothing can write there anyway.
-            connection.close()
-            connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, isolation_level=None)
-        return connection
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    except sqlite3.OperationalError:
+        # A WAL file needs a shared-memory file beside it, unless nothing can write there anyway.
+        connection.close()
+        connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    return connection
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    try:
+        yield
     except sqlite3.Error as err:
-        raise BftembedError(_complaint(path, err)) from err
-
-
-def _complaint(path: Path, err: sqlite3.Error) -> str:
-    text = str(err)
-    if "full" in text or "disk I/O" in text or "too big" in text:
-        return f"Cannot write {path}: the disk is full or failing ({text}). What was committed is safe; run again."
-    if "readonly" in text or "unable to open" in text:
-        return f"Cannot write {path}: {text}. Choose a folder that you may write to."
-    if "not a database" in text or "malformed" in text or "no such table" in text:
-        return f"{path} is not a profile store, or it is damaged ({text}). Move it away and generate again."
-    return f"{path}: {text}."
+        raise BftembedError(f"{path}: {err}. What was committed to the profile store is safe.") from err

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,10 +67,6 @@ class Estimate:
     price: tuple[float, float] | None
     seconds: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the estimate as JSON values."""
-        return asdict(self)
-
 
 def estimate(
     requests: Iterator[Request],
@@ -83,18 +78,12 @@ def estimate(
 ) -> Estimate:
     """Count what `bftembed.profiles.generate.generate_profiles` would write; nothing is generated or written."""
     entities = stored = characters = messages = 0
-    store = AnswerStore.open(out) if (Path(out) / STORE_FILE).exists() else None
-    try:
+    with AnswerStore.open(out) if (Path(out) / STORE_FILE).exists() else nullcontext() as store:
         while part := list(islice(requests, _AT_ONCE)):
             known = store.outcomes([request.id for request in part]) if store else {}
             entities, stored = entities + len(part), stored + len(known)
-            for request in part:
-                if request.id not in known:
-                    messages += len(request.messages)
-                    characters += sum(len(m["content"]) for m in request.messages)
-    finally:
-        if store is not None:
-            store.close()
+            texts = [m["content"] for request in part if request.id not in known for m in request.messages]
+            characters, messages = characters + sum(map(len, texts)), messages + len(texts)
     tokens = characters // _CHARACTERS_PER_TOKEN + messages * _TOKENS_PER_MESSAGE
     sampling = fingerprint.get("sampling")
     most = sampling["max_new_tokens"] * (entities - stored) if sampling else None
@@ -141,18 +130,15 @@ def products_seconds(fingerprint: Mapping[str, Any], tokens: int, batch_size: in
     The rate is measured for .3 s in the model's precision and on its device. Attention and prompts are not in it.
     """
     torch, transformers = require("torch", "local"), require("transformers", "local")
-    config = transformers.AutoConfig.from_pretrained(
-        resolve_model("language-model", fingerprint["model"]).path, local_files_only=True
-    )
+    from torch.utils.benchmark import Timer
+
+    path = resolve_model("language-model", fingerprint["model"]).path
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     with torch.device("meta"):
         parameters = transformers.AutoModelForCausalLM.from_config(config).num_parameters()
-    width, options = config.get_text_config().hidden_size, {"dtype": getattr(torch, fingerprint["dtype"])}
-    rows = torch.ones(batch_size, width, device=fingerprint["device"], **options)
-    weights = torch.ones(width, 4 * width, device=fingerprint["device"], **options)
-    (rows @ weights).sum().item()
-    started, products = time.monotonic(), 0
-    while time.monotonic() - started < 0.3:
-        (rows @ weights)[0, 0].item()  # waits for a GPU
-        products += 1
-    seconds_per_product = (time.monotonic() - started) / products
-    return seconds_per_product * parameters / weights.numel() * tokens / batch_size
+    width = config.get_text_config().hidden_size
+    options = {"dtype": getattr(torch, fingerprint["dtype"]), "device": fingerprint["device"]}
+    rows, weights = torch.ones(batch_size, width, **options), torch.ones(width, 4 * width, **options)
+    timer = Timer("rows @ weights", globals={"rows": rows, "weights": weights}, num_threads=torch.get_num_threads())
+    seconds = timer.blocked_autorange(min_run_time=0.3).median
+    return seconds * parameters / weights.numel() * tokens / batch_size

@@ -1,9 +1,9 @@
-"""Profiles as a Parquet table with a card, for people and programs that do not read the store."""
+"""Profiles as a Parquet table with a card."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,10 @@ from bftembed.llm.store import AnswerStore
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
-_FIELDS = tuple(f.name for f in dataclasses.fields(Answer) if f.name not in ("scores", "sample"))
-_NUMBERS = ("prompt_tokens", "completion_tokens", "attempts")
 #: Columns that earlier versions did not write.
-_LATER = ("generator_id", "reasoning")
+_LATER = {"generator_id", "reasoning"}
 
 
 def export_profiles(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict[str, Any]:
@@ -38,8 +37,7 @@ def export_profiles(folder: str | os.PathLike[str], out: str | os.PathLike[str])
 
     Notes
     -----
-    Columns: the fields of `bftembed.llm.base.Answer`, ``marks`` as a list of strings. Equal stores
-    give equal bytes.
+    Columns: the fields of `bftembed.llm.base.Answer` but scores and sample. Equal stores give equal bytes.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -47,13 +45,22 @@ def export_profiles(folder: str | os.PathLike[str], out: str | os.PathLike[str])
     out = Path(out)
     with AnswerStore.open(folder) as store:
         profiles, generators, digest = store.answers(), store.generators(), store.digest()
-    columns: dict[str, Any] = {name: [getattr(p, name) for p in profiles] for name in _FIELDS}
-    columns["marks"] = pa.array([list(p.marks) for p in profiles], pa.list_(pa.string()))
     with atomic_path(out) as temporary:
-        pq.write_table(pa.table(columns), temporary, compression="zstd")
-    card = out.with_suffix(".card.md")
-    write_text(card, _card(profiles, generators, digest))
-    return {"profiles": len(profiles), "marks": mark_counts(profiles), "out": str(out), "card": str(card)}
+        table = pa.Table.from_pylist([asdict(p) for p in profiles], schema=_schema())
+        pq.write_table(table, temporary, compression="zstd")
+    card, marks = out.with_suffix(".card.md"), mark_counts(profiles)
+    lines = [
+        "# Profiles\n",
+        f"{len(profiles)} profiles written by bftembed. Texts come from language models and may be false.\n",
+        f"- content sha256: `{digest}`",
+        f"- prompts: {', '.join(sorted({p.prompt for p in profiles})) or 'none'}",
+        *(f"- generator `{g['spec']}`: `{g['fingerprint']}`" for g in generators),
+        "\n| mark | profiles |",
+        "|---|---|",
+        *(f"| {mark} | {n} |" for mark, n in marks.items()),
+    ]
+    write_text(card, "\n".join(lines) + "\n")
+    return {"profiles": len(profiles), "marks": marks, "out": str(out), "card": str(card)}
 
 
 def read_exported(path: str | os.PathLike[str]) -> list[Answer]:
@@ -62,57 +69,35 @@ def read_exported(path: str | os.PathLike[str]) -> list[Answer]:
     Raises
     ------
     BftembedError
-        When it is missing, not Parquet, lacks columns, or holds a null or a value of another type (names the row).
+        When it is missing, not Parquet, lacks columns, or has a null or a column of another type.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not Path(path).exists():
-        raise BftembedError(f"No such file: {path}.")
     try:
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as err:
-        raise BftembedError(f"{path} is not a whole Parquet file ({str(err).splitlines()[0]}).") from err
-    missing = [name for name in _FIELDS if name not in table.column_names and name not in _LATER]
-    if missing:
-        raise BftembedError(f"{path} is no table of profiles: it lacks {', '.join(missing)}.")
-    rows = table.select([name for name in _FIELDS if name in table.column_names]).to_pylist()
-    return [_profile(row, f"{path}, row {i}") for i, row in enumerate(rows)]
+        schema = pa.schema([f for f in _schema() if f.name in table.column_names or f.name not in _LATER])
+        table = table.select(schema.names).cast(schema)
+    except (pa.ArrowException, OSError, KeyError) as err:
+        raise BftembedError(f"{path} is not a Parquet table of profiles: {str(err).splitlines()[0]}.") from err
+    if gaps := [name for name in table.column_names if table[name].null_count]:
+        raise BftembedError(f"{path} has rows without {', '.join(gaps)}. Complete the table, or export it again.")
+    return [Answer(**{**row, "marks": tuple(row["marks"])}) for row in table.to_pylist()]
 
 
-def _profile(row: dict[str, Any], where: str) -> Answer:
-    for name, value in row.items():
-        if name == "marks":
-            fits, expected = isinstance(value, list) and all(isinstance(m, str) for m in value), "a list of strings"
-        elif name in _NUMBERS:
-            fits, expected = isinstance(value, int), "a whole number"
-        else:
-            fits, expected = isinstance(value, str), "a string"
-        if not fits:
-            raise BftembedError(
-                f"{where}: {name} is {value!r}, expected {expected}. Mend the table, or export it again."
-            )
-    return Answer(**{**row, "marks": tuple(row["marks"])})
+def _schema() -> Any:
+    import pyarrow as pa
+
+    types = {"str": pa.string(), "int": pa.int64(), "tuple[str, ...]": pa.list_(pa.string())}
+    return pa.schema([(f.name, types[str(f.type)]) for f in fields(Answer) if f.name not in ("scores", "sample")])
 
 
-def mark_counts(profiles: list[Answer]) -> dict[str, int]:
+def has_text(profile: Answer) -> bool:
+    """Return whether a profile was written, with quality flags or without."""
+    return bool(profile.text.strip()) and not profile.error
+
+
+def mark_counts(profiles: Sequence[Answer]) -> dict[str, int]:
     """Return mark → number of profiles that carry it, and ``"ok"`` → number without any."""
     counts = Counter(mark for p in profiles for mark in p.marks)
     return {"ok": sum(not p.marks for p in profiles), **dict(sorted(counts.items()))}
-
-
-def _card(profiles: list[Answer], generators: list[dict[str, Any]], digest: str) -> str:
-    lines = [
-        "# Profiles",
-        "",
-        f"{len(profiles)} profiles written by bftembed. Texts come from language models and may be false.",
-        "",
-        f"- content sha256: `{digest}`",
-        f"- prompts: {', '.join(sorted({p.prompt for p in profiles})) or 'none'}",
-        *(f"- generator `{g['spec']}`: `{g['fingerprint']}`" for g in generators),
-        "",
-        "| mark | profiles |",
-        "|---|---|",
-        *(f"| {mark} | {count} |" for mark, count in mark_counts(profiles).items()),
-    ]
-    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The verb of this room: write a profile for every entity of a list, resumably."""
+"""Generation of profiles: names are resolved, each entity becomes a request, and answers are stored with flags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bftembed.datasets.fetch import load
 from bftembed.entities.genes import GeneIndex
@@ -18,7 +18,7 @@ from bftembed.io import canonical_json, sha256_text
 from bftembed.llm import generator_fingerprint, model_from_spec, model_spec
 from bftembed.llm.base import POSTPROCESSING_VERSION, Request
 from bftembed.llm.reasoning import valid_text
-from bftembed.llm.runner import Run, run_requests
+from bftembed.llm.runner import run_requests
 from bftembed.llm.store import AnswerStore, ListedEntity
 from bftembed.profiles.estimate import Estimate, estimate, record_seconds
 from bftembed.profiles.prompts import get_prompt
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from bftembed.llm.base import Sampling
     from bftembed.profiles.prompts import Prompt
 
-#: Kinds whose names are looked up; names of the others are taken as they are.
-RESOLVED = ("gene", "protein")
-KINDS = (*RESOLVED, "cell-type", "drug")
+KINDS = ("gene", "protein", "cell-type", "drug")
 UNKNOWN = ("skip", "keep", "error")
+#: Statuses of names that lead to an entity.
+RESOLVED_STATUSES = ("used", "mapped")
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class GenerationReport:
     resolution: dict[str, int]
     skipped: tuple[str, ...]
     entities: int
-    written: int
     already_stored: int
-    failed: tuple[str, ...]
+    written: int = 0
+    failed: tuple[str, ...] = ()
     marks: dict[str, int] = field(default_factory=dict)
     failures: tuple[tuple[str, int, str], ...] = ()
     tokens: int = 0
@@ -175,30 +175,24 @@ def generate_profiles(
     spec = model_spec(generator)
     model, sampling = model_from_spec(spec)
     fingerprint = generator_fingerprint(model, sampling)
-
-    def requests() -> Iterator[ProfileRequest]:
-        return profile_requests(listed.chosen, template, fingerprint, sampling, texts)
-
-    def report(**counts: Any) -> GenerationReport:
-        return GenerationReport(
-            out=str(Path(out)),
-            generator=str(spec),
-            prompt=template.id,
-            listed=len(listed.entries),
-            duplicates=listed.duplicates,
-            resolution=listed.statuses,
-            skipped=listed.skipped,
-            entities=len(listed.chosen),
-            **counts,
-        )
-
+    requests = profile_requests(listed.chosen, template, fingerprint, sampling, texts)
+    counts: dict[str, Any] = {
+        "out": str(Path(out)),
+        "generator": str(spec),
+        "prompt": template.id,
+        "listed": len(listed.entries),
+        "duplicates": listed.duplicates,
+        "resolution": dict(Counter(entry.status for entry in listed.entries)),
+        "skipped": listed.skipped,
+        "entities": len(listed.chosen),
+    }
     if dry_run:
-        found = estimate(requests(), spec, model, fingerprint, out, price)
-        return report(written=0, already_stored=found.already_stored, failed=(), estimate=found)
+        found = estimate(requests, spec, model, fingerprint, out, price)
+        return GenerationReport(**counts, already_stored=found.already_stored, estimate=found)
     with AnswerStore.writing(out) as store:
         store.add_entities(listed.entries)
         run = run_requests(
-            requests(),
+            requests,
             model,
             store,
             spec=str(spec),
@@ -209,53 +203,35 @@ def generate_profiles(
             progress=progress,
         )
     record_seconds(fingerprint, run.written, run.seconds)
-    return report(**_counts(run))
+    failures = sorted(run.failures.values(), key=lambda one: -one[0])
+    return GenerationReport(
+        **counts,
+        already_stored=run.stored,
+        written=run.written,
+        failed=tuple(sorted(run.failed)),
+        marks=dict(run.marks) | {"ok": run.marks["ok"]},
+        failures=tuple((message, n, entity) for n, message, entity in failures),
+        tokens=run.tokens,
+        seconds=run.seconds,
+        keys=run.keys,
+    )
 
 
 def _flags(request: Request, text: str, reason: str) -> tuple[str, ...]:
-    asked = "\n".join(m["content"] for m in request.messages)
-    return screen(text, reason, getattr(request, "names", ()), asked)
+    prompt = "\n".join(m["content"] for m in request.messages)
+    return screen(text, reason, getattr(request, "names", ()), prompt)
 
 
-def _counts(run: Run) -> dict[str, Any]:
-    failures = sorted(run.failures.values(), key=lambda one: -one[0])
-    return {
-        "written": run.written,
-        "already_stored": run.stored,
-        "failed": tuple(sorted(run.failed)),
-        "marks": dict(run.marks) | {"ok": run.marks["ok"]},
-        "failures": tuple((message, n, entity) for n, message, entity in failures),
-        "tokens": run.tokens,
-        "seconds": run.seconds,
-        "keys": run.keys,
-    }
+class Listed(NamedTuple):
+    """Every name of a list (`entries`), and those to profile (`chosen`): of this shard, each entity once.
 
-
-@dataclass(frozen=True)
-class Listed:
-    """A list of names, and what becomes of them.
-
-    Attributes
-    ----------
-    entries
-        Every name with what it means, in the order of the list.
-    chosen
-        Those to profile: of this shard, each entity once.
-    duplicates
-        Names that came again, or that mean an entity already listed.
-    skipped
-        Names left out because they could not be resolved.
+    `duplicates` counts names that came again or mean an entity already listed; `skipped` are not resolved.
     """
 
     entries: list[ListedEntity]
     chosen: list[ListedEntity]
     duplicates: int
     skipped: tuple[str, ...]
-
-    @property
-    def statuses(self) -> dict[str, int]:
-        """Return status → number of names."""
-        return dict(Counter(entry.status for entry in self.entries))
 
 
 def read_entities(
@@ -278,19 +254,13 @@ def read_entities(
     part, of = parse_shard(shard) if shard is not None else (1, 1)
     names = read_names(genes, column=column)
     entries = resolve(names.names, kind)
-    known = [entry for entry in entries if entry.status in ("used", "mapped")]
-    unresolved = [e.name for e in entries if e.status not in ("used", "mapped")] if unknown != "keep" else []
-    if unresolved and unknown == "error":
+    unresolved = [e.name for e in entries if e.status not in RESOLVED_STATUSES] if unknown != "keep" else []
+    if unresolved and (unknown == "error" or len(unresolved) == len(entries)):
         raise BftembedError(
             f"{len(unresolved)} of {len(entries)} names cannot be resolved: {examples(unresolved)}. "
-            "Mend them (bftembed genes resolve shows why), or choose to skip or keep them."
+            "bftembed genes resolve shows why; --unknown keep profiles them as they are."
         )
-    if not known and unknown != "keep":
-        raise BftembedError(
-            f"None of the {len(entries)} names is a known {kind}: {examples(unresolved)}. "
-            "bftembed genes resolve shows why; --unknown keep profiles names as they are."
-        )
-    wanted = entries if unknown == "keep" else known
+    wanted = [e for e in entries if unknown == "keep" or e.status in RESOLVED_STATUSES]
     if of > 1:
         wanted = [e for e in wanted if int(sha256_text(e.entity)[:8], 16) % of == part - 1]
     first = {entry.entity: entry for entry in reversed(wanted)}
@@ -301,13 +271,11 @@ def read_entities(
 
 def resolve(names: Sequence[str], kind: str) -> list[ListedEntity]:
     """Return what becomes of every name, in their order; cell types and drugs are taken as they are, spaces tidied."""
-    if kind == "protein":
-        proteins = ProteinIndex.default().resolve(names)
-        return [ListedEntity(kind, valid_text(p.name), valid_text(p.entity), p.status, p.note) for p in proteins]
-    if kind == "gene":
-        genes = GeneIndex.default().resolve(names)
-        return [ListedEntity(kind, valid_text(g.name), valid_text(g.entity), g.status, g.note) for g in genes]
-    return [ListedEntity(kind, valid_text(name), " ".join(valid_text(name).split()), "used") for name in names]
+    if kind not in ("gene", "protein"):
+        return [ListedEntity(kind, valid_text(name), " ".join(valid_text(name).split()), "used") for name in names]
+    index = GeneIndex.default() if kind == "gene" else ProteinIndex.default()
+    found = index.resolve(names)
+    return [ListedEntity(kind, valid_text(r.name), valid_text(r.entity), r.status, r.note) for r in found]
 
 
 def names_of(kind: str, entity: str, name: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -350,29 +318,19 @@ def profile_requests(
 def profile_key(
     *, entity: str, kind: str, messages: Sequence[Mapping[str, str]], fingerprint: Mapping[str, Any]
 ) -> str:
-    """Return the sha256 (64 hexadecimal digits) of everything that decides a profile.
+    """Return the sha256 (64 hexadecimal digits) of all that decides a profile.
 
     Parameters
     ----------
     entity, kind
         What is profiled.
     messages
-        The full chat: system text and prompt text with the entity filled in.
+        The full chat, with the entity filled in.
     fingerprint
         Of `bftembed.llm.generator_fingerprint`.
     """
-    return sha256_text(
-        canonical_json(
-            {
-                "entity": entity,
-                "kind": kind,
-                "species": "human",
-                "messages": [dict(m) for m in messages],
-                "generator": fingerprint,
-                "postprocessing": POSTPROCESSING_VERSION,
-            }
-        )
-    )
+    values = {"entity": entity, "kind": kind, "species": "human", "messages": [dict(m) for m in messages]}
+    return sha256_text(canonical_json({**values, "generator": fingerprint, "postprocessing": POSTPROCESSING_VERSION}))
 
 
 def read_context(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -381,21 +339,18 @@ def read_context(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises
     ------
     BftembedError
-        For a file that is missing or not UTF-8, a row without two columns, or a name with two texts; names the line.
+        For a file that cannot be read, a row without two columns, or a name with two texts; names the line.
     """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
-        raise BftembedError(f"{file} cannot be read as a table of contexts ({err}). Give UTF-8 text.") from err
+        raise BftembedError(f"{file} cannot be read as a table of contexts: {err}.") from err
     found: dict[str, str] = {}
-    rows = csv.reader(text.splitlines(), delimiter="," if file.suffix.lower() == ".csv" else "\t")
-    for number, row in enumerate(rows, 1):
-        if not row or not any(cell.strip() for cell in row):
-            continue
-        if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise BftembedError(f"{file}, line {number}: expected a name and a text, found {len(row)} columns.")
-        name, context = " ".join(row[0].split()), row[1].strip()
-        if found.setdefault(name, context) != context:
-            raise BftembedError(f"{file}, line {number}: {name!r} has another context already.")
+    for number, row in enumerate(csv.reader(lines, delimiter="," if file.suffix.lower() == ".csv" else "\t"), 1):
+        cells = [" ".join(row[0].split()), *(cell.strip() for cell in row[1:])] if row else []
+        if any(cells) and (len(cells) != 2 or not all(cells)):
+            raise BftembedError(f"{file}, line {number}: expected a name and a text, found {len(cells)} columns.")
+        if any(cells) and found.setdefault(*cells) != cells[1]:
+            raise BftembedError(f"{file}, line {number}: {cells[0]!r} has another context already.")
     return found

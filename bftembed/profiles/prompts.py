@@ -36,8 +36,6 @@ class Prompt:
     user
         The user message, with ``{name}``, ``{genes}``, ``{aliases}``, ``{summary}`` and ``{context}`` filled in per
         entity.
-    source
-        Where its idea comes from.
     own
         From a file of the user (`read_prompt`).
     """
@@ -47,7 +45,6 @@ class Prompt:
     kind: str
     system: str
     user: str
-    source: str
     own: bool = False
 
     @property
@@ -58,42 +55,34 @@ class Prompt:
     def messages(
         self, name: str, genes: Sequence[str] = (), context: str = "", aliases: Sequence[str] = (), summary: str = ""
     ) -> tuple[Message, ...]:
-        """Return the chat for one entity. What is filled in is data: braces in it are not interpreted.
+        """Return the chat for one entity. Braces in what is filled in are not interpreted.
 
         Parameters
         ----------
         name
-            The entity as the prompt should call it.
+            Name of the entity.
         genes
             Symbols of the genes that encode a protein.
         context
-            Free text to pass on.
+            Free text to pass on; an error where the prompt has no place for it.
         aliases
             Other names of the entity.
         summary
             RefSeq summary of the gene.
-
-        Raises
-        ------
-        BftembedError
-            For a context where the prompt has no place for one.
         """
         if context and not self.has("context"):
             raise BftembedError(f"The prompt {self.id} has no place for a context ({context[:40]!r}).")
         encoded = f", encoded by {' and '.join(genes)}" if genes and tuple(genes) != (name,) else ""
         others = ", ".join(alias for alias in aliases if alias != name)
-        given = {"name": name, "genes": encoded, "aliases": others, "summary": summary}
-        given["context"] = context if self.own else f" Context: {context}" if context else ""
+        context = context if self.own or not context else f" Context: {context}"
+        given = {"name": name, "genes": encoded, "aliases": others, "summary": summary, "context": context}
         texts = {"system": self.system, "user": self.user}
-        filled = {
-            role: _PLACE.sub(lambda place: given[place[1]], text) if role == "user" or self.own else text
-            for role, text in texts.items()
-        }
+        filled = {role: _PLACE.sub(lambda place: given[place[1]], text) for role, text in texts.items()}
         return tuple({"role": role, "content": text} for role, text in filled.items() if text)
 
     def has(self, place: str) -> bool:
         """Return whether the prompt has a place for a value."""
-        return f"{{{place}}}" in self.user + (self.system if self.own else "")
+        return f"{{{place}}}" in self.system + self.user
 
 
 _ROLE = (
@@ -101,39 +90,21 @@ _ROLE = (
     "The complete answer, spaces included, has to stay within 2000 characters."
 )
 
+#: The first is the inference prompt of the BFT authors' released code (v1), in our words; the others follow it.
 PROMPTS = {
-    "bft-gene": Prompt(
-        "bft-gene",
-        1,
-        "gene",
-        _ROLE,
-        "Tell me about the gene {name}.",
-        "the inference prompt of the BFT authors' released code (v1), in our words",
-    ),
-    "bft-protein": Prompt(
-        "bft-protein",
-        1,
-        "protein",
-        _ROLE,
-        "Tell me about the protein {name}{genes}.",
-        "bft-gene, asked of a protein",
-    ),
-    "bft-cell-type": Prompt(
-        "bft-cell-type",
-        1,
-        "cell-type",
-        _ROLE,
-        "Tell me about the cell type {name}.{context}",
-        "bft-gene, asked of a cell type",
-    ),
-    "bft-drug": Prompt(
-        "bft-drug",
-        1,
-        "drug",
-        _ROLE,
-        "Tell me about the drug {name}: its targets, mechanism and effects on cells.{context}",
-        "bft-gene, asked of a drug",
-    ),
+    prompt.name: prompt
+    for prompt in (
+        Prompt("bft-gene", 1, "gene", _ROLE, "Tell me about the gene {name}."),
+        Prompt("bft-protein", 1, "protein", _ROLE, "Tell me about the protein {name}{genes}."),
+        Prompt("bft-cell-type", 1, "cell-type", _ROLE, "Tell me about the cell type {name}.{context}"),
+        Prompt(
+            "bft-drug",
+            1,
+            "drug",
+            _ROLE,
+            "Tell me about the drug {name}: its targets, mechanism and effects on cells.{context}",
+        ),
+    )
 }
 
 
@@ -174,13 +145,12 @@ def read_prompt(path: Path, kind: str) -> Prompt:
         texts = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         raise BftembedError(f"{path} cannot be read as a prompt: {err}") from err
-    known = {"system", "user"}
-    if not isinstance(texts, Mapping) or set(texts) - known or not all(isinstance(t, str) for t in texts.values()):
-        raise BftembedError(f"{path} must hold the keys user and, optionally, system, each a text.")
-    user, system = texts.get("user", "").strip(), texts.get("system", "").strip()
-    others = set(re.findall(r"{(\w+)}", f"{system} {user}")) - set(_PLACES)
-    if others or "{name}" not in user:
-        wrong = f"has the place {{{min(others)}}}" if others else "has no {name} in its user message"
-        raise BftembedError(f"{path} {wrong}; places are {', '.join(f'{{{p}}}' for p in _PLACES)}.")
+    if not isinstance(texts, Mapping) or set(texts) - {"system", "user"}:
+        raise BftembedError(f"{path} must hold the keys user and, optionally, system.")
+    user, system = str(texts.get("user", "")).strip(), str(texts.get("system", "")).strip()
+    if others := set(re.findall(r"{(\w+)}", f"{system} {user}")) - set(_PLACES):
+        raise unknown_name("place", min(others), _PLACES, where=str(path))
+    if "{name}" not in user:
+        raise BftembedError(f"{path} has no {{name}} in its user message.")
     version = sha256_text(canonical_json({"system": system, "user": user}))[:8]
-    return Prompt(path.stem, version, kind, system, user, str(path), own=True)
+    return Prompt(path.stem, version, kind, system, user, own=True)

@@ -1,9 +1,11 @@
-"""Summary of a profile store, as text, figure, JSON or HTML page."""
+"""Content of a profile store: its profiles, its counts, and a summary as JSON, figure or HTML page."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import textwrap
+from collections import Counter, defaultdict
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,51 +14,99 @@ import numpy as np
 from bftembed.errors import BftembedError
 from bftembed.io import refuse_input_as_output, write_json, write_text
 from bftembed.llm.store import STORE_FILE, AnswerStore
-from bftembed.profiles.duplicates import THRESHOLD
-from bftembed.profiles.summary import StoreSummary, origin_labels, summarise
-from bftembed.report.figure import COLORS, GRID, INK, OTHER, new_figure, save_figure, style
+from bftembed.profiles.duplicates import THRESHOLD, near_duplicates
+from bftembed.profiles.export import has_text, mark_counts
+from bftembed.profiles.generate import RESOLVED_STATUSES, names_of
+from bftembed.profiles.screening import mentions
+from bftembed.profiles.selection import by_origin, chosen, origin_labels
+from bftembed.report.figure import COLORS, GRID, INK, OTHER, inline_svg, new_figure, save_figure, style
+from bftembed.report.html import render
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from bftembed.profiles.summary import Lengths, OriginSummary
+    from matplotlib.figure import Figure
 
-#: Mark → color; the bars also carry the word.
+    from bftembed.llm.base import Answer
+    from bftembed.llm.store import ListedEntity
+    from bftembed.profiles.selection import Origin
+
+#: Quality flag → color.
 MARK_COLORS = {
     "ok": COLORS[2],
     "truncated": COLORS[0],
     "looping": COLORS[1],
     "refusal": COLORS[3],
+    "language": COLORS[4],
     "off-topic": COLORS[5],
     "reasoning": COLORS[6],
     "unknown-finish": COLORS[7],
     "empty": OTHER,
     "failed": "#5a5a5a",
 }
-MOST_ROWS = 12
-
-#: A heading, and names and values below it.
-Block = tuple[str, list[tuple[str, str]]]
+#: Origins in a figure.
+MAX_ROWS = 12
 
 
-@dataclass(frozen=True)
-class ProfileReport:
-    """Summary of a store, in words per origin, and the file that was written."""
+def show_profiles(
+    folder: str | os.PathLike[str],
+    genes: Sequence[str] = (),
+    *,
+    prompt: str | None = None,
+    generator: str | None = None,
+) -> dict[str, Any]:
+    """Print the profiles of genes with their quality flags, or a summary of the store.
 
-    summary: StoreSummary
-    about: tuple[str, ...]
-    blocks: tuple[Block, ...]
-    out: Path | None
+    The command exits with 3 when a gene has no profile.
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as JSON values."""
-        return {**self.summary.to_dict(), "out": None if self.out is None else str(self.out)}
+    Parameters
+    ----------
+    folder
+        Folder of the profile store.
+    genes
+        Genes, by any of the names that the store was asked for. None prints a summary.
+    prompt
+        Prompt of the profiles.
+    generator
+        Generator of the profiles: its spec, the beginning of one, or its id.
+
+    Returns
+    -------
+    dict
+        ``profiles`` (fields of `bftembed.llm.base.Answer`) and ``missing`` (genes without a profile); without `genes`,
+        ``listed`` (names), ``profiles`` (count), ``marks`` (mark → count) and ``generators`` (specs).
+    """
+    with AnswerStore.open(folder) as store:
+        entity_of = {e.name: e.entity for e in store.entities()}
+        wanted = list(dict.fromkeys(entity_of.get(g, g) for g in genes))
+        profiles = store.answers(entities=wanted or None)
+        specs = [g["spec"] for g in store.generators()]
+    if profiles:
+        prompts, generators = [prompt] if prompt else [], [generator] if generator else []
+        profiles = chosen(profiles, prompts=prompts, generators=generators, where=str(folder))
+    if not genes:
+        marks = mark_counts(profiles)
+        return {"listed": len(entity_of), "profiles": len(profiles), "marks": marks, "generators": specs}
+    have = {p.entity for p in profiles}
+    return {"profiles": [asdict(p) for p in profiles], "missing": [g for g in wanted if g not in have]}
+
+
+def store_status(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Count names, profiles, failures and tokens of a store. The command exits with 3 when profiles are missing.
+
+    Parameters
+    ----------
+    folder
+        Folder of the profile store. A run may be writing to it.
+    """
+    with AnswerStore.open(folder) as store:
+        return store.status()
 
 
 def report_profiles(
     folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, threshold: float = THRESHOLD
-) -> ProfileReport:
+) -> dict[str, Any]:
     """Summarize a store per prompt and generator: coverage, lengths, quality flags, own names, near-duplicates.
 
     Parameters
@@ -71,244 +121,174 @@ def report_profiles(
     threshold
         Jaccard similarity from which texts are near-duplicates, in ]0, 1].
 
+    Returns
+    -------
+    dict
+        ``names`` and ``origins`` of `summarize_profiles`, and ``out``.
+
     Raises
     ------
     BftembedError
         For a folder without a store or profiles, another suffix, and a file that cannot be written.
     """
-    if not 0 < threshold <= 1:
-        raise BftembedError(f"threshold is {threshold:g}; give a similarity above 0, up to 1.")
-    store_folder, target = Path(folder), None if out is None else Path(out)
-    if target is not None:
-        if target.suffix.lower() not in (".html", ".json", ".png"):
-            raise BftembedError(f"out (--out) is {target}; give a file that ends in .html, .json or .png.")
-        refuse_input_as_output(target, store_folder / STORE_FILE)
-    with AnswerStore.open(store_folder) as store:
+    suffix = "" if out is None else Path(out).suffix.lower()
+    if out is not None and suffix not in (".html", ".json", ".png"):
+        raise BftembedError(f"out (--out) is {out}; give a file that ends in .html, .json or .png.")
+    refuse_input_as_output(out, Path(folder) / STORE_FILE)
+    with AnswerStore.open(folder) as store:
         entities, profiles = store.entities(), store.answers()
     if not profiles:
         raise BftembedError(f"There are no profiles in {folder}. Run bftembed profiles generate again.")
-    found = summarise(entities, profiles, threshold=threshold)
-    labels = origin_labels([o.origin for o in found.origins])
-    about = [f"names ({kind}): {_counts(counts)}" for kind, counts in found.names.items()]
-    blocks = [(f"{o.origin.kind}: {labels[o.origin]}", _rows(o)) for o in found.origins]
-    rows = [Drawn(b[0], o.words_each, o.marks, o.profiles) for b, o in zip(blocks, found.origins, strict=True)]
-    title = f"Profiles of {store_folder.resolve().name}"
-    if target is not None and target.suffix.lower() == ".html":
-        write_page(target, rows, blocks, title=title, about=about)
-    elif target is not None and target.suffix.lower() == ".png":
-        draw_profiles(target, rows, title=title)
-    elif target is not None:
-        write_json(target, {"store": store_folder.resolve().name, **found.to_dict()})
-    return ProfileReport(found, tuple(about), tuple(blocks), target)
+    found = summarize_profiles(entities, profiles, threshold=threshold)
+    name, of = Path(folder).resolve().name, by_origin(profiles)
+    labels = {origin: f"{origin.kind}: {label}" for origin, label in origin_labels(list(of)).items()}
+    if out is not None and suffix == ".json":
+        write_json(out, {"store": name, **found})
+    elif out is not None:
+        figure = profiles_figure({labels[o]: some for o, some in of.items()}, f"Profiles of {name}")
+        if suffix == ".png":
+            save_figure(figure, out, dpi=130)
+        else:
+            write_text(out, _page(found, list(labels.values()), figure, name))
+    return found | {"out": None if out is None else str(out)}
 
 
-def _rows(o: OriginSummary) -> list[tuple[str, str]]:
-    near = o.near_duplicates
-    coverage = "unknown: the store lists no names of this kind"
-    if o.coverage is not None:
-        coverage = (
-            f"{o.coverage:.1%} of {o.resolvable:,} resolvable names without a mark, {o.text_coverage:.1%} with a text"
-        )
-    own = f"{o.naming_itself / o.with_text:.1%} of the texts name their own entity" if o.with_text else "no text"
-    rows = [
-        ("profiles", f"{o.profiles:,} of {o.entities:,} entities; {o.with_text:,} with text, {o.unmarked:,} unmarked"),
-        ("coverage", coverage),
-        ("characters", _lengths(o.characters)),
-        ("words", _lengths(o.words)),
-        ("finish reasons", _counts(o.finish_reasons)),
-        ("marks", _counts(o.marks)),
-        ("own name", own),
-        (
-            "near-duplicates",
-            f"{near.with_duplicate:,} of {near.compared:,} ({near.share:.1%}) are nearly another entity's "
-            f"(similarity {near.threshold:g} or more, own names removed): {near.pairs:,} pairs, "
-            f"{len(near.groups):,} groups",
-        ),
-    ]
-    if near.groups:
-        sizes = ", ".join(f"{n:,}" for n in near.groups[:8]) + (", …" if len(near.groups) > 8 else "")
-        some = ", ".join(near.largest[0]) + (", …" if near.groups[0] > len(near.largest[0]) else "")
-        rows += [("  groups of", sizes), ("  the largest", some)]
-        rows.append(("  closest", ", ".join(f"{p.first} ~ {p.second} ({p.similarity:.2f})" for p in near.closest[:4])))
-    return rows
+def summarize_profiles(
+    entities: Sequence[ListedEntity], profiles: Sequence[Answer], *, threshold: float = THRESHOLD
+) -> dict[str, Any]:
+    """Count and measure the profiles of a store.
 
-
-def _lengths(x: Lengths | None) -> str:
-    if x is None:
-        return "no text"
-    return f"median {x.median:,.0f}; 5 % {x.low:,.0f}, 95 % {x.high:,.0f}; {x.shortest:,} to {x.longest:,}"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{n:,} {name or '(none)'}" for name, n in counts.items())
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One row of the figure.
-
-    Attributes
+    Parameters
     ----------
-    label
-        Who wrote the profiles.
-    words
-        Words of each text.
-    marks
-        Mark → profiles; ``"ok"``: without any.
+    entities
+        Names that the store was asked for.
     profiles
-        How many there are; one with two marks counts in two bars.
+        All or some of its profiles.
+    threshold
+        As for `bftembed.profiles.duplicates.near_duplicates`.
+
+    Returns
+    -------
+    dict
+        JSON values. ``names``: kind → status → number of names. ``origins``: one dict per origin, sorted by its fields
+        ``kind``, ``prompt``, ``generator`` and ``generator_id``, with
+
+        - ``entities``, ``profiles`` (several of an entity where the settings differ), ``with_text`` and ``unmarked``
+          (with text and without a quality flag: embedded by default);
+        - ``resolvable`` (names of this kind that lead to an entity, whichever run listed them), of these ``covered``
+          (with a text) and ``covered_unmarked``, and the shares ``text_coverage`` and ``coverage``, None without names;
+        - ``characters`` and ``words`` (separated by white space) of the texts: ``median``, ``low`` and ``high`` (5 %
+          and 95 % quantile), ``shortest``, ``longest``; None without texts;
+        - ``finish_reasons`` and ``marks``: value → profiles; ``"ok"`` counts those without a flag;
+        - ``naming_itself`` and ``naming_itself_share``: texts that name their own entity by symbol, alias, earlier
+          symbol, full name or the name as given;
+        - ``near_duplicates``: the fields of `NearDuplicates` and ``share``; of several texts of an entity the first,
+          by key, is compared.
     """
+    names: dict[str, Counter[str]] = defaultdict(Counter)
+    given: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for entry in entities:
+        names[entry.kind][entry.status] += 1
+        given[entry.kind, entry.entity].append(entry.name)
+    known = {
+        (kind, entity): (*names_of(kind, entity)[1], *given.get((kind, entity), ()))
+        for kind, entity in dict.fromkeys((p.kind, p.entity) for p in profiles)
+    }
+    listed = [e for e in entities if e.status in RESOLVED_STATUSES]
+    return {
+        "names": {kind: dict(sorted(counts.items())) for kind, counts in sorted(names.items())},
+        "origins": [
+            _summary(origin, some, [e.entity for e in listed if e.kind == origin.kind], known, threshold)
+            for origin, some in by_origin(profiles).items()
+        ],
+    }
 
-    label: str
-    words: Sequence[int]
-    marks: Mapping[str, int]
-    profiles: int
+
+def _summary(
+    origin: Origin,
+    profiles: Sequence[Answer],
+    listed: Sequence[str],
+    known: Mapping[tuple[str, str], Sequence[str]],
+    threshold: float,
+) -> dict[str, Any]:
+    texts = [p for p in profiles if has_text(p)]
+    first = {p.entity: p.text for p in reversed(texts)}
+    unmarked = {p.entity for p in texts if not p.marks}
+    covered, covered_unmarked = (sum(entity in have for entity in listed) for have in (first, unmarked))
+    naming = sum(mentions(p.text, known[p.kind, p.entity]) for p in texts)
+    near = near_duplicates(first, {e: known[origin.kind, e] for e in first}, threshold=threshold)
+    return {
+        **origin._asdict(),
+        "entities": len({p.entity for p in profiles}),
+        "profiles": len(profiles),
+        "with_text": len(texts),
+        "unmarked": sum(not p.marks for p in texts),
+        "resolvable": len(listed),
+        "covered": covered,
+        "covered_unmarked": covered_unmarked,
+        "coverage": covered_unmarked / len(listed) if listed else None,
+        "text_coverage": covered / len(listed) if listed else None,
+        "characters": _lengths([len(p.text) for p in texts]),
+        "words": _lengths(_n_words(texts)),
+        "finish_reasons": dict(sorted(Counter(p.finish_reason for p in profiles).items())),
+        "marks": mark_counts(profiles),
+        "naming_itself": naming,
+        "naming_itself_share": naming / len(texts) if texts else None,
+        "near_duplicates": asdict(near) | {"share": near.share},
+    }
 
 
-def draw_profiles(path: str | os.PathLike[str], rows: Sequence[Drawn], *, title: str = "") -> None:
-    """Draw a histogram of lengths and bars of marks for each row, as PNG; beyond 12 rows the title counts the rest.
+def _n_words(profiles: Sequence[Answer]) -> list[int]:
+    return [len(p.text.split()) for p in profiles if has_text(p)]
 
-    Parameters
-    ----------
-    path
-        PNG file.
-    rows
-        From top to bottom; the histograms share their axis.
-    title
-        Line above all.
 
-    Raises
-    ------
-    BftembedError
-        For no rows, or a file that cannot be written.
+def _lengths(lengths: Sequence[int]) -> dict[str, float] | None:
+    if not lengths:
+        return None
+    low, median, high = np.quantile(lengths, [0.05, 0.5, 0.95]).tolist()
+    return {"median": median, "low": low, "high": high, "shortest": min(lengths), "longest": max(lengths)}
+
+
+def profiles_figure(profiles: Mapping[str, Sequence[Answer]], title: str = "") -> Figure:
+    """Draw a histogram of lengths and bars of quality flags for each label, the first `MAX_ROWS`.
+
+    Lengths over four times the 99 % quantile are in the last bar. A profile with two flags is in two bars.
     """
-    if not rows:
-        raise BftembedError("There are no profiles to draw. Make some: bftembed profiles generate GENES --out DIR")
-    shown = rows[:MOST_ROWS]
-    if len(rows) > len(shown):
-        title = f"{title} (first {len(shown)} of {len(rows)})"
-    figure = new_figure(10.2, 0.7 + 1.75 * len(shown), title)
-    grid = figure.subplots(len(shown), 2, width_ratios=(1.35, 1), squeeze=False)
-    edges = _edges(shown)
-    for i, (row, (left, right)) in enumerate(zip(shown, grid, strict=True)):
-        last = i == len(shown) - 1
-        _draw_lengths(left, row, edges, last=last)
-        _draw_marks(right, row, last=last)
-    save_figure(figure, path, dpi=130)
+    from matplotlib.ticker import PercentFormatter
+
+    shown = dict(islice(profiles.items(), MAX_ROWS))
+    more = f" (first {len(shown)} of {len(profiles)})" if len(shown) < len(profiles) else ""
+    figure = new_figure(10.2, 0.7 + 1.75 * len(shown), title + more)
+    grid = figure.subplots(len(shown), 2, width_ratios=(1.35, 1), squeeze=False, sharex="col")
+    lengths = {label: _n_words(some) for label, some in shown.items()}
+    every = np.concatenate([[1], *lengths.values()])
+    top = min(every.max(), 4 * np.quantile(every, 0.99))
+    width = max(1, np.ceil(top / 60))
+    edges = np.arange(0, top + 2 * width, width)
+    for (label, some), (left, right) in zip(shown.items(), grid, strict=True):
+        style(left)
+        words = lengths[label]
+        median = f"median {np.median(words):g} of {len(words):,} texts" if words else "no text"
+        left.set_title(f"{textwrap.fill(label, 84)}\n{median}", loc="left", fontsize=9, color=INK)
+        left.hist(np.clip(words, 0, edges[-1]), bins=edges, color=COLORS[0])
+        left.set_ylabel("profiles")
+        style(right)
+        counts = {mark: n for mark, n in mark_counts(some).items() if n}
+        shares = [n / len(some) for n in counts.values()]
+        bars = right.barh(list(counts), shares, height=0.62, color=[MARK_COLORS.get(mark, OTHER) for mark in counts])
+        right.bar_label(bars, [f"{n:,}" for n in counts.values()], padding=3, fontsize=8.5, color=INK)
+        right.set(xlim=(0, 1.12), xticks=np.linspace(0, 1, 5), ylim=(max(len(counts), 3) - 0.45, -0.55))
+        right.xaxis.set_major_formatter(PercentFormatter(1))
+        right.grid(axis="x", color=GRID, linewidth=0.7)
+        right.set_axisbelow(True)
+    grid[-1, 0].set_xlabel("words")
+    grid[-1, 1].set_xlabel("share of profiles")
+    return figure
 
 
-def _edges(rows: Sequence[Drawn]) -> np.ndarray:
-    """Return the bins that all histograms share: up to the longest, or four times the 99 % quantile when it is far."""
-    every = np.concatenate([np.asarray(r.words, dtype=float) for r in rows])
-    if not len(every):
-        return np.linspace(0, 10, 11)
-    top = max(1.0, min(float(every.max()), 4 * float(np.quantile(every, 0.99))))
-    width = max(1.0, np.ceil(top / 60))
-    return np.arange(0, top + 2 * width, width)
-
-
-def _draw_lengths(axes: Any, row: Drawn, edges: np.ndarray, *, last: bool) -> None:
-    style(axes)
-    axes.set_title(_label(row.label), loc="left", fontsize=9, color=INK)
-    axes.set_xlim(edges[0], edges[-1])
-    if len(row.words):
-        beyond = int((np.asarray(row.words) > edges[-1]).sum())
-        axes.hist(np.clip(row.words, edges[0], edges[-1]), bins=edges, color=COLORS[0], linewidth=0)
-        axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.margins(y=0.25)
-        middle = float(np.median(row.words))
-        axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        told = f"median {middle:g} of {len(row.words):,}" + (f"; {beyond:,} longer, in the last bar" if beyond else "")
-        # On the side of the axis where the middle of the texts is not.
-        at, side = (0.015, "left") if middle > (edges[0] + edges[-1]) / 2 else (0.985, "right")
-        axes.text(at, 0.95, told, transform=axes.transAxes, ha=side, va="top", fontsize=8, color=INK)
-    else:
-        axes.text(0.5, 0.5, "no text", transform=axes.transAxes, ha="center", color=INK, fontstyle="italic")
-        axes.set_yticks([])
-    axes.set_ylabel("profiles")
-    axes.set_xlabel("words" if last else "")
-
-
-def _draw_marks(axes: Any, row: Drawn, *, last: bool) -> None:
-    style(axes)
-    marks = [m for m in MARK_COLORS if row.marks.get(m)] + sorted(set(row.marks) - set(MARK_COLORS))
-    for y, mark in enumerate(marks):
-        count = row.marks[mark]
-        share = count / row.profiles if row.profiles else 0
-        axes.barh(y, share, color=MARK_COLORS.get(mark, OTHER), height=0.62)
-        axes.text(share + 0.015, y, f"{count:,}", va="center", fontsize=8.5, color=INK)
-    axes.set(yticks=range(len(marks)), yticklabels=marks, xlim=(0, 1.12), xticks=(0, 0.25, 0.5, 0.75, 1))
-    axes.set_xticklabels(["0", "25 %", "50 %", "75 %", "100 %"])
-    axes.set_ylim(max(len(marks), 3) - 0.45, -0.55)
-    axes.grid(axis="x", color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.set_xlabel("share of profiles" if last else "")
-
-
-def _label(text: str, most: int = 84) -> str:
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { margin: 0 auto; max-width: 70rem; padding: 1.5rem 1rem 4rem; font: 1rem/1.55 system-ui, sans-serif;
-  overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #8885; }
-th { white-space: nowrap; font-weight: 600; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-</style></head><body>
-<h1>{{ title }}</h1>
-{% for line in about %}<p>{{ line }}</p>{% endfor %}
-<img alt="{{ alt }}" src="data:image/png;base64,{{ picture }}">
-{% for heading, rows in blocks %}<h2>{{ heading }}</h2>
-<table>{% for name, value in rows %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
-{% endfor %}<p>Written by bftembed {{ version }}.</p>
-</body></html>
-"""
-
-
-def write_page(
-    path: str | os.PathLike[str],
-    rows: Sequence[Drawn],
-    blocks: Sequence[tuple[str, Sequence[tuple[str, str]]]],
-    *,
-    title: str,
-    about: Sequence[str] = (),
-) -> None:
-    """Write one HTML file that needs nothing else: the figure, and a table of words and values per block.
-
-    Parameters
-    ----------
-    path
-        HTML file.
-    rows
-        Of the figure, as in `draw_profiles`.
-    blocks
-        Heading and rows of (name, value); every text is escaped.
-    title, about
-        Heading of the page, and lines below it.
-    """
-    import base64
-    import tempfile
-
-    from jinja2 import Environment, StrictUndefined
-
-    from bftembed._version import __version__
-
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "figure.png"
-        draw_profiles(picture, rows)
-        encoded = base64.b64encode(picture.read_bytes()).decode("ascii")
-    marks = [", ".join(f"{n:,} {mark}" for mark, n in row.marks.items()) for row in rows]
-    alt = "; ".join(f"{r.label}: {len(r.words):,} texts, {m}" for r, m in zip(rows, marks, strict=True))
-    page = (
-        Environment(autoescape=True, undefined=StrictUndefined)
-        .from_string(_PAGE)
-        .render(title=title, about=about, alt=alt, picture=encoded, blocks=blocks, version=__version__)
-    )
-    page = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "�", page)
-    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+def _page(found: dict[str, Any], labels: Sequence[str], figure: Figure, name: str) -> str:
+    flags = [", ".join(f"{n:,} {mark}" for mark, n in o["marks"].items()) for o in found["origins"]]
+    alt = "; ".join(f"{label}: {marks}" for label, marks in zip(labels, flags, strict=True))
+    origins = dict(zip(labels, found["origins"], strict=True))
+    svg = inline_svg(figure, alt, "profiles")
+    return render("profiles.html.j2", title=f"Profiles of {name}", names=found["names"], origins=origins, figure=svg)

@@ -448,23 +448,14 @@ def test_a_prompt_from_a_file_is_named_by_its_content(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("user: Tell me about it.", "has no {name}"),
-        ("user: '{name} {symbol}'", r"has the place {symbol}"),
-        ("users: '{name}'", "must hold the keys user"),
-        ("user: [1]", "must hold the keys user"),
-        ("user: '{name", "cannot be read as a prompt"),
-        ("", "must hold the keys user"),
-    ],
+    "text",
+    ["user: Tell me about it.", "user: '{name} {symbol}'", "users: '{name}'", "user: [1]", "user: '{name", ""],
 )
-def test_a_file_that_is_no_prompt_is_named(tmp_path, text, message):
-    file = tmp_path / "bad.yaml"
-    file.write_text(text)
-    with pytest.raises(BftembedError, match=message):
-        get_prompt(str(file), "gene")
-    with pytest.raises(BftembedError, match="cannot be read as a prompt"):
-        get_prompt(str(tmp_path / "none.yaml"), "gene")
+def test_a_file_that_is_no_prompt_is_named(tmp_path, text):
+    for name in ("bad.yaml", "none.yaml"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(BftembedError, match=name):
+            get_prompt(str(tmp_path / name), "gene")
 
 
 def test_log_likelihoods_of_a_server_are_read_in_both_shapes():

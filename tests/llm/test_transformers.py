@@ -137,7 +137,7 @@ def test_a_run_through_the_store_ends_with_marked_profiles(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("transformers:./no/such/folder", "No such model folder: ./no/such/folder"),
+        ("transformers:./no/such/folder", "./no/such/folder. is not a folder"),
         ("builtin:smollm3", "Did you mean 'smollm2-135m-instruct'"),
         (f"{MODEL},dtype=int3", "dtype='int3' is not one of"),
         (f"{MODEL},max_new_tokens=0", "must be at least 1"),

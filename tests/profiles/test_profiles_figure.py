@@ -1,115 +1,102 @@
-"""The figure and the page of a store's profiles: drawn for every kind of row, and nothing from outside is markup."""
+"""The figure and the page of a store's profiles: drawn for every kind of origin, and no text is markup."""
 
 from __future__ import annotations
 
-import base64
 import re
 
 import numpy as np
 import pytest
 
 from bftembed.errors import BftembedError
-from bftembed.profiles import report as figures
-from bftembed.profiles.report import Drawn, draw_profiles, write_page
+from bftembed.llm.base import Answer
+from bftembed.llm.store import AnswerStore
+from bftembed.profiles.report import MARK_COLORS, profiles_figure, report_profiles
+from bftembed.profiles.screening import MARKS
+from bftembed.report.figure import save_figure
 
 
-def picture(path):
+def profiles(words=(20, 22, 25, 25, 31), marks=()):
+    """One profile for each number of words; the first ones have a mark each."""
+    flags = [(mark,) for mark in marks] + [()] * (len(words) - len(marks))
+    texts = ["word " * n for n in words]
+    return [Answer(t, t, "gene", t, "stop", m, "p@1", "g") for t, m in zip(texts, flags, strict=True)]
+
+
+def draw(path, rows):
     from matplotlib.image import imread
 
+    save_figure(profiles_figure(rows, "Profiles"), path, dpi=130)
     return imread(path)[..., :3]
 
 
 def columns_with(image, color, tolerance=0.02):
     wanted = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    return np.flatnonzero((np.abs(image - wanted).max(axis=-1) < tolerance).any(axis=0))
-
-
-def row(label="bft-gene@1 by facts", words=(20, 22, 25, 25, 31), marks=None, profiles=5):
-    return Drawn(label, words, {"ok": 5} if marks is None else marks, profiles)
-
-
-def test_lengths_and_marks_are_drawn(tmp_path):
-    marks = {"ok": 3, "refusal": 1, "looping": 1}
-    draw_profiles(tmp_path / "a.png", [row(), row(marks=marks)], title="Profiles")
-    image = picture(tmp_path / "a.png")
-    for mark in marks:
-        assert len(columns_with(image, figures.MARK_COLORS[mark])) > 10
-    assert len(columns_with(image, figures.MARK_COLORS["off-topic"])) == 0
-    assert image[0, 0].tolist() == [1, 1, 1]
+    return len(np.flatnonzero((np.abs(image - wanted).max(axis=-1) < tolerance).any(axis=0)))
 
 
 def test_a_bar_is_as_long_as_its_share(tmp_path):
-    draw_profiles(tmp_path / "a.png", [row(marks={"ok": 4, "refusal": 1, "off-topic": 2}, profiles=8)])
-    image = picture(tmp_path / "a.png")
-    wide = {m: len(columns_with(image, figures.MARK_COLORS[m])) for m in ("ok", "refusal", "off-topic")}
-    assert wide["ok"] == pytest.approx(4 * wide["refusal"], rel=0.1)
+    marks = ["refusal", "off-topic", "off-topic"]
+    image = draw(tmp_path / "a.png", {"a": profiles([9] * 8, marks), "b": profiles([9])})
+    wide = {mark: columns_with(image, color) for mark, color in MARK_COLORS.items()}
     assert wide["off-topic"] == pytest.approx(2 * wide["refusal"], rel=0.1)
+    assert wide["ok"] == pytest.approx(8 * wide["refusal"], rel=0.1)
+    assert wide["looping"] == 0
 
 
 @pytest.mark.parametrize(
-    "drawn",
+    "rows",
     [
-        row(words=()),
-        row(words=(0,), profiles=1),
-        row(words=[7] * 100),
-        row(words=[*range(100)] * 5 + [90_000]),
-        row(marks={}, profiles=0),
-        row(marks=dict.fromkeys(figures.MARK_COLORS, 1) | {"a later mark": 2}),
-        row(label="a $spec$ with_ marks " * 9),
-        row(label="日本 α"),
+        {"a": profiles([0])},
+        {"a": profiles([7] * 100)},
+        {"a": profiles([10] * 2, ["a later mark"])},
+        {"a $spec$ with_ marks " * 9: profiles(), "日本 α": profiles()},
     ],
 )
-def test_odd_rows_are_drawn(tmp_path, drawn):
-    draw_profiles(tmp_path / "a.png", [drawn])
-    assert picture(tmp_path / "a.png").std() > 0
+def test_odd_rows_are_drawn(tmp_path, rows):
+    assert draw(tmp_path / "a.png", rows).std() > 0
 
 
 def test_every_mark_has_a_color_of_its_own():
-    from bftembed.profiles.screening import MARKS
-
-    assert set(figures.MARK_COLORS) == {"ok", *MARKS}
-    assert len(set(figures.MARK_COLORS.values())) == len(MARKS) + 1
+    assert set(MARK_COLORS) == {"ok", *MARKS}
+    assert len(set(MARK_COLORS.values())) == len(MARKS) + 1
 
 
-def test_the_bins_follow_most_texts_and_a_far_one_is_told():
-    edges = figures._edges([row(words=[10] * 999 + [1_000_000])])
-    assert edges[-1] < 50
-    assert figures._edges([row(words=[10, 400])])[-1] > 400
-    assert len(figures._edges([row(words=())])) > 1
+def test_the_bins_follow_most_texts():
+    (axes, _), (other, _) = np.reshape(profiles_figure({"a": profiles([10] * 999 + [10_000]), "b": []}).axes, (2, 2))
+    assert axes.get_xlim()[1] < 60
+    assert sum(bar.get_height() for bar in axes.patches) == 1000
+    assert sum(bar.get_height() for bar in other.patches) == 0
 
 
-def test_rows_beyond_the_bound_are_not_drawn(tmp_path):
-    heights = []
-    for n in (1, 12, 30):
-        draw_profiles(tmp_path / "a.png", [row()] * n)
-        heights.append(picture(tmp_path / "a.png").shape[0])
-    assert heights[0] < heights[1] == heights[2]
-    with pytest.raises(BftembedError, match="no profiles to draw"):
-        draw_profiles(tmp_path / "a.png", [])
+def test_rows_beyond_the_bound_are_not_drawn():
+    assert [len(profiles_figure({str(i): profiles() for i in range(n)}).axes) for n in (1, 12, 30)] == [2, 24, 24]
 
 
-def test_equal_values_give_equal_bytes(tmp_path):
-    for name in "ab":
-        draw_profiles(tmp_path / f"{name}.png", [row()], title="x")
-        write_page(tmp_path / f"{name}.html", [row()], [("x", [("a", "b")])], title="x")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+EVIL = "<script>alert(1)</script>"
 
 
-def test_the_page_needs_nothing_else_and_escapes_every_text(tmp_path):
-    evil = "<script>alert(1)</script>"
-    blocks = [(evil, [(evil, evil), ("words", "median 5 \x07")])]
-    write_page(tmp_path / "r.html", [row(label=f'"{evil}')], blocks, title=evil, about=[evil])
+@pytest.fixture
+def store(tmp_path):
+    with AnswerStore.writing(tmp_path / "s") as opened:
+        identity = opened.add_generator(EVIL, {})
+        answer = Answer("1", EVIL, "gene", f"{EVIL} \x07", "stop", (), EVIL, EVIL, generator_id=identity)
+        opened.add([answer], {"1": []})
+    return tmp_path / "s"
+
+
+def test_the_page_needs_nothing_else_and_escapes_every_text(tmp_path, store):
+    for name in ("r.html", "again.html"):
+        report_profiles(store, out=tmp_path / name)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 7
-    assert "\x07" not in page
-    assert "http" not in page
-    packed = re.search(r'src="data:image/png;base64,([^"]+)"', page)
-    assert base64.b64decode(packed.group(1)).startswith(b"\x89PNG")
+    assert "&lt;script&gt;" in page
+    assert "<svg" in page
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path, store):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BftembedError, match="Cannot write"):
-        draw_profiles(tmp_path / "file" / "a.png", [row()])
+    for out in (tmp_path / "file" / "a.png", tmp_path / "a.pdf"):
+        with pytest.raises(BftembedError, match=out.name):
+            report_profiles(store, out=out)

@@ -16,7 +16,7 @@ import pytest
 from bftembed.errors import BftembedError
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
-from bftembed.profiles.spread import generate_with_ray
+from bftembed.profiles.shards import generate_with_ray
 from bftembed.shards import ray_session
 
 NAMES = [f"made-up {i}" for i in range(40)]

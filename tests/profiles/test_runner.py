@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 
+from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
@@ -155,9 +156,35 @@ def test_names_are_mapped_and_unknown_ones_skipped_kept_or_refused(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["keep", "skip"]
     with pytest.raises(BftembedError, match="2 of 6 names cannot be resolved: 'not-a-gene', '../x'"):
         generate_profiles(names, generator="scripted", out=tmp_path / "error", unknown="error")
-    with pytest.raises(BftembedError, match="None of the 2 names is a known gene"):
+    with pytest.raises(BftembedError, match="2 of 2 names cannot be resolved"):
         generate_profiles(["no-gene-1", "no-gene-2"], generator="scripted", out=tmp_path / "none")
     assert not (tmp_path / "error").exists()
+
+
+def test_a_list_is_resolved_once_and_passes_few_files(tmp_path, monkeypatch):
+    calls, whole = [], GeneIndex.resolve
+    monkeypatch.setattr(GeneIndex, "resolve", lambda self, names: calls.append(list(names)) or whole(self, names))
+
+    def passed(names):
+        """File of bftembed → function calls in it, floor 0 (io, registry …) left out."""
+        found = Counter()
+
+        def count(frame, event, arg):
+            file = frame.f_code.co_filename.rpartition("/bftembed/")[2]
+            if event == "call" and "/" in file and "/bftembed/" in frame.f_code.co_filename:
+                found[file] += 1
+
+        sys.setprofile(count)
+        try:
+            generate_profiles(names, generator="scripted", out=tmp_path / str(len(names)))
+        finally:
+            sys.setprofile(None)
+        return found
+
+    passed(GENES[:1])  # the index is built
+    few, many = passed(GENES[:4]), passed(GENES)
+    assert calls == [GENES[:1], GENES[:4], GENES]
+    assert len({file for file in many if many[file] > few[file]}) <= 11
 
 
 def test_facts_come_from_the_hgnc_table_and_unknown_genes_fail(tmp_path):

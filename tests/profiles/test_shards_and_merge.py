@@ -12,7 +12,7 @@ import pytest
 from bftembed.errors import BftembedError
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles, read_entities
-from bftembed.profiles.merge import merge_stores
+from bftembed.profiles.shards import merge_stores
 
 NAMES = [f"made-up {i}" for i in range(60)]
 SPEC = "scripted:batch=7,fail=0.1,loop=0.1"
@@ -34,10 +34,10 @@ def test_merged_shards_are_the_unsharded_run(tmp_path):
     assert all(r.entities for r in reports)
     folders = [tmp_path / f"s{i}" for i in (3, 1, 4, 2)]
     merged = merge_stores(folders, tmp_path / "merged")
-    assert (merged.added, merged.same) == (60, 0)
+    assert (merged["added"], merged["same"]) == (60, 0)
     assert digest(tmp_path / "merged") == digest(tmp_path / "whole")
     again = merge_stores(folders, tmp_path / "merged")
-    assert (again.added, again.same) == (0, 60)
+    assert (again["added"], again["same"]) == (0, 60)
     assert run(tmp_path / "merged").written == 0
 
 

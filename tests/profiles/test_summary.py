@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bftembed.errors import BftembedError
 from bftembed.llm.base import Answer
 from bftembed.llm.store import ListedEntity
 from bftembed.profiles import duplicates
 from bftembed.profiles.duplicates import near_duplicates, words_of, words_without
-from bftembed.profiles.summary import summarise
+from bftembed.profiles.report import summarize_profiles
 
 
 def profile(entity, text, *, generator="a", marks=(), reason="stop", kind="gene", key="", error="", identity="1"):
@@ -57,7 +58,7 @@ def groups_of(pairs):
 
 
 def assert_as_naive(texts, names, threshold):
-    found = near_duplicates(texts, names, threshold=threshold, most_shown=10_000)
+    found = near_duplicates(texts, names, threshold=threshold, max_shown=10_000)
     pairs = naive(texts, names, threshold)
     groups = groups_of(pairs)
     assert found.pairs == len(pairs)
@@ -100,7 +101,7 @@ def test_nothing_and_one_text_have_no_duplicate():
     assert near_duplicates({}, {}).share == 0
     assert near_duplicates({"TP53": "TP53"}, {"TP53": ["TP53"]}).groups == ()
     assert near_duplicates({"TP53": "TP53", "EGFR": "EGFR."}, {g: [g] for g in ("TP53", "EGFR")}).pairs == 1
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(BftembedError, match="threshold"):
         near_duplicates({}, {}, threshold=0)
 
 
@@ -150,21 +151,27 @@ def test_counts_coverage_and_lengths():
         profile("MYC", "", marks=("failed",), reason="error", error="broken"),
         profile("KRAS", "Weather is fine today.", marks=("off-topic",)),
     ]
-    found = summarise(entities, profiles)
-    assert found.names == {"gene": {"mapped": 1, "missing": 1, "used": 3}}
-    (one,) = found.origins
-    assert (one.entities, one.profiles, one.with_text, one.unmarked) == (4, 4, 3, 1)
-    assert (one.resolvable, one.covered, one.covered_unmarked) == (4, 3, 2)
-    assert (one.coverage, one.text_coverage) == (0.5, 0.75)
-    assert (one.characters.shortest, one.characters.longest, one.characters.median) == (13, 22, 15)
-    assert (one.words.median, one.words.low, one.words.high) == (4, 2.2, 4)
-    assert one.words_each == (2, 4, 4)
-    assert one.finish_reasons == {"error": 1, "length": 1, "stop": 2}
-    assert one.marks == {"ok": 1, "failed": 1, "off-topic": 1, "truncated": 1}
-    assert one.naming_itself == 2  # ErbB1 is an alias of EGFR
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))["origins"][0]
-    assert (told["generator"], told["coverage"], told["naming_itself_share"]) == ("a", 0.5, pytest.approx(2 / 3))
-    assert "words_each" not in told
+    found = summarize_profiles(entities, profiles)
+    assert found["names"] == {"gene": {"mapped": 1, "missing": 1, "used": 3}}
+    (one,) = json.loads(json.dumps(found, allow_nan=False))["origins"]
+    near = one.pop("near_duplicates")
+    assert (near["compared"], near["pairs"], near["share"], near["groups"]) == (3, 0, 0, [])
+    assert one == {
+        **{"kind": "gene", "prompt": "bft-gene@1", "generator": "a", "generator_id": "1"},
+        **{"entities": 4, "profiles": 4, "with_text": 3, "unmarked": 1},
+        **{"resolvable": 4, "covered": 3, "covered_unmarked": 2, "coverage": 0.5, "text_coverage": 0.75},
+        "characters": {
+            "median": 15,
+            "low": pytest.approx(13.2),
+            "high": pytest.approx(21.3),
+            "shortest": 13,
+            "longest": 22,
+        },
+        "words": {"median": 4, "low": 2.2, "high": 4, "shortest": 2, "longest": 4},
+        "finish_reasons": {"error": 1, "length": 1, "stop": 2},
+        "marks": {"ok": 1, "failed": 1, "off-topic": 1, "truncated": 1},
+        **{"naming_itself": 2, "naming_itself_share": pytest.approx(2 / 3)},  # ErbB1 is an alias of EGFR
+    }
 
 
 def test_origins_are_apart_and_sorted():
@@ -175,25 +182,25 @@ def test_origins_are_apart_and_sorted():
         profile("T cell", "The T cell helps.", kind="cell-type"),
         profile("CD3", "CD3 is a complex.", kind="protein"),
     ]
-    origins = [o.origin for o in summarise([], profiles).origins]
-    assert [(o.kind, o.generator, o.generator_id) for o in origins] == [
+    origins = summarize_profiles([], profiles)["origins"]
+    assert [(o["kind"], o["generator"], o["generator_id"]) for o in origins] == [
         ("cell-type", "a", "1"),
         ("gene", "a", "1"),
         ("gene", "a", "2"),
         ("gene", "b", "1"),
         ("protein", "a", "1"),
     ]
-    assert all(o.coverage is None and o.naming_itself == 1 for o in summarise([], profiles).origins)
+    assert all(o["coverage"] is None and o["naming_itself"] == 1 for o in origins)
 
 
 def test_several_profiles_of_an_entity_are_no_duplicates_of_one_another():
     twice = [profile("TP53", "TP53 is a gene of cells.", key=key) for key in ("1", "2")]
-    (one,) = summarise([listed("TP53")], twice).origins
-    assert (one.entities, one.profiles, one.near_duplicates.compared, one.near_duplicates.pairs) == (1, 2, 1, 0)
+    (one,) = summarize_profiles([listed("TP53")], twice)["origins"]
+    near = one["near_duplicates"]
+    assert (one["entities"], one["profiles"], near["compared"], near["pairs"]) == (1, 2, 1, 0)
 
 
 def test_a_name_as_given_counts_as_the_entitys_own():
-    (one,) = summarise(
-        [listed("ENSG00000141510", "TP53", "mapped")], [profile("TP53", "ENSG00000141510 acts.")]
-    ).origins
-    assert one.naming_itself == 1
+    entities = [listed("ENSG00000141510", "TP53", "mapped")]
+    (one,) = summarize_profiles(entities, [profile("TP53", "ENSG00000141510 acts.")])["origins"]
+    assert one["naming_itself"] == 1

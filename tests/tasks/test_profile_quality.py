@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,17 +13,9 @@ from scipy.stats import rankdata
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from bftembed.entities.genes import GeneIndex
-from bftembed.profiles import quality
-from bftembed.profiles.quality import (
-    KEPT,
-    PROFILES,
-    REMOVED,
-    SHUFFLED,
-    SYMBOL,
-    naming_scores,
-    retrieval_scores,
-    shared_genes,
-)
+from bftembed.errors import BftembedError
+from bftembed.tasks import profile_quality as quality
+from bftembed.tasks.profile_quality import KEPT, PROFILES, REMOVED, SHUFFLED, SYMBOL, naming_scores, retrieval_scores
 
 GENES = ("TP53", "EGFR", "MYC", "CD3D", "INS", "ALB", "ACTB", "GNLY")
 SUMMARIES = {
@@ -38,8 +31,12 @@ SUMMARIES = {
 NAMES = {g: (g,) for g in SUMMARIES}
 
 
-def records():
-    return {g: GeneIndex.default().get(g) for g in GENES}
+RECORDS = [GeneIndex.default().get(g) for g in GENES]
+
+
+def retrieval(texts, summaries=SUMMARIES, names=NAMES, **options):
+    profiles = {"g": [texts[g] for g in texts]}
+    return retrieval_scores(profiles, list(texts), summaries, names, **options)
 
 
 def get(scores, texts, metric, generator="g", protocol="names"):
@@ -49,14 +46,14 @@ def get(scores, texts, metric, generator="g", protocol="names"):
 
 
 def test_names_are_counted_as_hgnc_has_them():
-    record = records()["TP53"]
+    record = RECORDS[0]
     texts = dict.fromkeys(GENES, "nothing") | {
         "TP53": f"Of {record.alias_symbols[0]}, a TUMOR thing.",
         "EGFR": "EGFR is the epidermal growth factor receptor.",
     }
-    scores = naming_scores({"g": texts}, records())
+    scores = naming_scores({"g": [texts[g] for g in GENES]}, RECORDS)
     assert get(scores, PROFILES, "mentions-own-gene").value == 2 / 8
-    with_aliases = [r for r in records().values() if r.alias_symbols]
+    with_aliases = [r for r in RECORDS if r.alias_symbols]
     aliases = get(scores, PROFILES, "alias-recall")
     assert aliases.n == len(with_aliases)
     assert aliases.value == pytest.approx(1 / len(record.alias_symbols) / len(with_aliases))
@@ -66,8 +63,8 @@ def test_names_are_counted_as_hgnc_has_them():
 
 
 def test_every_number_has_its_floors():
-    profiles = {name: {g: f"{g} {SUMMARIES[g]}" for g in GENES} for name in ("one", "two")}
-    scores = naming_scores(profiles, records()) + retrieval_scores(profiles, SUMMARIES, NAMES)
+    profiles = {name: [f"{g} {SUMMARIES[g]}" for g in GENES] for name in ("one", "two")}
+    scores = naming_scores(profiles, RECORDS) + retrieval_scores(profiles, GENES, SUMMARIES, NAMES)
     measured = {(s.protocol, s.metric, s.texts, s.generator) for s in scores}
     assert len(measured) == len(scores)
     for protocol, metric, texts, name in measured:
@@ -77,7 +74,7 @@ def test_every_number_has_its_floors():
 
 
 def test_the_summaries_themselves_are_found_and_shuffled_ones_are_not():
-    scores = retrieval_scores({"g": {g: SUMMARIES[g] for g in GENES}}, SUMMARIES, NAMES)
+    scores = retrieval(SUMMARIES)
     for protocol in (KEPT, REMOVED):
         for metric in ("median-rank", "mean-reciprocal-rank", "recall@1", "recall@10"):
             assert get(scores, PROFILES, metric, protocol=protocol).value == 1
@@ -87,7 +84,7 @@ def test_the_summaries_themselves_are_found_and_shuffled_ones_are_not():
 
 def test_the_symbol_cannot_win_when_names_are_removed():
     summaries = {g: f"{g} is here. {t}" for g, t in SUMMARIES.items()}
-    scores = retrieval_scores({"g": {g: f"{g} is a gene." for g in GENES}}, summaries, NAMES)
+    scores = retrieval({g: f"{g} is a gene." for g in GENES}, summaries)
     assert get(scores, SYMBOL, "recall@1", protocol=KEPT).value == 1
     assert get(scores, PROFILES, "recall@1", protocol=KEPT).value == 1
     removed = get(scores, SYMBOL, "median-rank", protocol=REMOVED)
@@ -106,7 +103,7 @@ def test_ranks_are_those_of_scipy(monkeypatch):
     similar = (vectors.transform(profiles[g] for g in genes) @ vectors.transform(candidates.values()).T).toarray()
     right = [list(candidates).index(g) for g in genes]
     ranks = rankdata(-similar.round(10), axis=1)[np.arange(20), right]
-    scores = retrieval_scores({"g": profiles}, candidates, {})
+    scores = retrieval(profiles, candidates, {})
     assert get(scores, PROFILES, "median-rank", protocol=KEPT).value == np.median(ranks)
     assert get(scores, PROFILES, "mean-reciprocal-rank", protocol=KEPT).value == pytest.approx((1 / ranks).mean())
     assert get(scores, PROFILES, "recall@10", protocol=KEPT).value == (ranks <= 10).mean()
@@ -125,16 +122,16 @@ def test_a_shuffle_gives_every_gene_another_one(n, seed):
 
 
 def test_the_same_seeds_give_the_same_numbers():
-    profiles = {"g": {g: SUMMARIES[g][:40] for g in GENES}}
-    first, again, other = (retrieval_scores(profiles, SUMMARIES, NAMES, seeds=s) for s in ((0, 1), (0, 1), (5, 6)))
+    texts = {g: SUMMARIES[g][:40] for g in GENES}
+    first, again, other = (retrieval(texts, seeds=s) for s in ((0, 1), (0, 1), (5, 6)))
     assert first == again
     assert first != other
     assert [s.value for s in first if s.texts == PROFILES] == [s.value for s in other if s.texts == PROFILES]
 
 
 def test_the_interval_holds_the_value_and_narrows_with_more_genes():
-    few = quality._score("g", PROFILES, "p", "m", np.arange(10.0)[None], lambda x: float(x.mean()), 0)
-    many = quality._score("g", PROFILES, "p", "m", np.tile(np.arange(10.0), 50)[None], lambda x: float(x.mean()), 0)
+    values = np.tile(np.arange(10.0), 50)
+    few, many = (quality._scores("", "p", "m", some[None], np.mean, 0)[0] for some in (values[:10], values))
     assert few.low < few.value < few.high
     assert many.high - many.low < (few.high - few.low) / 4
     # The standard error of a mean, times 1.96 to both sides.
@@ -142,22 +139,12 @@ def test_the_interval_holds_the_value_and_narrows_with_more_genes():
 
 
 def test_a_name_that_no_gene_has_gives_no_number():
-    bare = {g: GeneIndex.default().get(g) for g in ("TP53", "ALB") if g}
-    without = {g: type(r)(**{f: getattr(r, f) for f in r.__slots__} | {"prev_symbols": ()}) for g, r in bare.items()}
-    scores = naming_scores({"g": {"TP53": "a", "ALB": "b"}}, without)
+    scores = naming_scores({"g": ["a", "b"]}, [replace(r, prev_symbols=()) for r in RECORDS[:2]])
     score = get(scores, PROFILES, "previous-symbol-recall")
     assert score.n == 0
     assert math.isnan(score.value)
 
 
-def test_what_cannot_be_compared_is_refused():
-    assert shared_genes({}) == []
-    assert shared_genes({"a": {"B": "", "A": ""}, "b": {"A": ""}}) == ["A"]
-    with pytest.raises(ValueError, match="only 1 are in all"):
-        naming_scores({"a": {"TP53": "", "ALB": ""}, "b": {"TP53": ""}}, records())
-    with pytest.raises(ValueError, match="needed are 2 genes"):
-        naming_scores({"a": {"TP53": ""}}, records())
-    with pytest.raises(ValueError, match="no summary"):
-        retrieval_scores({"a": {"TP53": "", "ALB": ""}}, {"TP53": "x"}, {})
-    with pytest.raises(ValueError, match="holds a word"):
-        retrieval_scores({"a": {"TP53": "", "ALB": ""}}, {"TP53": "the", "ALB": "of"}, {})
+def test_summaries_without_a_word_are_an_error():
+    with pytest.raises(BftembedError, match="holds a word"):
+        retrieval({"TP53": "", "ALB": ""}, {"TP53": "the", "ALB": "of"})
