@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
@@ -195,7 +195,10 @@ class OpenAI(ApiServer):
             chat = ({"role": "user", "content": "Answer A or B."},)
             letters = {"type": "string", "enum": ["A", "B"]}
             one = Sampling(max_new_tokens=1)
-            asked = [Request("o", chat, sampling=one, options=("A", "B")), Request("s", chat, schema=letters)]
+            asked = [
+                Request("o", chat, sampling=one, options=("A", "B")),
+                Request("s", chat, sampling=replace(one, max_new_tokens=8), schema=letters),
+            ]
             found = {c.id: c for c in self.generate(asked)}
             self._capabilities = Capabilities(
                 options=any(score is not None for score in found["o"].scores),
