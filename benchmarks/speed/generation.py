@@ -216,7 +216,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for part in options.parts:
             arguments = [options.items] if part == "million" else []
-            result[part] = globals()[part](Path(name), *arguments)
+            result[part] = globals()[part](Path(name), *arguments) | {"machine": versions()["machine"]}
             print(part, result[part], flush=True)
             options.out.write_text(json.dumps(result, indent=1) + "\n")
 
