@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 from llm_tools import Sampled, answer_of
+from tests_paths import REPOSITORY
 
 from bftembed.errors import BftembedError
 from bftembed.llm.backends.gguf_header import gguf_parts, quantization_name, read_gguf_settings
@@ -29,6 +31,11 @@ MODEL = "builtin:smollm2-135m-instruct"
 GENES = ["TP53", "HLA-DRB1", "CD3D", "EGFR", "LYZ", "MS4A1"]
 #: Thirty layers on a busy machine: one thread is the fastest.
 FAST = "threads=1,max_new_tokens=10"
+#: For processes that import what these tests do.
+WITH_TOOLS = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]),
+}
 
 
 def requests(names=GENES):
@@ -232,7 +239,7 @@ def test_the_library_writes_nothing_to_stdout_or_stderr():
         f"engine = Sampled('llamacpp:{MODEL},threads=1,max_new_tokens=2,batch=1,context=256')\n"
         "list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},))]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=WITH_TOOLS)
     assert (done.stdout, done.stderr) == ("", "")
 
 
@@ -283,7 +290,7 @@ def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
         "        print('refused:', err)\n"
     )
     command = [sys.executable, "-c", code, str(unknown), str(cut)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=WITH_TOOLS)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2

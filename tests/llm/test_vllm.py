@@ -14,6 +14,7 @@ import sys
 
 import pytest
 from llm_tools import Sampled
+from tests_paths import REPOSITORY
 
 from bftembed.errors import BftembedError, MissingExtraError
 from bftembed.llm.models import weights_revision
@@ -142,7 +143,7 @@ def run(stand_in, code):
         "def ask(word, key, n=3):\n"
         "    return Request(key * 64, ({'role': 'user', 'content': 'a ' * (n - 1) + word},))\n"
     )
-    path = os.pathsep.join([str(stand_in), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    path = os.pathsep.join([str(stand_in), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", head + code], capture_output=True, text=True, env=environment, check=False
