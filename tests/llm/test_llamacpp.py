@@ -32,7 +32,8 @@ GENES = ["TP53", "HLA-DRB1", "CD3D", "EGFR", "LYZ", "MS4A1"]
 #: Thirty layers on a busy machine: one thread is the fastest.
 FAST = "threads=1,max_new_tokens=10"
 #: For processes that import what these tests do.
-WITH_TOOLS = {
+PATHS = os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
+WITH_TOOLS = {**os.environ, "PYTHONPATH": PATHS}
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]),
 }
