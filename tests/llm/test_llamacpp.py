@@ -34,9 +34,6 @@ FAST = "threads=1,max_new_tokens=10"
 #: For processes that import what these tests do.
 PATHS = os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
 WITH_TOOLS = {**os.environ, "PYTHONPATH": PATHS}
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]),
-}
 
 
 def requests(names=GENES):
