@@ -220,5 +220,5 @@ def test_facts_to_learn_from_are_of_genes_that_are_not_profiled():
 
 def test_the_demo_is_a_config_of_the_pipeline():
     config = load_config(REPOSITORY / "configs" / "demo.yaml")
-    assert (config.tune.objective.name, config.n_genes) == ("bft", 250)
+    assert (config.tune.objective.name, config.n_genes) == ("bft", 200)
     assert [p.name for p in config.profiles if p.baseline] == ["HGNC facts"]
