@@ -192,10 +192,14 @@ def field_lines(fields: Mapping[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, dict) and not all(type(one) is int for one in value.values()):
             lines += [title, *field_lines(value, indent + "  ")]
         elif isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value):
-            lines += [title, *(f"{indent}  {', '.join(f'{k} {_words(v)}' for k, v in one.items())}" for one in value)]
+            lines += [title, *(f"{indent}  {', '.join(_pairs(one))}" for one in value)]
         elif value or value is False:
             lines.append(f"{title:<23} {_words(value)}")
     return lines
+
+
+def _pairs(fields: Mapping[str, Any]) -> Iterator[str]:
+    return (f"{name.removeprefix('n_').replace('_', ' ')} {_words(value)}" for name, value in fields.items() if value)
 
 
 def _words(value: Any) -> str:
