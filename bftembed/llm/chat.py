@@ -49,7 +49,7 @@ class Template:
 
         Settings, and today's date where the template `source` writes it.
         """
-        found: dict[str, Any] = dict(self.options) if self.options else {}
+        found: dict[str, Any] = dict(self.options)
         if self.thinking == "off":
             found["thinking"] = "off"
         if "date_string" not in found and "strftime_now" in source:
@@ -111,7 +111,7 @@ def with_closing(template: str, closing: str) -> str:
 
 
 def template_in(folder: Path) -> str:
-    """Return the chat template that stands in the files of a model, ``""`` without one."""
+    """Return the chat template that stands in the folder of a model, ``""`` without one."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")

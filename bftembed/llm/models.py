@@ -91,6 +91,13 @@ def model_identity(kind: str, name: str) -> str:
     return resolve_model(kind, name).revision
 
 
+def model_files(kind: str, name: str) -> Path:
+    """Return ``resolve_model(kind, name).path``, but the GGUF file of a packaged model instead of its conversion."""
+    if name.startswith("builtin:"):
+        return packaged_file(kind, name.removeprefix("builtin:"))[0]
+    return resolve_model(kind, name).path
+
+
 def packaged_file(kind: str, name: str) -> tuple[Path, PackagedModel]:
     """Return the file of a packaged model in its package, and its entry in `BUILTIN`."""
     known = [n for n, m in BUILTIN.items() if m.kind == kind]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import require
 from bftembed.io import canonical_json, sha256_text, write_json
-from bftembed.llm.models import cache_folder, resolve_model
+from bftembed.llm.models import cache_folder, model_files
 from bftembed.llm.store import STORE_FILE, AnswerStore
 
 if TYPE_CHECKING:
@@ -132,8 +132,9 @@ def products_seconds(fingerprint: Mapping[str, Any], tokens: int, batch_size: in
     torch, transformers = require("torch", "local"), require("transformers", "local")
     from torch.utils.benchmark import Timer
 
-    path = resolve_model("language-model", fingerprint["model"]).path
-    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    path = model_files("language-model", fingerprint["model"])
+    folder, gguf = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **gguf)
     with torch.device("meta"):
         parameters = transformers.AutoModelForCausalLM.from_config(config).num_parameters()
     width = config.get_text_config().hidden_size

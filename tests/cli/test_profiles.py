@@ -77,10 +77,11 @@ def test_time_is_estimated_from_the_largest_recorded_run(run, tmp_path, monkeypa
 @pytest.mark.model
 def test_time_of_a_local_model_is_that_of_its_products(tmp_path, monkeypatch):
     generator = "builtin:smollm2-135m-instruct,max_new_tokens=64"
-    monkeypatch.setattr("bftembed.profiles.estimate.expected_seconds", lambda kind, items: None)
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))  # nothing is recorded in it
     found = generate_profiles(GENES.split(","), generator=generator, out=tmp_path / "s", dry_run=True).estimate
     operations = 2 * 134_515_008 * 8 * 64
     assert 1e8 < operations / found.seconds < 1e15
+    assert not (tmp_path / "cache" / "models").exists(), "a dry run converted the model"
 
 
 def test_a_name_like_a_path_or_markup_does_no_harm(run, tmp_path):

@@ -81,6 +81,12 @@ def test_a_prompt_beyond_the_context_is_an_error_of_that_item_alone(engine):
     assert out[requests()[0].id].error == ""
 
 
+def test_the_fingerprint_converts_no_packaged_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path))
+    assert Sampled(MODEL).fingerprint()["model"] == MODEL
+    assert not (tmp_path / "models").exists()
+
+
 def test_the_fingerprint_is_cheap_and_names_what_decides_the_text():
     engine = Sampled(f"{MODEL},max_new_tokens=7")
     found = engine.fingerprint()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bftembed.errors import BftembedError, require
 from bftembed.llm.base import Capabilities, Completion
 from bftembed.llm.chat import Template, option_tokens, prompt_tokens, template_in
-from bftembed.llm.models import attends_to_all_before, load_language_model, model_identity, resolve_model
+from bftembed.llm.models import attends_to_all_before, load_language_model, model_files, model_identity
 from bftembed.llm.reasoning import with_reasoning_markers
 from bftembed.machine import cpu_has_bf16, free_cores
 
@@ -105,7 +105,7 @@ class Transformers:
             "backend": {"transformers": transformers.__version__, "torch": self._torch.__version__},
             "dtype": self._dtype,
             "device": self._device.split(":")[0],
-            **self._template.fingerprint(template_in(resolve_model("language-model", self.model).path)),
+            **self._template.fingerprint(template_in(model_files("language-model", self.model))),
         }
 
     def capabilities(self) -> Capabilities:

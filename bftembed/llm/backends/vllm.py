@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bftembed.errors import BftembedError, require
 from bftembed.llm.base import Capabilities, Completion
 from bftembed.llm.chat import Template, option_tokens, template_in
-from bftembed.llm.models import model_identity, resolve_model, weights_revision
+from bftembed.llm.models import model_files, model_identity, resolve_model, weights_revision
 from bftembed.llm.reasoning import with_reasoning_markers
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class VLLM:
             "quantization": self.quantization,
             "max_model_len": self.max_model_len,
             "lora": self._lora_revision,
-            **self._template.fingerprint(template_in(resolve_model("language-model", self.model).path)),
+            **self._template.fingerprint(template_in(model_files("language-model", self.model))),
         }
 
     def capabilities(self) -> Capabilities:
