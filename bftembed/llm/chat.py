@@ -165,7 +165,7 @@ def prompt_text(tokenizer: Any, messages: Sequence[Message], template: str = "au
         For a template that leaves out the content of a message.
     """
     if not has_template(tokenizer, template):
-        return "\n\n".join(m["content"] for m in messages) + "\n\n"
+        return paragraphs(messages)
     chats = [list(messages), without_system(messages)]
     error: Exception | None = None
     for chat in chats:
@@ -184,6 +184,11 @@ def prompt_text(tokenizer: Any, messages: Sequence[Message], template: str = "au
     raise BftembedError(f"The chat template leaves out the content of a message ({', '.join(dropped)}).")
 
 
+def paragraphs(messages: Sequence[Message]) -> str:
+    """Return the contents of a chat as paragraphs, for a model without a chat template."""
+    return "\n\n".join(m["content"] for m in messages) + "\n\n"
+
+
 def without_system(messages: Sequence[Message]) -> list[Message]:
     """Return a chat whose system message stands at the head of the first user message."""
     if messages[0]["role"] != "system" or len(messages) < 2:
@@ -196,6 +201,13 @@ def prompt_tokens(tokenizer: Any, messages: Sequence[Message], template: str = "
     """Return the tokens of `prompt_text`. A template writes its own special tokens; paragraphs get the tokenizer's."""
     text = prompt_text(tokenizer, messages, template, **options)
     return list(tokenizer(text, add_special_tokens=not has_template(tokenizer, template))["input_ids"])
+
+
+def request_tokens(tokenizer: Any, request: Request, template_options: Mapping[str, Any]) -> list[int]:
+    """Return the tokens of a request's prompt: raw text, or its chat as `prompt_tokens` gives it."""
+    if request.prompt:
+        return list(tokenizer(request.prompt, add_special_tokens=True)["input_ids"])
+    return prompt_tokens(tokenizer, request.messages, **template_options)
 
 
 def option_tokens(

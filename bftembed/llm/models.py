@@ -32,6 +32,10 @@ class PackagedModel(NamedTuple):
     licence: str = "Apache-2.0"
 
 
+#: Options of specs → names of torch dtypes; ``auto`` is the backend's choice.
+DTYPES = {"auto": "auto", "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
+DTYPES |= {"fp32": "float32", "float32": "float32"}
+
 #: Models that need no download.
 BUILTIN = {
     "smollm2-135m-instruct": PackagedModel(

@@ -70,7 +70,7 @@ def screen(text: str, finish_reason: str, names: Iterable[str] = (), prompt: str
     Parameters
     ----------
     text
-        As `clean` gives it.
+        As `bftembed.llm.reasoning.read_answer` gives it.
     finish_reason
         Of `read_finish_reason`. ``"length"`` marks the text truncated, ``"content_filter"`` a refusal; anything else
         but ``"stop"`` unknown-finish.

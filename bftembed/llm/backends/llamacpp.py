@@ -13,7 +13,7 @@ from bftembed.errors import BftembedError, require
 from bftembed.llm.backends.gguf_header import gguf_parts, quantization_name, read_gguf_settings
 from bftembed.llm.backends.openai import body_of, option_scores
 from bftembed.llm.base import Capabilities, Completion, Sampling
-from bftembed.llm.chat import Template, closing_of, warn_of_no_template, with_closing, without_system
+from bftembed.llm.chat import Template, closing_of, paragraphs, warn_of_no_template, with_closing, without_system
 from bftembed.llm.models import packaged_file, weights_revision
 from bftembed.llm.reasoning import open_reasoning
 from bftembed.machine import free_cores
@@ -171,7 +171,7 @@ class LlamaCpp:
             "cache_prompt": bool(request.options),
         }
         if not chat:
-            prompt = request.prompt or "\n\n".join(m["content"] for m in request.messages) + "\n\n"
+            prompt = request.prompt or paragraphs(request.messages)
             return self._completion(request, self._server.handle_completions({"prompt": prompt, **asked}))
         messages = without_system(request.messages) if self._drops_system else list(request.messages)
         # Verbose: the answer holds the rendered prompt.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, require
 from bftembed.llm.base import Capabilities, Completion
-from bftembed.llm.chat import Template, option_tokens, prompt_tokens, template_in
-from bftembed.llm.models import attends_to_all_before, load_language_model, model_files, model_identity
+from bftembed.llm.chat import Template, option_tokens, request_tokens, template_in
+from bftembed.llm.models import DTYPES, attends_to_all_before, load_language_model, model_files, model_identity
 from bftembed.llm.reasoning import with_reasoning_markers
 from bftembed.machine import cpu_has_bf16, free_cores
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bftembed.llm.base import Request
-
-_DTYPES = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
-_DTYPES |= {"fp32": "float32", "float32": "float32", "auto": "auto"}
 
 #: Tokens (prompt and answer) that one batch may hold, and rows.
 _TOKENS_PER_BATCH = 32_768
@@ -65,8 +62,8 @@ class Transformers:
         thinking: str = "auto",
         template: dict[str, Any] | None = None,
     ) -> None:
-        if dtype not in _DTYPES:
-            raise BftembedError(f"transformers: dtype={dtype!r} is not one of {', '.join(_DTYPES)}.")
+        if dtype not in DTYPES:
+            raise BftembedError(f"transformers: dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
         if batch_size < 0 or threads < 0:
             raise BftembedError(f"transformers: batch_size={batch_size} and threads={threads} are at least 0.")
         require("transformers", "local")
@@ -91,7 +88,7 @@ class Transformers:
 
     def _choose_dtype(self, dtype: str) -> str:
         if dtype != "auto":
-            return _DTYPES[dtype]
+            return DTYPES[dtype]
         return "bfloat16" if self._device.startswith("cuda") or cpu_has_bf16() else "float32"
 
     def fingerprint(self) -> dict[str, Any]:
@@ -196,9 +193,7 @@ class _Engine:
 
     def prompt_tokens(self, request: Request) -> list[int]:
         """Return the tokens of a request's prompt."""
-        if request.prompt:
-            return list(self.tokenizer(request.prompt)["input_ids"])
-        return prompt_tokens(self.tokenizer, request.messages, **self._options)
+        return request_tokens(self.tokenizer, request, self._options)
 
     # -- writing ------------------------------------------------------------------------------------------
 

