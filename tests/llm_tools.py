@@ -12,10 +12,12 @@ import urllib.error
 import urllib.request
 from dataclasses import replace
 
+from bftembed.errors import BftembedError
 from bftembed.llm import generator_fingerprint, model_from_spec
 from bftembed.llm.base import Request
 from bftembed.llm.models import packaged_file
 from bftembed.llm.reasoning import read_answer
+from bftembed.llm.store import AnswerStore
 from bftembed.profiles.prompts import get_prompt
 
 
@@ -122,3 +124,12 @@ class LlamaServer:
     def kill(self):
         self._process.kill()
         self._process.wait()
+
+
+def stored(folder):
+    """Entity → (text, how often it was tried); nothing while a run begins."""
+    try:
+        with AnswerStore.open(folder) as store:
+            return {p.entity: (p.text, p.attempts) for p in store.answers()}
+    except BftembedError:
+        return {}

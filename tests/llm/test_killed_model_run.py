@@ -9,9 +9,8 @@ import sys
 import time
 
 import pytest
+from llm_tools import stored
 
-from bftembed.errors import BftembedError
-from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
 
 GENES = ["TP53", "EGFR", "MYC", "KRAS", "BRCA1", "BRCA2", "CD3D", "CD3E", "CD4", "CD8A", "MS4A1", "LYZ"]
@@ -21,15 +20,6 @@ SPECS = {
     "llamacpp": f"llamacpp:{MODEL},threads=1,max_new_tokens=4,batch=1,context=512",
 }
 KILLS = 20
-
-
-def stored(folder):
-    """Entity → (text, how often it was tried); nothing while the run begins."""
-    try:
-        with AnswerStore.open(folder) as store:
-            return {p.entity: (p.text, p.attempts) for p in store.answers()}
-    except BftembedError:
-        return {}
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from llm_tools import Sampled, answer_of
+from llm_tools import Sampled, answer_of, stored
 from tests_paths import REPOSITORY
 
 from bftembed.errors import BftembedError
@@ -21,7 +21,6 @@ from bftembed.llm.backends.llamacpp import _gguf_file
 from bftembed.llm.base import Request
 from bftembed.llm.chat import prompt_tokens
 from bftembed.llm.models import model_identity, resolve_model
-from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
 from bftembed.profiles.prompts import get_prompt
 
@@ -219,15 +218,6 @@ def test_a_killed_run_goes_on_and_writes_none_twice(tmp_path):
     whole = generate_profiles(GENES, generator=spec, out=tmp_path / "whole")
     assert whole.written == len(GENES)
     assert stored(tmp_path / "whole") == stored(out)
-
-
-def stored(folder):
-    """Entity → text, nothing while the run begins."""
-    try:
-        with AnswerStore.open(folder) as store:
-            return {p.entity: (p.text, p.attempts) for p in store.answers()}
-    except BftembedError:
-        return {}
 
 
 def test_the_library_writes_nothing_to_stdout_or_stderr():
