@@ -130,7 +130,7 @@ def run_requests(
     generator_id: str,
     flags: Callable[[Request, str, str], Iterable[str]] = lambda request, text, reason: (),
     retry_failed: bool = False,
-    total: Callable[[], int] | None = None,
+    total: int = 0,
     progress: Progress = silent,
 ) -> Run:
     """Answer what is not stored yet, and store it. SIGINT and SIGTERM keep what was answered before.
@@ -149,7 +149,7 @@ def run_requests(
     retry_failed
         Ask again where the stored answer is a failure.
     total
-        Expected number of requests, for the progress.
+        Number of requests, for the progress; 0 where it is not known.
     progress
         Called with the number of answers.
 
@@ -166,7 +166,7 @@ def run_requests(
 
     def tell() -> None:
         run.seconds = time.monotonic() - started
-        expected = max(total() if total else run.done, run.done)
+        expected = max(total, run.done)
         progress(run.done, expected, run.rate(expected))
 
     def commit() -> None:

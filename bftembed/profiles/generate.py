@@ -199,7 +199,7 @@ def generate_profiles(
             generator_id=store.add_generator(str(spec), fingerprint),
             flags=_flags,
             retry_failed=retry_failed,
-            total=lambda: len(listed.chosen),
+            total=len(listed.chosen),
             progress=progress,
         )
     record_seconds(fingerprint, run.written, run.seconds)
