@@ -303,16 +303,19 @@ def profile_requests(
     sampling: Sampling,
     context: Mapping[str, str],
 ) -> Iterator[ProfileRequest]:
-    """Yield the request of each entity."""
+    """Return the request of each entity, made as it is needed; what the prompt needs is read at once."""
     summaries = load("refseq-summaries") if prompt.has("summary") else {}
-    for entry in entries:
+
+    def request(entry: ListedEntity) -> ProfileRequest:
         genes, names = names_of(entry.kind, entry.entity, entry.name)
         messages = prompt.messages(
             entry.entity, genes, context.get(entry.entity, ""), names, summaries.get(entry.entity, "")
         )
         key = profile_key(entity=entry.entity, kind=entry.kind, messages=messages, fingerprint=fingerprint)
         about = {"entity": entry.entity, "kind": entry.kind, "prompt": prompt.id}
-        yield ProfileRequest(key, messages, sampling=sampling, metadata=about, names=names)
+        return ProfileRequest(key, messages, sampling=sampling, metadata=about, names=names)
+
+    return map(request, entries)
 
 
 def profile_key(

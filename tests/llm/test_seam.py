@@ -42,6 +42,7 @@ import math
 
 import pytest
 from llm_tools import Sampled
+from tests_paths import SHARED
 
 from bftembed.errors import BftembedError, UnknownNameError
 from bftembed.llm import model_from_spec
@@ -456,6 +457,23 @@ def test_a_file_that_is_no_prompt_is_named(tmp_path, text):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(BftembedError, match=name):
             get_prompt(str(tmp_path / name), "gene")
+
+
+def test_a_prompt_with_summaries_gets_them_or_says_what_is_missing_before_a_store_is_made(tmp_path, monkeypatch):
+    (tmp_path / "p.yaml").write_text("user: '{name}: {summary}'")
+    options = {"generator": "scripted", "prompt": str(tmp_path / "p.yaml"), "out": tmp_path / "s"}
+    monkeypatch.setenv("BFTEMBED_DATA", "")
+    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path))
+    with pytest.raises(BftembedError, match="refseq-summaries is not on this machine"):
+        generate_profiles(["CTSL"], **options)
+    assert not (tmp_path / "s").exists()
+    if not SHARED.is_dir():
+        pytest.skip("no shared data here")
+    monkeypatch.setenv("BFTEMBED_DATA", str(SHARED))
+    generate_profiles(["CTSL"], **options)
+    with AnswerStore.open(tmp_path / "s") as store:
+        ((messages,),) = store._select("SELECT messages FROM answers")
+    assert "lysosomal cysteine proteinase" in json.loads(messages)[0]["content"]
 
 
 def test_log_likelihoods_of_a_server_are_read_in_both_shapes():
