@@ -84,7 +84,7 @@ def profiles(folder: Path, cells: Path, tuned: Path) -> None:
 def genes_of_citeseq(cells: Path) -> list[str]:
     """Return the symbols of genes that some cell expresses, and of the genes of the antibodies."""
     from bftembed.entities.genes import GeneIndex
-    from bftembed.tasks.multimodal.joint_space import antibody_genes
+    from bftembed.tasks.multimodal._joint_space import antibody_genes
 
     data = anndata.read_h5ad(cells / CITESEQ)
     expressed = data.var_names[np.asarray((data.X > 0).sum(axis=0)).ravel() > 0]
@@ -165,7 +165,6 @@ def integration(folder: Path, cells: Path) -> None:
                     texts=SUMMARIES,
                     genes=folder / "refseq.safetensors",
                     halves=10,
-                    cache=folder / "jax",
                     out=folder / f"integration-{name}-{how.replace(':', '-')}-{profile}.parquet",
                     run=f"{name}/{label}/{batch}/{how}",
                 )
@@ -198,7 +197,7 @@ def citeseq(folder: Path, cells: Path) -> None:
 
 
 def show(frame: pd.DataFrame) -> None:
-    from bftembed.report.terminal import text
+    from bftembed.report.table import text
     from bftembed.tasks.base import tables_of
 
     print(text(table for tables in tables_of(frame).values() for table in tables), flush=True)

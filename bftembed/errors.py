@@ -28,23 +28,14 @@ class UnknownNameError(BftembedError):
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], *, where: str = "") -> UnknownNameError:
-    """Build the error for a name that is not known: the nearest names first, then the list.
+    """Return the error for a name that is not known: the nearest names first, then the list.
 
     Parameters
     ----------
-    what
-        What kind of name it is, for example ``"generator"``.
-    name
-        The name that was given.
-    known
-        The names that would have been accepted.
-    where
-        Where it was found (a file, a table), added to the message.
-
-    Returns
-    -------
-    UnknownNameError
-        To be raised by the caller.
+    what, where
+        What kind of name it is, for example ``"generator"``, and the file or table in which it was found.
+    name, known
+        The name that was given, and those that would have been accepted.
     """
     names = [str(k) for k in known]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
@@ -55,19 +46,12 @@ def unknown_name(what: str, name: str, known: Iterable[str], *, where: str = "")
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional module, or say which extra brings it.
-
-    Parameters
-    ----------
-    module
-        Importable name, for example ``"torch"``.
-    extra
-        The extra of ``pyproject.toml`` that declares it, for example ``"local"``.
+    """Import an optional module that an extra of ``pyproject.toml`` brings.
 
     Raises
     ------
     MissingExtraError
-        With the exact install line.
+        With the install line.
     """
     try:
         return importlib.import_module(module)

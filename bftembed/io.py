@@ -1,15 +1,13 @@
-"""Files: whole or absent. Atomic replacement, hashing, locks. The only place that replaces a file."""
+"""Files written atomically, hashes, and locks. The only place that replaces a file."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,26 +17,13 @@ from bftembed.errors import BftembedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Of renameat2(2).
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; on success it replaces `path`, on failure it is removed.
 
-    The file is flushed to disk before the replacement, so `path` is at every moment either the old file or
-    the whole new one. The folder is made when it is missing.
-
-    Parameters
-    ----------
-    path
-        The final file.
-
-    Yields
-    ------
-    Path
-        A path with the same suffix, not yet existing.
+    The file is flushed to disk before the replacement, so `path` is at every moment either the old file or the whole
+    new one. The folder is made when it is missing; the temporary path has the same suffix and does not exist yet.
 
     Raises
     ------
@@ -58,7 +43,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(final)
-        _fsync_folder(final.parent)
+        with contextlib.suppress(OSError):
+            _fsync(final.parent)
     except OSError as err:
         raise BftembedError(_write_failure(final, err)) from err
     finally:
@@ -67,20 +53,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(folder: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary folder beside `folder`; on success it becomes `folder`, on failure it is removed.
 
-    For files that must appear together. All of them are flushed to disk first.
-
-    Parameters
-    ----------
-    folder
-        The final folder.
-    replace
-        What becomes of a `folder` that is there by then. False: another process was faster; it stays, and ours is
-        removed. True: ours takes its place. Where the system can exchange two names (Linux) there is no moment without
-        either; elsewhere there is one between two renames, and a killed process leaves the old folder under a hidden
-        name beside its place.
+    For files that must appear together. All of them are flushed to disk first. A `folder` that exists by then stays,
+    and ours is removed.
 
     Raises
     ------
@@ -96,14 +73,12 @@ def atomic_folder(folder: str | os.PathLike[str], *, replace: bool = False) -> I
         for written in (*temporary.rglob("*"), temporary):
             _fsync(written)
         temporary.chmod(0o777 & ~_umask())
-        if replace:
-            _put_in_place(temporary, final)
-        else:
-            with contextlib.suppress(OSError):
-                temporary.rename(final)
+        with contextlib.suppress(OSError):
+            temporary.rename(final)
         if not final.is_dir():
             raise OSError(errno.EACCES, "the folder cannot be put in place")
-        _fsync_folder(final.parent)
+        with contextlib.suppress(OSError):
+            _fsync(final.parent)
     except OSError as err:
         raise BftembedError(_write_failure(final, err)) from err
     finally:
@@ -111,33 +86,8 @@ def atomic_folder(folder: str | os.PathLike[str], *, replace: bool = False) -> I
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _put_in_place(new: Path, final: Path) -> None:
-    if not final.exists():
-        new.rename(final)
-    elif not _exchanged(new, final):
-        old = new.with_name(f"{new.name}.old")
-        final.rename(old)
-        new.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
-    if exchange is None:
-        return False
-    return bool(exchange(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
-
-
 def refuse_input_as_output(out: str | os.PathLike[str] | None, *inputs: object) -> None:
-    """Raise when `out` is one of the input files, by any name (relative, symbolic or hard link).
-
-    Parameters
-    ----------
-    out
-        The file to be written, if any.
-    *inputs
-        Paths; anything that is no path to an existing file is passed over.
-    """
+    """Raise when the file to be written is one of the inputs, by any name; what is no path of a file is passed over."""
     if out is None:
         return
     target = Path(out)
@@ -171,27 +121,14 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _fsync_folder(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON with a final newline, whole or not at all."""
+    """Write `value` as indented JSON with a final newline, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
@@ -215,12 +152,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 def exclusive_lock(path: str | os.PathLike[str], *, holder: str) -> Iterator[None]:
     """Hold an exclusive lock on the file `path` (made when missing), released when the process ends.
 
-    Parameters
-    ----------
-    path
-        Lock file; it is left in place, and a stale one does not matter: the kernel owns the lock.
-    holder
-        What the lock protects, for the error message.
+    The file is left in place: the kernel owns the lock. `holder` is what it protects, for the error.
 
     Raises
     ------

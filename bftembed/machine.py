@@ -21,16 +21,14 @@ def free_cores(sample_seconds: float = 0.2) -> int:
     does not exist, every usable core counts as free.
     """
     cores = usable_cores()
-    before = _idle_and_total()
-    if before is None:
+    if (before := _idle_and_total()) is None:
         return cores
     time.sleep(sample_seconds)
     after = _idle_and_total()
     if after is None or after[1] <= before[1]:
         return cores
     idle_share = (after[0] - before[0]) / (after[1] - before[1])
-    idle = idle_share * (os.cpu_count() or cores)
-    return max(1, min(cores, round(idle)))
+    return max(1, min(cores, round(idle_share * (os.cpu_count() or cores))))
 
 
 def _idle_and_total() -> tuple[int, int] | None:
@@ -67,22 +65,12 @@ def _machine_memory() -> int | None:
         return None
 
 
-def _group_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return what a container's limit (control group, version 2 or 1) leaves; page cache counts as free."""
-    for limit, used, stat, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file "),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file ",
-        ),
-    ):
-        try:
-            most, taken = (int((root / name).read_text()) for name in (limit, used))  # "max": no limit
-            lines = (root / stat).read_text().splitlines()
-            files = next((int(line.split()[1]) for line in lines if line.startswith(cache)), 0)
-        except (OSError, ValueError, IndexError):
-            continue
-        return max(0, most - taken + files)
-    return None
+def _group_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return what a container's limit (control group, version 2) leaves; page cache counts as free."""
+    try:
+        most, taken = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))  # "max": no limit
+        lines = (group / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    files = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    return max(0, most - taken + files)

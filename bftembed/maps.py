@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,7 @@ from bftembed.errors import BftembedError, examples
 from bftembed.io import atomic_path, refuse_input_as_output
 from bftembed.metrics.projection import umap_coordinates
 from bftembed.progress import silent
-from bftembed.report.figure import figure_suffix
-from bftembed.report.maps import draw_maps
+from bftembed.report.figure import draw_maps, figure_suffix
 from bftembed.tasks.data import check_groups, has_vector, listed, missing_label, place_of, read_cells
 
 if TYPE_CHECKING:
@@ -28,31 +26,7 @@ if TYPE_CHECKING:
     from bftembed.progress import Progress
 
 #: With more labels most of a picture would share one gray.
-MAX_LABELS = 60
-
-
-@dataclass(frozen=True)
-class GeneMap:
-    """What was drawn: files, genes drawn and available, and the number of genes per class."""
-
-    out: Path
-    points: Path | None
-    genes: int
-    of: int
-    classes: dict[str, int]
-
-
-@dataclass(frozen=True)
-class CellMaps:
-    """What was drawn: files, cells drawn and available, keys, labels per column, and cells without a vector per key."""
-
-    out: Path
-    points: Path | None
-    cells: int
-    of: int
-    keys: tuple[str, ...]
-    categories: dict[str, int]
-    left_out: dict[str, int]
+_MAX_LABELS = 60
 
 
 def map_genes(
@@ -62,10 +36,9 @@ def map_genes(
     classes: str | os.PathLike[str] | None = None,
     max_genes: int | None = None,
     points: str | os.PathLike[str] | None = None,
-    title: str | None = None,
     seed: int = 0,
     n_neighbors: int = 15,
-) -> GeneMap:
+) -> dict[str, Any]:
     """Draw gene embeddings as a UMAP, colored by functional class.
 
     Parameters
@@ -83,46 +56,40 @@ def map_genes(
 
     Other Parameters
     ----------------
-    title
-        Title of the figure. By default the file and the number of genes.
     seed
         Seed of the map and of the sample.
     n_neighbors
         Number of neighbors of each gene in UMAP.
+
+    Returns
+    -------
+    dict
+        Files (``out``, ``points``), number of ``genes`` drawn ``of`` those available, and of each of the ``classes``.
 
     Raises
     ------
     BftembedError
         For fewer than 3 genes, classes of none of the genes, and files that cannot be read or written.
     """
-    figure, table = _outputs(out, points, genes, classes)
+    import pandas as pd
+
+    _check_outputs(out, points, genes, classes)
     made = GeneEmbeddings.of(genes)
     source = Path(genes).name if isinstance(genes, str | os.PathLike) else "gene embeddings"
-    if len(made) < 3:
-        raise BftembedError(f"{source} holds {len(made)} genes; a map needs at least 3.")
-    chosen = _sample(len(made), max_genes, seed)
+    chosen = _sample(len(made), max_genes, seed, source)
     names = [made.ids[i] for i in chosen]
-    if classes is None:
-        labels = list(functional_classes(names))
-    else:
-        known = _read_classes(Path(classes))
-        labels = [known.get(gene, OTHER) for gene in names]
-        if not known.keys() & set(names):
-            raise BftembedError(
-                f"None of the {len(known)} symbols of {classes} has a vector in {source} ({examples(names)})."
-            )
-    coordinates = umap_coordinates(made.matrix[chosen], seed, n_neighbors=n_neighbors)
-    drawn = _drawn(len(names), len(made), "genes")
-    draw_maps(
-        figure, {"genes": coordinates}, {"class": labels}, f"{source}: UMAP of {drawn}" if title is None else title
-    )
-    if table is not None:
-        import pandas as pd
-
-        frame = pd.DataFrame({"symbol": names, "x": coordinates[:, 0], "y": coordinates[:, 1], "label": labels})
-        with atomic_path(table) as temporary:
+    known = None if classes is None else _read_classes(Path(classes))
+    labels = list(functional_classes(names)) if known is None else [known.get(gene, OTHER) for gene in names]
+    if known is not None and not known.keys() & set(names):
+        raise BftembedError(f"No symbol of {classes} has a vector in {source} ({examples(names)}).")
+    xy = umap_coordinates(made.matrix[chosen], seed, n_neighbors=n_neighbors)
+    draw_maps(out, {"genes": xy}, {"class": labels}, _title(source, len(names), len(made), "genes"))
+    if points is not None:
+        frame = pd.DataFrame({"symbol": names, "x": xy[:, 0], "y": xy[:, 1], "label": labels})
+        with atomic_path(points) as temporary:
             frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    return GeneMap(figure, table, len(names), len(made), dict(Counter(labels).most_common()))
+    counts = dict(Counter(labels).most_common())
+    return {"out": out, "points": points, "genes": len(names), "of": len(made), "classes": counts}
 
 
 def map_cells(
@@ -133,11 +100,10 @@ def map_cells(
     *,
     max_cells: int = 20_000,
     points: str | os.PathLike[str] | None = None,
-    title: str | None = None,
     seed: int = 0,
     n_neighbors: int = 15,
     progress: Progress = silent,
-) -> CellMaps:
+) -> dict[str, Any]:
     """Draw cell embeddings as a grid of UMAPs, a row per embedding and a column per label or batch.
 
     Parameters
@@ -157,8 +123,6 @@ def map_cells(
 
     Other Parameters
     ----------------
-    title
-        Title of the figure. By default the file and the number of cells.
     seed
         Seed of the maps and of the sample.
     n_neighbors
@@ -166,77 +130,65 @@ def map_cells(
     progress
         Called with the number of maps done.
 
+    Returns
+    -------
+    dict
+        Files (``out``, ``points``), number of ``cells`` drawn ``of`` those available, ``keys``, number of labels per
+        column (``categories``) and of cells without a vector per key (``left_out``).
+
     Raises
     ------
     BftembedError
         For columns that are not labels, more than 60 labels, embeddings without 3 usable vectors, and files that cannot
         be read or written.
     """
-    figure, table = _outputs(out, points, data)
-    wanted, columns = _chosen(keys, "keys"), _chosen(color, "color")
-    source, where = str(data), place_of(str(data))
-    values, _, _ = read_cells(source, [], columns)
+    _check_outputs(out, points, data)
+    wanted, columns = listed(keys), listed(color)
+    if not wanted or not columns:
+        raise BftembedError("keys (--keys) or color (--color) is empty; give names separated by commas.")
+    where = place_of(str(data))
+    values, _, _ = read_cells(str(data), [], columns)
     for column in columns:
-        found = {str(x) for x in check_groups(values[column], column, where)}
-        if len(found) > MAX_LABELS:
-            raise BftembedError(
-                f"{where}: obs[{column!r}] has {len(found)} labels, more than a map can show ({MAX_LABELS})."
-            )
+        if (found := len(set(map(str, check_groups(values[column], column, where))))) > _MAX_LABELS:
+            raise BftembedError(f"{where}: obs[{column!r}] has {found} labels; a map can show {_MAX_LABELS}.")
     n_cells = len(values[columns[0]])
-    if n_cells < 3:
-        raise BftembedError(f"{where} holds {n_cells} cells; a map needs at least 3.")
-    chosen = _sample(n_cells, max_cells, seed)
+    chosen = _sample(n_cells, max_cells, seed, where)
     labels = {c: np.array([None if missing_label(x) else x for x in values[c][chosen]], dtype=object) for c in columns}
     # One at a time, so that only one is in memory; all before the first map, which takes its time.
-    matrices = {key: read_cells(source, [key], columns[:1])[1][key][chosen] for key in wanted}
+    matrices = {key: read_cells(str(data), [key], columns[:1])[1][key][chosen] for key in wanted}
     coordinates = {}
     for i, (key, matrix) in enumerate(matrices.items()):
-        progress(i, len(matrices), key)
+        progress(i, len(wanted), key)
         coordinates[key] = _coordinates(f"{where}: obsm[{key!r}]", matrix, seed, n_neighbors)
-    progress(len(matrices), len(matrices), "")
-    drawn = _drawn(len(chosen), n_cells, "cells")
-    draw_maps(figure, coordinates, labels, f"{Path(source).name}: UMAP of {drawn}" if title is None else title)
-    if table is not None:
-        _write_points(table, chosen, coordinates, labels)
-    return CellMaps(
-        figure,
-        table,
-        len(chosen),
-        n_cells,
-        tuple(wanted),
-        {name: len({str(x) for x in of if x is not None}) for name, of in labels.items()},
-        {key: int(np.isnan(xy).any(axis=1).sum()) for key, xy in coordinates.items()},
-    )
+    progress(len(wanted), len(wanted), "")
+    draw_maps(out, coordinates, labels, _title(Path(data).name, len(chosen), n_cells, "cells"))
+    if points is not None:
+        _write_points(points, chosen, coordinates, labels)
+    return {
+        **{"out": out, "points": points, "cells": len(chosen), "of": n_cells, "keys": wanted},
+        "categories": {name: len({str(x) for x in of if x is not None}) for name, of in labels.items()},
+        "left_out": {key: int(np.isnan(xy).any(axis=1).sum()) for key, xy in coordinates.items()},
+    }
 
 
-def _outputs(out: Any, points: Any, *inputs: Any) -> tuple[Path, Path | None]:
-    """Return the files to write, which are neither an input nor one file."""
-    figure_suffix(Path(out))
-    files = [Path(out), *([Path(points)] if points is not None else [])]
-    for file in files:
-        refuse_input_as_output(file, *(x for x in inputs if isinstance(x, str | os.PathLike)))
-    if len({file.resolve() for file in files}) < len(files):
+def _check_outputs(out: Any, points: Any, *inputs: Any) -> None:
+    figure_suffix(out)
+    for file in (out, points):
+        refuse_input_as_output(file, *inputs)
+    if points is not None and Path(out).resolve() == Path(points).resolve():
         raise BftembedError(f"The points and the figure are both {out}. Give two files.")
-    return files[0], files[1] if len(files) > 1 else None
 
 
-def _chosen(names: str | Sequence[str], option: str) -> list[str]:
-    found = listed(names)
-    if not found:
-        raise BftembedError(f"{option} (--{option}) is empty; give names separated by commas.")
-    return found
-
-
-def _sample(n: int, most: int | None, seed: int) -> NDArray[np.int64]:
-    if most is not None and most < 3:
-        raise BftembedError(f"A map of {most} points was asked for; it needs at least 3.")
+def _sample(n: int, most: int | None, seed: int, where: str) -> NDArray[np.int64]:
+    if min(n, n if most is None else most) < 3:
+        raise BftembedError(f"A map needs at least 3 points: {where} has {n}, at most {most} are drawn.")
     if most is None or most >= n:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
-def _drawn(n: int, of: int, what: str) -> str:
-    return f"{n:,} {what}" + (f" of {of:,}" if n < of else "")
+def _title(source: str, n: int, of: int, what: str) -> str:
+    return f"{source}: UMAP of {n:,} {what}" + (f" of {of:,}" if n < of else "")
 
 
 def _read_classes(path: Path) -> dict[str, str]:
@@ -247,10 +199,10 @@ def _read_classes(path: Path) -> dict[str, str]:
         table = pd.read_csv(path, dtype=str, usecols=["symbol", "label"], encoding="utf-8-sig", keep_default_na=False)
     except (OSError, ValueError) as err:
         raise BftembedError(f"{path} is not a CSV file with the columns symbol and label: {err}.") from err
-    table = table.apply(lambda column: column.str.strip()).query("symbol != ''").drop_duplicates()
-    wrong = table[(table["label"] == "") | table["symbol"].duplicated()]
-    if len(wrong):
-        raise BftembedError(f"{path}: a gene needs exactly one label; see {examples(wrong['symbol'])}.")
+    table = table.drop_duplicates()
+    if table["symbol"].duplicated().any():
+        wrong = table["symbol"][table["symbol"].duplicated()]
+        raise BftembedError(f"{path}: a gene needs exactly one label; see {examples(wrong)}.")
     return dict(zip(table["symbol"], table["label"], strict=True))
 
 
@@ -270,9 +222,7 @@ def _coordinates(where: str, matrix: NDArray[Any], seed: int, n_neighbors: int) 
     return places
 
 
-def _write_points(
-    path: Path, chosen: NDArray[np.int64], coordinates: dict[str, NDArray[Any]], labels: dict[str, NDArray[Any]]
-) -> None:
+def _write_points(path: Any, chosen: NDArray[np.int64], coordinates: dict[str, Any], labels: dict[str, Any]) -> None:
     """Write a row per embedding and cell: its row in the file, its position (NaN: left out), and its labels."""
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""How long work tells how far it is: a callable, so that the library prints nothing by itself."""
+"""Progress callbacks: the library prints nothing by itself."""
 
 from __future__ import annotations
 

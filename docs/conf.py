@@ -23,3 +23,6 @@ autodoc_default_options = {"members": True}
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+
+# Names of parameters in single backticks, such as `out`, are also those of fields of several classes.
+suppress_warnings = ["ref.python"]

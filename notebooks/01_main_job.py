@@ -97,7 +97,7 @@ adata.obsm["X_bft"].shape
 results = bftembed.bench.clustering(
     adata, ["X_bft", "X_random", "X_pca"], label="bulk_labels", protocol="standard", out=runs / "r.parquet"
 )
-from bftembed.report.terminal import text
+from bftembed.report.table import text
 from bftembed.tasks.base import tables_of
 
 print(text(tables_of(results)["Clustering"], width=100))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 
 import anndata
@@ -25,20 +26,8 @@ PANEL = {
     "CD45RA": ("PTPRC",),
 }
 GENES = [
-    "CD3D",
-    "CD3E",
-    "CD3G",
-    "CD19",
-    "CD14",
-    "NCAM1",
-    "CD8A",
-    "CD4",
-    "LYZ",
-    "MS4A1",
-    "GNLY",
-    "NKG7",
-    "S100A8",
-    "ACTB",
+    *("CD3D", "CD3E", "CD3G", "CD19", "CD14", "NCAM1", "CD8A"),
+    *("CD4", "LYZ", "MS4A1", "GNLY", "NKG7", "S100A8", "ACTB"),
 ]
 DIM = 6
 
@@ -137,7 +126,7 @@ def write_tenx_mtx(folder, n=120, kinds=("Gene Expression", "Antibody Capture"),
 
 
 def write_mudata(path, n=120, rna="rna", adt="prot", label_in="rna", shuffled=False):
-    """Write MuData; the label is of the RNA, of the proteins ("type"), or of MuData itself."""
+    """Write MuData; the label is of the RNA, of the proteins, or nowhere."""
     import mudata
 
     parts = {rna: rna_data(n), adt: protein_data(n)}
@@ -149,9 +138,8 @@ def write_mudata(path, n=120, rna="rna", adt="prot", label_in="rna", shuffled=Fa
     if shuffled:
         order = np.random.default_rng(1).permutation(n)
         parts[adt] = parts[adt][order].copy()
-    with mudata.set_options(pull_on_update=False):
+    option = getattr(mudata, "set_options", None)  # until mudata 0.4
+    with option(pull_on_update=False) if option else contextlib.nullcontext():
         both = mudata.MuData(parts)
-        if label_in == "both":
-            both.obs["kind"] = [labels[c] for c in both.obs_names]
         both.write_h5mu(path)
     return path

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from bftembed.embeddings import GeneVectors
-from bftembed.tasks.base import TaskInfo
+from bftembed.embeddings import GeneEmbeddings
 from bftembed.tasks.genes import make_task
+from bftembed.tasks.genes.definition import TaskInfo
 
 
 def card(name="toy"):
-    return TaskInfo(name, "genes", "a test", "CC0", "random", "roc_auc", "higher", 1)
+    return TaskInfo(name, "a test", "CC0")
 
 
 def symbols(n, seed=0):
@@ -22,8 +22,8 @@ def symbols(n, seed=0):
     return list(found)
 
 
-def vectors(genes, matrix, source="memory"):
-    return GeneVectors(tuple(genes), np.asarray(matrix), source, "npz", {})
+def vectors(genes, matrix):
+    return GeneEmbeddings(list(genes), matrix, as_published=True)
 
 
 def pair_task(info, pairs, labels, **options):

@@ -15,10 +15,10 @@ from dataclasses import replace
 from bftembed.errors import BftembedError
 from bftembed.llm import generator_fingerprint, model_from_spec
 from bftembed.llm.base import Request
-from bftembed.llm.models import packaged_file
+from bftembed.llm.models import _packaged_file
 from bftembed.llm.reasoning import read_answer
 from bftembed.llm.store import AnswerStore
-from bftembed.profiles.prompts import get_prompt
+from bftembed.profiles.generate import get_prompt
 
 
 class Sampled:
@@ -104,7 +104,7 @@ class LlamaServer:
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         self.model = "smollm2"
         self._log = log
-        gguf = gguf or packaged_file("language-model", "smollm2-135m-instruct")[0]
+        gguf = gguf or _packaged_file("language-model", "smollm2-135m-instruct")[0]
         self._arguments = [str(gguf), str(self.port), reasoning, template, *["embedding"] * embedding]
 
     def start(self, seconds=180):

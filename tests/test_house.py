@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "bftembed"
 FLOORS = {
     0: ["errors", "progress", "io", "registry", "machine", "hdf5", "shards", "_version"],
     1: ["config", "entities", "llm", "metrics", "objectives", "report"],
-    2: ["datasets", "encoders", "tuning"],
+    2: ["datasets", "encoders", "expression", "tuning"],
     3: ["profiles"],
     4: ["embeddings"],
     5: ["cells"],
@@ -98,7 +98,9 @@ def test_metrics_know_nothing_of_files_or_anndata():
 def test_nothing_reads_or_writes_pickle():
     for path in FILES:
         text = path.read_text()
-        assert not re.search(r"^\s*(import|from) (pickle|dill|shelve|joblib|diskcache)", text, re.MULTILINE), path
+        # GenePT's vectors come as a pickle, read by an unpickler that knows arrays alone.
+        if path != PACKAGE / "embeddings" / "pickled.py":
+            assert not re.search(r"^\s*(import|from) (pickle|dill|shelve|joblib|diskcache)", text, re.MULTILINE), path
         assert "allow_pickle=True" not in text, path
         # torch makes tensors and plain values alone under weights_only: STATE's own format is checked in this way.
         plain = text.replace("torch.load(path, weights_only=True)", "")

@@ -11,7 +11,7 @@ import textwrap
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bftembed.errors import BftembedError
@@ -74,12 +74,6 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BftembedError, match="Cannot write .*out.txt"):
-        write_text(tmp_path / "file" / "out.txt", "x")
-
-
 def test_written_files_have_ordinary_permissions(tmp_path):
     before = os.umask(0o022)
     try:
@@ -119,15 +113,11 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.text(), json_values))
 def test_canonical_json_does_not_depend_on_the_order_of_keys(value):
     reordered = dict(reversed(list(value.items())))
     assert canonical_json(value) == canonical_json(reordered)
-
-
-def test_canonical_json_refuses_nan():
-    with pytest.raises(ValueError, match="JSON compliant"):
-        canonical_json({"a": float("nan")})
 
 
 def test_hashes_agree_between_text_and_file(tmp_path):
@@ -136,17 +126,13 @@ def test_hashes_agree_between_text_and_file(tmp_path):
     assert len({sha256_text("\ud800"), sha256_text("?"), sha256_text("�")}) == 3
 
 
-@pytest.mark.parametrize("exchanges", [True, False])
-def test_a_folder_takes_the_place_of_another_only_when_asked_and_whole(tmp_path, monkeypatch, exchanges):
-    if not exchanges:
-        monkeypatch.setattr(sys, "platform", "darwin")
+def test_a_folder_appears_whole_and_replaces_none(tmp_path):
     target = tmp_path / "folder"
-    for replace, expected in ((False, "first"), (False, "first"), (True, "third")):
-        with atomic_folder(target, replace=replace) as made:
-            (made / "file").write_text("third" if replace else "first" if not target.exists() else "second")
-        assert (target / "file").read_text() == expected
-    with pytest.raises(ZeroDivisionError), atomic_folder(target, replace=True) as made:
+    with pytest.raises(ZeroDivisionError), atomic_folder(target) as made:
         (made / "file").write_text("half")
         raise ZeroDivisionError
-    assert (target / "file").read_text() == "third"
+    for content in ("first", "second"):
+        with atomic_folder(target) as made:
+            (made / "file").write_text(content)
+        assert (target / "file").read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]

@@ -21,13 +21,8 @@ def test_free_cores_follow_the_idle_share(monkeypatch, idle_share, cores, expect
 
 def test_without_proc_stat_every_usable_core_counts(monkeypatch):
     monkeypatch.setattr(machine, "_idle_and_total", lambda: None)
-    assert machine.free_cores(0) == machine.usable_cores()
-
-
-def test_a_process_bound_to_one_core_gets_one(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
-    assert machine.usable_cores() == 1
-    assert machine.free_cores(0.01) == 1
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    assert machine.free_cores(0) == machine.usable_cores() == 3
 
 
 def test_available_memory_is_that_of_the_machine_or_of_its_container(monkeypatch):
@@ -39,18 +34,11 @@ def test_available_memory_is_that_of_the_machine_or_of_its_container(monkeypatch
 
 
 def test_the_limit_of_a_container_is_read_from_its_control_group(tmp_path):
-    def written(**files):
-        for name, text in files.items():
-            path = tmp_path / name.replace("__", "/").replace("_DOT_", ".")
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-        return machine._group_memory(tmp_path)
-
-    assert machine._group_memory(tmp_path / "nothing") is None
-    old = {"memory__memory_DOT_limit_in_bytes": "1000", "memory__memory_DOT_usage_in_bytes": "900"}
-    assert written(**old, memory__memory_DOT_stat="cache 5\ntotal_inactive_file 300\n") == 400
-    new = {"memory_DOT_max": "2000", "memory_DOT_current": "500", "memory_DOT_stat": "inactive_file 100\n"}
-    assert written(**new) == 1600
-    assert written(memory_DOT_current="9000") == 0
-    (tmp_path / "memory" / "memory.stat").unlink()
-    assert written(memory_DOT_max="max") is None
+    assert machine._group_memory(tmp_path) is None
+    for name, text in {"max": "2000", "current": "500", "stat": "cache 5\ninactive_file 100\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert machine._group_memory(tmp_path) == 1600
+    (tmp_path / "memory.current").write_text("9000")
+    assert machine._group_memory(tmp_path) == 0
+    (tmp_path / "memory.max").write_text("max")
+    assert machine._group_memory(tmp_path) is None

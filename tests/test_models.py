@@ -8,7 +8,7 @@ import os
 import pytest
 
 from bftembed.errors import BftembedError, UnknownNameError
-from bftembed.llm.models import BUILTIN, model_identity, quiet_transformers, resolve_model, weights_revision
+from bftembed.llm.models import BUILTIN, model_identity, resolve_model, weights_revision
 
 
 @pytest.mark.model
@@ -37,7 +37,7 @@ def test_a_package_that_is_not_installed_gives_its_install_line(monkeypatch):
         resolve_model("language-model", "builtin:smollm2-135m-instruct")
 
 
-@pytest.mark.parametrize("name", ["/no/such/model", "./model", "~/nothing-here", "a/b/c", "two words", __file__])
+@pytest.mark.parametrize("name", ["/no/such/model", "~/nothing-here", __file__])
 def test_what_is_neither_a_folder_nor_a_hub_name_is_named(name):
     with pytest.raises(BftembedError, match=name):
         resolve_model("encoder", name)
@@ -73,10 +73,7 @@ def test_a_revision_follows_the_weights(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name",
     [
-        "tokenizer_config.json",
         "generation_config.json",
-        "sentence_bert_config.json",
-        "vocab.json",
         "merges.txt",
         "tokenizer.model",
         "chat_template.jinja",
@@ -92,12 +89,6 @@ def test_a_revision_follows_template_vocabulary_and_settings(tmp_path, monkeypat
     first = weights_revision(tmp_path / "model")
     file.write_text("other")
     assert weights_revision(tmp_path / "model") != first
-
-
-def test_a_folder_of_notes_is_no_model(tmp_path):
-    (tmp_path / "notes.txt").write_text("a")
-    with pytest.raises(BftembedError, match="holds no model"):
-        weights_revision(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -123,18 +114,8 @@ def test_the_hub_is_asked_when_the_cache_holds_a_part_of_a_model(tmp_path, monke
     assert model.path == (whole if asked else partial)
 
 
-def test_bars_of_gguf_conversion_are_silenced_and_come_back(capsys):
-    gguf = pytest.importorskip("transformers.modeling_gguf_pytorch_utils")
-    before = gguf.tqdm
-    with pytest.raises(ZeroDivisionError), quiet_transformers():
-        assert list(gguf.tqdm([1, 2], desc="Converting")) == [1, 2]
-        1 / 0  # noqa: B018
-    assert gguf.tqdm is before
-    assert capsys.readouterr().err == ""
-
-
 @pytest.mark.model
-def test_a_conversion_is_on_disk_before_it_appears(tmp_path, monkeypatch, capfd):
+def test_a_conversion_is_on_disk_before_it_appears(tmp_path, monkeypatch):
     monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path))
     synced: set[int] = set()
     real = os.fsync
@@ -146,4 +127,3 @@ def test_a_conversion_is_on_disk_before_it_appears(tmp_path, monkeypatch, capfd)
     monkeypatch.setattr("os.fsync", fsync)
     model = resolve_model("language-model", "builtin:smollm2-135m-instruct")
     assert {f.stat().st_ino for f in model.path.iterdir()} <= synced
-    assert capfd.readouterr().err == ""

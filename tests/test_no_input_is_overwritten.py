@@ -9,7 +9,7 @@ import pytest
 
 import bftembed
 from bftembed.errors import BftembedError
-from bftembed.profiles.export import export_profiles
+from bftembed.profiles.selection import export_profiles
 from bftembed.tasks.base import report
 
 

@@ -57,41 +57,31 @@ def test_an_unknown_name_gets_a_suggestion_and_the_list():
         REGISTRY.load("countr")
 
 
-def test_generators_with_a_wrong_option_or_model_say_so():
-    from bftembed.llm import model_from_spec
-
-    with pytest.raises(UnknownNameError, match=r"option 'dely' in generator 'scripted'. Did you mean 'delay'"):
-        model_from_spec("scripted:dely=1")
-    with pytest.raises(BftembedError, match="takes no model"):
-        model_from_spec("facts:gpt")
-    with pytest.raises(BftembedError, match="needs a model: write transformers:MODEL"):
-        model_from_spec("transformers")
-    with pytest.raises(UnknownNameError, match="Did you mean 'transformers'"):
-        model_from_spec("transformer:x")
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("scripted:dely=1", "Did you mean 'delay'"),
+        ("facts:gpt", "takes no model"),
+        ("transformers", "needs a model: write transformers:MODEL"),
+        ("transformer:x", "Did you mean 'transformers'"),
         ("scripted:delay=abc", "delay='abc' of the generator 'scripted' must be a number"),
-        ("scripted:batch=2.5", "batch=2.5 .* must be a whole number"),
+        ("scripted:batch=2.5", "batch=2.5"),
         ("scripted:delay=nan", "must be a number"),
-        ("scripted:delay=inf", "must be a number"),
         ("scripted:fail=true", "must be a number"),
     ],
 )
-def test_an_option_of_the_wrong_type_is_named(spec, message):
+def test_a_wrong_option_or_model_is_named(spec, message):
     from bftembed.llm import model_from_spec
 
     with pytest.raises(BftembedError, match=message):
         model_from_spec(spec)
 
 
-def test_numbers_may_be_whole_and_names_may_look_like_numbers(tmp_path):
+def test_numbers_may_be_whole_and_names_may_look_like_numbers():
     from bftembed.llm import model_from_spec
 
     assert model_from_spec("scripted:delay=1,fail=0")[0].batch_size == 8
-    assert model_from_spec("scripted:log=5")[0]._log == "5"
+    assert model_from_spec("scripted:log=5")[0].log == "5"
 
 
 def test_a_missing_package_names_its_install_line():

@@ -90,9 +90,8 @@ def runs(seeds: list[int]) -> dict[str, dict[str, Any]]:
 
 def prepare(work: Path, texts: Path, seeds: list[int], samples: int, held_out: int) -> None:
     """Write the held-out pairs, and the training pairs of every seed, once."""
-    from bftembed.tuning.data import write_conversations
+    from bftembed.tuning.data import gene_texts, write_conversations
     from bftembed.tuning.encoding import encode
-    from bftembed.tuning.sources import gene_texts
 
     if (work / "held_out.jsonl").exists():
         return
@@ -116,12 +115,12 @@ def prepare(work: Path, texts: Path, seeds: list[int], samples: int, held_out: i
 MODEL = "builtin:smollm2-135m-instruct"
 
 
-def one(name: str, run: dict[str, Any] | None, work: Path, threads: int) -> None:
-    """Tune (None: leave the model as it is), evaluate, write ``result.json``, remove the weights."""
+def one(name: str, run: dict[str, Any] | None, work: Path, threads: int, keep: bool) -> None:
+    """Tune (None: leave the model as it is), evaluate, write ``result.json``, remove the weights or keep them."""
     import torch
 
     from bftembed.config import TuneConfig
-    from bftembed.tuning.stage import tune
+    from bftembed.tuning.run import tune
 
     torch.set_num_threads(threads)
     folder, started = work / name, time.monotonic()
@@ -151,7 +150,8 @@ def one(name: str, run: dict[str, Any] | None, work: Path, threads: int) -> None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json.part").write_text(json.dumps(result))
     (folder / "result.json.part").rename(folder / "result.json")
-    shutil.rmtree(folder / "tune", ignore_errors=True)
+    if not keep:
+        shutil.rmtree(folder / "tune", ignore_errors=True)
 
 
 def held_out(model: str, path: Path) -> list[dict[str, float]]:
@@ -159,8 +159,8 @@ def held_out(model: str, path: Path) -> list[dict[str, float]]:
     import numpy as np
 
     from bftembed.llm.models import load_language_model
-    from bftembed.tuning.confidence import token_confidence
     from bftembed.tuning.data import read_conversations
+    from bftembed.tuning.diagnostic import token_confidence
     from bftembed.tuning.encoding import encode
     from bftembed.tuning.tagging import gene_spans, tag_tokens
 
@@ -185,7 +185,7 @@ def answers(model: str, seed: int, tokens: int = 128) -> list[dict[str, float]]:
     from bftembed.io import sha256_text
     from bftembed.llm import model_from_spec
     from bftembed.llm.base import Request
-    from bftembed.tuning.tagging import count_connectives, count_entities
+    from bftembed.tuning.tagging import connective_spans, gene_spans
 
     source = model if model.startswith("builtin:") else f"transformers:{model}"
     generator, sampling = model_from_spec(f"{source},max_new_tokens={tokens},temperature=0.6,seed={seed}")
@@ -199,8 +199,8 @@ def answers(model: str, seed: int, tokens: int = 128) -> list[dict[str, float]]:
     ]
     return [
         {
-            "entities": len(count_entities(completion.text)),
-            "connectives": count_connectives(completion.text),
+            "entities": len({symbol for _, _, symbol in gene_spans(completion.text)}),
+            "connectives": len(connective_spans(completion.text)),
             "characters": len(completion.text),
             "mutation": float(bool(MUTATION.search(completion.text))),
         }
@@ -287,17 +287,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--processes", type=int, default=2, help="Runs at a time.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of each.")
+    parser.add_argument("--only", nargs="+", help="Names of the runs, such as sft-s0; default all.")
+    parser.add_argument("--keep", action="store_true", help="Keep the tuned models, in the folder tune of each run.")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     grid = runs(options.seeds)
     if options.one:
-        one(options.one, grid.get(options.one), options.work, options.threads)
+        one(options.one, grid.get(options.one), options.work, options.threads, options.keep)
         return
     if not (options.work / "held_out.jsonl").exists() and options.texts is None:
         parser.error("--texts is needed to prepare the data")
     if options.texts is not None:
         prepare(options.work, options.texts, options.seeds, options.samples, options.held_out)
-    waiting = [name for name in ["base", *grid] if not (options.work / name / "result.json").exists()]
+    waiting = [name for name in options.only or ["base", *grid] if not (options.work / name / "result.json").exists()]
     working: dict[str, subprocess.Popen[bytes]] = {}
     failed = []
     while waiting or working:
@@ -305,7 +307,7 @@ def main() -> None:
             name = waiting.pop(0)
             (options.work / name).mkdir(parents=True, exist_ok=True)
             command = [sys.executable, __file__, "--one", name, "--work", str(options.work), "--seeds"]
-            command += [*map(str, options.seeds), "--threads", str(options.threads)]
+            command += [*map(str, options.seeds), "--threads", str(options.threads), *["--keep"] * options.keep]
             environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
             log = (options.work / name / "log.txt").open("wb")
             working[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -16,7 +16,7 @@ import sys
 
 from bftembed.config import load_config
 from bftembed.errors import BftembedError
-from bftembed.tuning.stage import tune
+from bftembed.tuning.run import tune
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ def facts_profiles(n: int, seed: int) -> list[str]:
     from bftembed.entities.genes import GeneIndex
     from bftembed.llm.base import Request
     from bftembed.profiles.facts import Facts
-    from bftembed.profiles.prompts import get_prompt
+    from bftembed.profiles.generate import get_prompt
 
     names = sorted(GeneIndex.default())
     chosen = [names[i] for i in np.random.default_rng(seed).choice(len(names), size=2 * n, replace=False)]
@@ -89,11 +89,11 @@ def cosines(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 def lengths(texts: list[str]) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    from bftembed.encoders.chunking import token_offsets
+    from bftembed.encoders.sentence_transformer import _token_offsets
     from bftembed.llm.models import resolve_model
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("encoder", MODEL).path)
-    counts = np.array([len(offsets) for offsets in token_offsets(tokenizer, texts)])
+    counts = np.array([len(offsets) for offsets in _token_offsets(tokenizer, texts)])
     return {
         "texts": len(texts),
         "characters_median": int(np.median([len(t) for t in texts])),

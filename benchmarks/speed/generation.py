@@ -28,7 +28,7 @@ def runner(folder: Path, n_genes: int = 48, turns: int = 3) -> dict[str, Any]:
     from bftembed.llm import model_from_spec
     from bftembed.llm.base import Request
     from bftembed.profiles import generate as room
-    from bftembed.profiles.prompts import get_prompt
+    from bftembed.profiles.generate import get_prompt
 
     engine, sampling = model_from_spec(SPEC)
     genes = list(GeneIndex.default())[1000 : 1000 + n_genes]
@@ -57,7 +57,7 @@ def early(folder: Path, n: int = 64, turns: int = 2) -> dict[str, Any]:
 
     from bftembed.llm import model_from_spec
     from bftembed.llm.base import Request, Sampling
-    from bftembed.profiles.prompts import get_prompt
+    from bftembed.profiles.generate import get_prompt
 
     engine, _ = model_from_spec("builtin:smollm2-135m-instruct,dtype=fp32,batch_size=16,threads=1")
     prompt = get_prompt(None, "gene")
@@ -86,7 +86,7 @@ def batching(folder: Path, n: int = 48) -> dict[str, Any]:
 
     from bftembed.llm import model_from_spec
     from bftembed.llm.base import Request, Sampling
-    from bftembed.profiles.prompts import get_prompt
+    from bftembed.profiles.generate import get_prompt
 
     draw = random.Random(0)
     prompt = get_prompt(None, "drug")

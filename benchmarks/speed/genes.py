@@ -1,11 +1,10 @@
 """How long the gene-level benchmark takes for one embedding of 15,085 genes and 384 dimensions.
 
-Usage: BFTEMBED_DATA=FOLDER python benchmarks/speed/genes.py [--parts tasks genept again]
+Usage: BFTEMBED_DATA=FOLDER python benchmarks/speed/genes.py [--parts tasks genept]
 
-``tasks``: every task at hand, protocol strict, 5 seeds, all baselines, two processes, nothing cached. ``genept``: the
-263,016 training pairs of GGI by the notebooks' steps, on vectors of every gene, in a process of its own with its peak
-memory. ``again``: the dosage task with one more embedding, and what was computed anew. Vectors are Gaussian with a part
-that depends on the labels, so that fits take as long as on real ones.
+``tasks``: every task at hand, protocol strict, 5 seeds, all baselines, two processes. ``genept``: the 263,016 training
+pairs of GGI by the notebooks' steps, on vectors of every gene, in a process of its own with its peak memory. Vectors
+are Gaussian with a part that depends on the labels, so that fits take as long as on real ones.
 """
 
 from __future__ import annotations
@@ -75,29 +74,9 @@ def genept(folder: Path) -> dict[str, Any]:
     return {"train_pairs": 263_016, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def again(folder: Path) -> dict[str, Any]:
-    from bftembed import bench
-    from bftembed.tasks.genes import get_task
-
-    genes = list(get_task("dosage").genes)
-    first, second = vectors(genes), vectors(genes, seed=1)
-    found: dict[str, Any] = {}
-    for name, embeddings in (
-        ("first", {"one": first}),
-        ("again", {"one": first}),
-        ("one more", {"one": first, "two": second}),
-    ):
-        before = len(list((folder / "scores").glob("*.npz")))
-        started = time.monotonic()
-        bench.genes(embeddings, "dosage", cache=folder / "scores")
-        seconds = round(time.monotonic() - started, 1)
-        found[name] = {"seconds": seconds, "fitted": len(list((folder / "scores").glob("*.npz"))) - before}
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("tasks", "genept", "again")
+    parts = ("tasks", "genept")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "results" / "genes_speed.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)

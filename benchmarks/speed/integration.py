@@ -7,9 +7,9 @@ Usage: python benchmarks/speed/integration.py [--parts benchmarks cold silhouett
 other cells before, so that imports do not count; JAX compiles anew for the new shapes in both, as it would for a user.
 Values are compared twice: with theirs as it is, and as it is with our neighbors, which are exact.
 1,200 cells are the PBMC of three batches where ``--data`` (or $BFTEMBED_DATA/cells) has them, else blobs; more cells
-are blobs with batches. ``cold``: the first and the second whole process, imports and compilation included; ours keeps
-what JAX compiles in a folder. ``silhouette``: 100,000 cells × 50, peak memory above the interpreter. ``bras``: a
-million cells × 50. Only ratios within one run are meant to be compared.
+are blobs with batches. ``cold``: the first and the second whole process, imports and compilation included.
+``silhouette``: 100,000 cells × 50, peak memory above the interpreter. ``bras``: a million cells × 50. Only ratios
+within one run are meant to be compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -86,20 +85,16 @@ def theirs(embeddings: dict[str, Any], labels: Any, batches: Any, exact: bool = 
 def exact_neighbors(X: Any, k: int) -> Any:
     from scib_metrics.nearest_neighbors import NeighborsResults
 
-    from bftembed.metrics.neighbors import nearest_neighbors
+    from bftembed.metrics.clustering import nearest_neighbors
 
     found = nearest_neighbors(X, k)
     return NeighborsResults(indices=found.indices, distances=found.distances)
 
 
-def timed(which: str, n: int, n_embeddings: int, data: str, warm: bool, cache: str) -> dict[str, Any]:
+def timed(which: str, n: int, n_embeddings: int, data: str, warm: bool) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     score = {"ours": ours, "theirs": theirs, "theirs_exact": functools.partial(theirs, exact=True)}[which]
     given = inputs(n, n_embeddings, data)
-    if cache and which == "ours":
-        from bftembed.metrics.integration import compilation_cache
-
-        compilation_cache(cache)
     if warm:
         score(*inputs(300, 1, "")[:3])
     wall, cpu = time.perf_counter(), time.process_time()
@@ -109,7 +104,7 @@ def timed(which: str, n: int, n_embeddings: int, data: str, warm: bool, cache: s
 
 
 def peak(which: str, n: int) -> dict[str, Any]:
-    from bftembed.metrics.silhouette import bras, silhouette_label
+    from bftembed.metrics.integration import bras, silhouette_label
 
     def resident(field: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -139,9 +134,9 @@ def alone(function: str, *arguments: object) -> dict[str, Any]:
 def benchmarks(options: argparse.Namespace) -> dict[str, Any]:
     found = {}
     for n in options.cells:
-        runs = {which: alone("timed", which, n, options.embeddings, options.data, True, "") for which in WHICH}
+        runs = {which: alone("timed", which, n, options.embeddings, options.data, True) for which in WHICH}
         mine, other = (runs[which].pop("values") for which in WHICH)
-        exact = alone("timed", "theirs_exact", n, options.embeddings, options.data, True, "")["values"]
+        exact = alone("timed", "theirs_exact", n, options.embeddings, options.data, True)["values"]
         found[str(n)] = {
             "embeddings": options.embeddings,
             **runs,
@@ -166,9 +161,7 @@ def differences(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, float]
 def cold(options: argparse.Namespace) -> dict[str, Any]:
     n, found = min(options.cells), {}
     for which in WHICH:
-        with tempfile.TemporaryDirectory() as cache:
-            given = ("timed", which, n, 1, options.data, False, cache)
-            seconds = [alone(*given)["process_seconds"] for _ in "12"]
+        seconds = [alone("timed", which, n, 1, options.data, False)["process_seconds"] for _ in "12"]
         found[which] = {"first": seconds[0], "second": seconds[1], "second_of_first": round(seconds[1] / seconds[0], 3)}
     return {"cells": n, "embeddings": 1, **found}
 
@@ -200,11 +193,12 @@ def main() -> None:
         found = {"timed": timed, "peak": peak}[function](*arguments)
         print(json.dumps(found, default=float).replace("NaN", "null"))
         return
-    from bftembed.metrics.integration import library
+    from importlib.metadata import version
+
     from bftembed.report.manifest import versions
 
     result = json.loads(options.out.read_text()) if options.out.exists() else {}
-    result["environment"] = versions() | library()
+    result["environment"] = versions() | {name: version(name) for name in ("scib-metrics", "jax")}
     for part in options.parts:
         result[part] = PARTS[part](options)
         print(part, result[part], flush=True)

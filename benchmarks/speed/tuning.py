@@ -27,7 +27,7 @@ WAYS = ("padded", "joined")
 
 def pairs(file: Path) -> None:
     from bftembed.pipeline import fact_pairs
-    from bftembed.profiles.prompts import get_prompt
+    from bftembed.profiles.generate import get_prompt
     from bftembed.tuning.data import write_conversations
 
     write_conversations(fact_pairs([], 320, 0, get_prompt(None, "gene")), file)
@@ -37,10 +37,10 @@ def one(way: str, steps: int, precision: str, threads: int | None) -> dict[str, 
     started = (time.monotonic(), time.process_time())
     from bftembed.config import TuneConfig
     from bftembed.tuning import head
-    from bftembed.tuning.stage import tune
+    from bftembed.tuning.run import tune
 
     if way == "padded":
-        head.join_rows = lambda model: False
+        head._join_rows = lambda model: False
     marks = []
     with tempfile.TemporaryDirectory() as folder:
         pairs(Path(folder) / "pairs.jsonl")

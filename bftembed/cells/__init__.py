@@ -1,1 +1,1 @@
-"""Expression times gene embeddings: reading, normalising, aggregating and writing cells."""
+"""Cell embeddings: aggregation of gene embeddings by expression, sentences of ranked genes, output."""

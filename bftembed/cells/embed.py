@@ -1,38 +1,29 @@
-"""The verb: cell embeddings from expression and gene embeddings, for a h5ad file or an AnnData."""
+"""The verb: cell embeddings from expression and gene embeddings, for files or an AnnData."""
 
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from bftembed.cells.budget import as_bytes
-from bftembed.cells.preflight import check_destination, check_key
-from bftembed.cells.reading import backed_path, expression_in, expression_of_anndata
-from bftembed.cells.sinks import Memory
-from bftembed.cells.stream import Shard, embed_to_sidecar
-from bftembed.cells.task import Asked, Task
-from bftembed.cells.writing import check_free, copy_of, put
+from bftembed.cells.output import check_key, embed_into
+from bftembed.cells.pipeline import CellEmbedder, EmbedOptions
 from bftembed.embeddings import GeneEmbeddings
 from bftembed.errors import BftembedError
-from bftembed.io import refuse_input_as_output
 from bftembed.progress import silent
+from bftembed.shards import parse_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import os
 
     from anndata import AnnData
 
-    from bftembed.cells.normalize import Normalize
+    from bftembed.cells.aggregate import Weights
     from bftembed.cells.report import CellEmbeddingReport
-    from bftembed.cells.weighting import Weights
+    from bftembed.expression.normalize import Normalize
     from bftembed.progress import Progress
 
 
 def embed_cells(
-    data: AnnData | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    data: AnnData | str | os.PathLike[str],
     genes: GeneEmbeddings | str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
@@ -54,10 +45,10 @@ def embed_cells(
     empty_cells: Literal["error", "nan", "drop"] = "error",
     overwrite: bool = False,
     shard: str | None = None,
+    dry_run: bool = False,
     precision: Literal["fast", "exact"] = "fast",
     kernel: str | None = None,
     block_rows: int | None = None,
-    memory: int | str | None = None,
     progress: Progress = silent,
 ) -> CellEmbeddingReport | AnnData:
     """Embed cells as the expression-weighted mean of gene embeddings (GenePT-w).
@@ -68,8 +59,8 @@ def embed_cells(
     Parameters
     ----------
     data
-        Cells × genes: one or more h5ad files or zarr stores, a MuData file, or builtin:NAME. Files are read in blocks
-        and never modified.
+        Cells × genes: a h5ad file, a zarr store, MuData, the .h5 of Cell Ranger, or builtin:NAME. A file is read in
+        blocks and never modified.
 
         Also an AnnData, whose ``.X`` is never changed, and is read from its file where it is backed.
     genes
@@ -77,7 +68,7 @@ def embed_cells(
     out
         Copy of the h5ad file to write, with the vectors in .obsm.
     sidecar
-        File of the vectors alone, instead of a copy: .h5ad, .zarr or .parquet. Several inputs need one.
+        File of the vectors alone, instead of a copy: an AnnData (.h5ad) without X.
     key
         Key of .obsm for the vectors.
     layer
@@ -100,7 +91,7 @@ def embed_cells(
         log1p-cp10k is log1p of counts per 10,000, clr the centered log ratio within the cell, none takes the values as
         they are. auto chooses log1p-cp10k for counts and none for logged values, and reports why.
     weights
-        Weight of a gene in a cell: its expression, its rank (1 for the highest value, falling linearly to 1 / n), or
+        Weight of a gene in a cell: its expression, its rank (1 for the highest value, decreasing linearly to 1 / n), or
         expression times inverse document frequency over the cells.
     top_k
         Number of genes per cell, those of the largest weight. By default all.
@@ -112,7 +103,9 @@ def embed_cells(
     empty_cells
         Cells that express no gene with an embedding: raise an error, write a row of NaN, or drop the cell.
     shard
-        I/N, the I-th of N parts of the cells of one file, written to a `sidecar`. bftembed cells merge joins the parts.
+        I/N, the I-th of N parts of the cells of a file, written to a `sidecar`. bftembed cells merge joins the parts.
+    dry_run
+        Match the genes, check the options and embed the first block of cells, and write nothing.
 
     Other Parameters
     ----------------
@@ -124,20 +117,19 @@ def embed_cells(
     overwrite
         Replace ``.obsm[key]`` when it exists.
     kernel
-        Implementation of the product: ``"dense-bf16"``, ``"dense-float32"``, ``"torch-csr"``, ``"axpy"`` or
-        ``"scipy"``. By default the fastest on the first block; for a `shard` by size and processor.
+        Implementation of the product: ``"sparse-float32"``, ``"dense-bf16"`` or ``"dense-cuda"``. By default
+        chosen by size and processor.
     block_rows
         Number of cells per block, 2048 by default.
-    memory
-        Budget for gene matrix and blocks, in bytes or as ``"600MB"``. Sets `block_rows`.
     progress
         Called with the number of cells done.
 
     Returns
     -------
     CellEmbeddingReport or AnnData
-        For files the report. An AnnData gets ``.obsm[key]`` (float32, (n_cells, d)), ``.obs["KEY_coverage"]`` and
-        ``.uns["bftembed"][key]``, and is returned; with ``empty_cells="drop"`` a copy without empty cells.
+        For files, and for a dry run, the report. An AnnData gets ``.obsm[key]`` (float32, (n_cells, d)),
+        ``.obs["KEY_coverage"]`` and ``.uns["bftembed"][key]``, and is returned; with ``empty_cells="drop"`` a copy
+        without empty cells.
 
     Raises
     ------
@@ -151,7 +143,7 @@ def embed_cells(
     Chen and Zou, GenePT (2024): the weighted aggregation "GenePT-w".
     """
     check_key(key)
-    recipe = Asked(
+    options = EmbedOptions(
         kind=kind,
         normalize=normalize,
         weights=weights,
@@ -163,68 +155,23 @@ def embed_cells(
         precision=precision,
         kernel=kernel,
         block_rows=block_rows,
-        memory=None if memory is None else as_bytes(memory),
     )
-    part = None if shard is None else Shard.parse(shard)
-    task = Task(GeneEmbeddings.of(genes), key, recipe, progress)
     choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
     choice |= {"modality": modality, "obsm": obsm, "obsm_names": obsm_names, "kind": kind}
-    sources = _paths(data)
-    if sources is None:
-        if sidecar is not None or part is not None:
-            raise BftembedError("sidecar and shard are for files. Give the path of a h5ad file, or leave them out.")
-        return _embed_anndata(cast("AnnData", data), task, choice, out=out, overwrite=overwrite)
-    if sidecar is not None:
-        if out is not None:
-            raise BftembedError("Give either out (--out) or a sidecar (--sidecar), not both.")
-        return embed_to_sidecar(sources, sidecar, task, choice, shard=part, inputs=[genes])
-    if part is not None or len(sources) > 1:
-        what = "A shard (--shard)" if part is not None else "More than one file"
-        raise BftembedError(f"{what} needs sidecar=PATH (--sidecar), a .h5ad, .zarr or .parquet for the vectors alone.")
-    source = sources[0]
-    target = check_destination(source, out)
-    refuse_input_as_output(target, genes)
-    if source.is_dir() or modality is not None:
-        what = "is a folder" if source.is_dir() else "is MuData"
-        raise BftembedError(
-            f"{source} {what}: a copy with the embedding (--out) can be made of a h5ad file alone. For a zarr store or "
-            "MuData give sidecar=PATH (--sidecar)."
-        )
-    with copy_of(source, target, key, overwrite=overwrite, drop=empty_cells == "drop") as destination:
-        with expression_in(source, **choice) as expression:
-            ready = task.prepare(expression, scratch=target.parent)
-            done = task.run(ready, destination.sink((expression.n_cells, ready.dim)))
-        destination.finish(task.embedded(done, gene_column))
-    return replace(done.report, out=target)
-
-
-def _paths(data: Any) -> list[Path] | None:
-    """Return the files that are given; None for an AnnData."""
-    if isinstance(data, str | os.PathLike):
-        return [Path(data)]
-    if not isinstance(data, list | tuple):
-        return None
-    if not data or not all(isinstance(one, str | os.PathLike) for one in data):
-        raise BftembedError("data is a list without files; give one or more paths of h5ad files.")
-    return [Path(one) for one in data]
-
-
-def _embed_anndata(adata: AnnData, task: Task, choice: dict[str, Any], *, out: Any, overwrite: bool) -> AnnData:
-    if not hasattr(adata, "obsm"):
-        raise BftembedError(f"data is a {type(adata).__name__}; give the path of a h5ad file or an AnnData.")
-    if out is not None:
-        raise BftembedError(
-            "out is for files. For an AnnData leave it out, and call adata.write_h5ad(path) afterwards."
-        )
-    check_free(adata, task.key, overwrite, "The AnnData")
-    if choice.pop("modality") is not None:
-        raise BftembedError("modality is for MuData files. Give the AnnData of the modality: mdata['rna'].")
-    with ExitStack() as stack:
-        if adata.isbacked:
-            expression = stack.enter_context(expression_in(backed_path(adata), **choice))
-        else:
-            expression = expression_of_anndata(adata, **choice)
-        ready = task.prepare(expression)
-        memory = Memory(expression.n_cells, ready.dim)
-        done = task.run(ready, memory)
-    return put(adata, task.key, memory.vectors, task.embedded(done, choice["gene_column"]))
+    if shard is not None:
+        parse_shard(shard)
+        if sidecar is None:
+            raise BftembedError("A shard (--shard) needs a file and sidecar=PATH (--sidecar), a .h5ad for its vectors.")
+    embedder = CellEmbedder(GeneEmbeddings.of(genes), key, options, shard, progress)
+    return embed_into(
+        data,
+        embedder.run,
+        key,
+        choice,
+        out=out,
+        sidecar=sidecar,
+        overwrite=overwrite,
+        drop=empty_cells == "drop",
+        dry_run=dry_run,
+        inputs=[genes],
+    )

@@ -5,25 +5,37 @@ from __future__ import annotations
 import os
 import sys
 
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts import App, CycloptsError, Parameter
 
 from bftembed import __version__
-from bftembed.cli import pipeline
 from bftembed.cli._verbs import ERROR, INTERRUPTED, say
 from bftembed.errors import BftembedError
 
 USAGE = 2
 
-#: Groups of commands: ``app`` of ``bftembed/cli/GROUP.py``, or GROUP of ``files.py``; imported when called.
-GROUPS = {
-    "profiles": "Write, export and read profiles.",
-    "genes": "Resolve gene names, embed profiles, draw a map.",
-    "cells": "Embed cells: expression times gene embeddings.",
-    "bench": "Score embeddings, each with its baselines.",
-    "tune": "Tune a language model, make data for it, and look at its uncertainty.",
-    "export": "Inputs for other models (STATE), and their check.",
-    "data": "Public files of labels, pairs and texts by name.",
-    "config": "Copy, show and check config files.",
+#: Command or group → its place in ``bftembed/cli``, imported when called, and what the list of commands says of it.
+COMMANDS = {
+    "run": (
+        "runs:run",
+        "Run a config: the whole job from cells to report, a tuning, or one command. Resumes where it was stopped.",
+    ),
+    "demo": (
+        "runs:demo",
+        "Run the main job on packaged models and cells: tuning, profiles, embeddings, clustering, report.",
+    ),
+    "profiles": ("profiles:app", "Write, export and read profiles."),
+    "genes": ("genes:app", "Resolve gene names, embed profiles, draw a map."),
+    "cells": ("cells:app", "Embed cells: expression times gene embeddings."),
+    "bench": ("runs:bench", "Score embeddings, each with its baselines."),
+    "eval": ("runs:evaluation", "Evaluate a language model: MMLU, PubMedQA, gene sets, perturbations and others."),
+    "tune": ("tune:app", "Tune a language model, make data for it, and look at its uncertainty."),
+    "export": ("files:export", "Inputs for other models (STATE), and their check."),
+    "data": ("files:data", "Public files of labels, pairs and texts by name."),
+    "config": ("files:config", "Copy, show and check config files."),
+    "report": (
+        "runs:report",
+        "Write the tables of one or several results files, in the format of the suffix of --out.",
+    ),
 }
 
 #: Options of version 0.1 with another name, by command ("" for every one). For one version.
@@ -35,13 +47,11 @@ RENAMED = {
     ("bench genes", "--list-tasks"): "bftembed bench tasks",
     ("bench genes", "--protocol"): "--protocols",
     ("bench genes", "--report"): "bftembed report RESULTS --out FILE.html",
-    ("bench perturbation", "--de-top"): "bftembed.bench.perturbation(top=…) in Python",
     ("demo", "--config"): "bftembed run CONFIG",
     ("demo", "--genes"): "--n-genes",
     ("export state", "--holdout-cell-type"): "--holdout-cell-types",
     ("export state", "--val-cell-type"): "--val-cell-types",
     ("profiles generate", "--max-new-tokens"): "an option of the generator: --generator SPEC,max_new_tokens=N",
-    ("profiles report", "--figure"): "--out FILE.png",
     ("tune diagnose", "--responses"): "--max-responses",
 }
 
@@ -57,12 +67,8 @@ app = App(
     default_parameter=Parameter(negative_iterable=(), show_env_var=False),
     suppress_keyboard_interrupt=False,
 )
-app.command(pipeline.run, name="run", sort_key=0)
-app.command(pipeline.demo, name="demo", sort_key=0)
-for _number, (_name, _help) in enumerate(GROUPS.items(), 1):
-    _place = f"files:{_name}" if _name in ("config", "data", "export") else f"{_name}:app"
+for _number, (_name, (_place, _help)) in enumerate(COMMANDS.items()):
     app.command(f"bftembed.cli.{_place}", name=_name, help=_help, sort_key=_number)
-app.command(pipeline.report, name="report", sort_key=len(GROUPS) + 1)
 
 
 def main() -> None:
@@ -99,19 +105,10 @@ def run(words: list[str]) -> int:
 
 
 def _renamed(err: CycloptsError, words: list[str]) -> str | None:
-    """Return what to say of an option that is gone, or that the Python function alone has."""
+    """Return what to say of an option that has another name."""
     command = " ".join(err.command_chain or ())
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
         new = RENAMED.get((command, option)) or RENAMED.get(("", option))
         if new is not None:
             return f"{option} is now {new}."
-    verb = getattr(err.target, "verb", None)
-    if not isinstance(err, UnknownOptionError) or verb is None:
-        return None
-    from bftembed.cli._source import read_verb
-
-    option = (err.token.keyword or err.token.value).partition("=")[0]
-    name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
-    if any(o.name == name for o in read_verb(verb).options):
-        return f"{option} is for Python alone: {verb.replace(':', '.')}({name}=…)."
     return None

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bftembed.cli._verbs import ERROR, Shown, command, field_lines, group
-
-
-def _checked(found: Any, _: Any) -> Shown:
-    lines = field_lines({name: value for name, value in found.as_dict().items() if name != "problems"})
-    return Shown(lines, code=0 if found.ok else ERROR, errors=[f"error: {problem}" for problem in found.problems])
+from bftembed.cli._verbs import Shown, command, group
 
 
 def _sentences(report: Any, _: Any) -> Shown:
@@ -19,8 +14,7 @@ def _sentences(report: Any, _: Any) -> Shown:
 app = group(
     "cells",
     embed=command("bftembed.cells.embed:embed_cells", bar="cells"),
-    check=command("bftembed.cells.check:check_cells", _checked),
-    merge=command("bftembed.cells.merge:merge_shards", bar="cells"),
+    merge=command("bftembed.cells.shards:merge_shards", bar="cells"),
     sentences=command("bftembed.cells.sentences:embed_cells_as_sentences", _sentences, bar="cells"),
     umap=command("bftembed.maps:map_cells", bar="maps"),
 )

@@ -52,26 +52,27 @@ def _fetched(files: list[Any], _: Any) -> Shown:
     return Shown(lines, {"files": rows}, FAILED_ITEMS if errors else 0, errors)
 
 
+def _found(path: Any, given: dict[str, Any]) -> Shown:
+    return Shown([str(path)], {"name": given["name"], "path": str(path)})
+
+
 data = group(
     "data",
     list=command("bftembed.datasets.fetch:list_files", _listed),
-    get=command("bftembed.datasets.fetch:fetch_files", _fetched, bar="download", bar_with_json=True),
-    path=command("bftembed.datasets.fetch:locate_file", lambda file, _: Shown([str(file.path)])),
+    get=command("bftembed.datasets.fetch:fetch_files", _fetched),
+    path=command("bftembed.datasets.fetch:find_file", _found),
 )
 
 
 def _state_exported(done: Any, _: Any) -> Shown:
-    from bftembed.export.state import summary
-
-    return Shown([*summary(done), f"written: {done.out}"])
+    return Shown([*done.lines(), f"written: {done.out}"])
 
 
 def _state_checked(found: list[Any], given: dict[str, Any]) -> Shown:
-    from bftembed.export.check import has_failures, lines
-
-    failed = has_failures(found)
+    failed = any(one.level == "FAIL" for one in found)
     data = {"folder": given["folder"], "ok": not failed, "findings": [one.as_dict() for one in found]}
-    return Shown(list(lines(found)), data, FAILED_ITEMS if failed else 0)
+    lines = [str(one) for one in found] or ["ok: nothing that STATE would go wrong with silently"]
+    return Shown(lines, data, FAILED_ITEMS if failed else 0)
 
 
 export = group(

@@ -12,7 +12,9 @@ _SHOWN_ROWS = 40
 
 def _resolved(found: Any, _: Any) -> Shown:
     counts = found.counts
-    lines = [*_open_rows(found.rows), f"{counts}; {counts.entities} distinct"]
+    by_status = f"{counts.used} used, {counts.mapped} mapped, {counts.ambiguous} ambiguous, {counts.missing} missing"
+    names = f"{counts.total} name{'' if counts.total == 1 else 's'}"
+    lines = [*_open_rows(found.rows), f"{names}: {by_status}; {counts.entities} distinct"]
     if found.column:
         lines.append(f"names from the column {found.column!r} of {found.source}")
     if found.duplicates or found.blank:
@@ -23,7 +25,7 @@ def _resolved(found: Any, _: Any) -> Shown:
         lines.append(f"several names for one: {', '.join(some)}" + (" …" if len(counts.merged) > 5 else ""))
     if found.out is not None:
         lines.append(f"written: {found.out}")
-    return Shown(lines, code=FAILED_ITEMS if counts.resolved < counts.total else 0)
+    return Shown(lines, code=FAILED_ITEMS if counts.used + counts.mapped < counts.total else 0)
 
 
 def _open_rows(rows: list[dict[str, str]]) -> list[str]:
@@ -65,7 +67,7 @@ def _embedded(embeddings: Any, given: dict[str, Any]) -> Shown:
 
 app = group(
     "genes",
-    resolve=command("bftembed.entities.coverage:resolve_names", _resolved),
+    resolve=command("bftembed.entities.lists:resolve_names", _resolved),
     embed=command(
         "bftembed.embeddings.embed:embed_genes", _embedded, bar="texts", bar_with_json=True, required=("out",)
     ),

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bftembed.cli._verbs import FAILED_ITEMS, Shown, command, field_lines, group
+from bftembed.cli._verbs import FAILED_ITEMS, Shown, command, field_lines, group, scores_of, text_of
 from bftembed.progress import duration
-
-#: Fields of an origin that its heading names.
-ORIGIN = ("kind", "prompt", "generator", "generator_id")
 
 
 def _generated(report: Any, _: Any) -> Shown:
     if report.estimate is not None:
         data = asdict(report.estimate)
-        time = {"time": duration(report.estimate.seconds)}
-        return Shown(field_lines({name: value for name, value in data.items() if name != "seconds"} | time), data)
+        return Shown(field_lines(data | {"seconds": duration(report.estimate.seconds)}), data)
     hints = ["bftembed genes resolve shows why names are skipped"] if report.skipped else []
     hints += [f"{n} failed, such as {entity}: {message}" for message, n, entity in report.failures[:5]]
     hints += ["--retry-failed tries failed profiles again"] if report.failed else []
@@ -28,8 +24,6 @@ def _generated(report: Any, _: Any) -> Shown:
 
 
 def _shown(found: dict[str, Any], _: Any) -> Shown:
-    if "missing" not in found:
-        return Shown()
     lines = []
     for p in found["profiles"]:
         flags = ", ".join(p["marks"]) or "ok"
@@ -46,29 +40,21 @@ def _reported(found: dict[str, Any], _: Any) -> Shown:
     lines = field_lines({"names": found["names"]})
     for o in found["origins"]:
         heading = f"{o['kind']}: {o['prompt']} by {o['generator']} ({o['generator_id']})"
-        lines += ["", heading, *field_lines({name: x for name, x in o.items() if name not in ORIGIN}, "  ")]
-    return Shown([*lines, *(["", found["out"]] if found["out"] else [])])
+        lines += ["", heading, *field_lines(dict(list(o.items())[4:]), "  ")]
+    return Shown(lines)
 
 
-def _scored(found: Any, _: Any) -> Shown:
-    import pandas as pd
-
-    from bftembed.tasks.profile_quality import source_of
-
-    columns = ["protocol", "texts", "metric", "value", "low", "high", "n"]
-    table = pd.DataFrame([vars(score) | {"texts": source_of(score)} for score in found.scores])[columns]
-    lines = [f"{found.genes:,} genes, covered by every origin; {found.left_out:,} left out", ""]
-    lines += table.to_string(index=False, na_rep="–", float_format="{:.3f}".format).splitlines()
-    lines += ["", f"summaries among {found.candidates:,}; low, high: 95 % bootstrap interval over genes"]
-    return Shown([*lines, *([str(found.out)] if found.out else [])])
+def _scored(frame: Any, given: dict[str, Any]) -> Shown:
+    lines = [text_of(frame)[1], *([str(given["out"])] if given.get("out") else [])]
+    return Shown(lines, {"scores": scores_of(frame)})
 
 
 app = group(
     "profiles",
     generate=command("bftembed.profiles.generate:generate_profiles", _generated, bar="profiles", bar_with_json=True),
-    export=command("bftembed.profiles.export:export_profiles"),
+    export=command("bftembed.profiles.selection:export_profiles"),
     show=command("bftembed.profiles.report:show_profiles", _shown, positional=2),
-    merge=command("bftembed.profiles.shards:merge_stores"),
+    merge=command("bftembed.profiles.generate:merge_stores"),
     status=command("bftembed.profiles.report:store_status", _counted),
     report=command("bftembed.profiles.report:report_profiles", _reported),
     quality=command("bftembed.tasks.profile_quality:score_profiles", _scored),

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from bftembed.config.base import yaml_keys
-from bftembed.config.run import OWN_OPTIONS, RunConfig
-from bftembed.config.tune import TuneConfig
+from bftembed.config.recipes import RunConfig, Strict, TuneConfig
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import write_text
 
@@ -25,9 +23,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Mapping
 
-    from bftembed.config.base import Strict
-
-RECIPES: dict[str, type[Strict]] = {"run": RunConfig, "tune": TuneConfig}
+_RECIPES: dict[str, type[Strict]] = {"run": RunConfig, "tune": TuneConfig}
 #: Recipe of a single command → the verb that ``bftembed run`` calls with the other keys.
 VERBS = {
     "profiles generate": "bftembed.profiles.generate:generate_profiles",
@@ -39,8 +35,57 @@ VERBS = {
     "bench multimodal": "bftembed.bench:multimodal",
     "bench perturbation": "bftembed.bench:perturbation",
     "export state": "bftembed.export:export_state",
+    "eval run": "bftembed.tasks.llm.run:evaluate",
+}
+_OF_CELLS = ("data", "keys", "texts", "genes", "layer", "use_raw", "out", "run", "progress")
+#: Options that the pipeline itself gives to a verb.
+_OWN_OPTIONS = {
+    "cells embed": ("data", "genes", "key", "out", "sidecar", "shard", "layer", "use_raw", "overwrite", "progress"),
+    "bench clustering": _OF_CELLS,
+    "bench integration": _OF_CELLS,
+    "bench genes": ("embeddings", "texts", "out", "progress"),
+    "eval run": ("tasks", "model", "out", "progress"),
 }
 _KINDS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: ``1e-5`` is a number (YAML 1.1 wants ``1.0e-5`` and reads a string).
+
+    Without aliases: no file here needs one, and a few lines of them unfold to more than the memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()
+            raise yaml.composer.ComposerError(None, None, "an alias (*); write the value itself", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def yaml_keys(text: str, *, where: str, expected: str) -> dict[str, Any]:
+    """Return the keys and values of a YAML text.
+
+    `where` is its file and `expected` what such a file holds, for the error.
+
+    Raises
+    ------
+    BftembedError
+        For what is no YAML, names a Python object or has an alias (with line and column), and for a text without keys.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
+        mark = getattr(err, "problem_mark", None)
+        at = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise BftembedError(f"{where}:{at} not valid YAML ({getattr(err, 'problem', None) or err}).") from err
+    if not isinstance(values, dict):
+        raise BftembedError(f"{where} holds no keys; expected {expected}.")
+    return values
 
 
 def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = None) -> Any:
@@ -71,28 +116,28 @@ def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = No
     """
     values = _read(Path(path), ())
     recipe = values.get("recipe")
-    if not isinstance(recipe, str) or recipe not in (*RECIPES, *VERBS):
-        raise unknown_name("recipe", str(recipe)[:80], [*RECIPES, *VERBS], where=str(path))
-    if expected is not None and RECIPES.get(recipe) is not expected:
-        wanted = next(name for name, model in RECIPES.items() if model is expected)
+    if not isinstance(recipe, str) or recipe not in (*_RECIPES, *VERBS):
+        raise unknown_name("recipe", str(recipe)[:80], [*_RECIPES, *VERBS], where=str(path))
+    if expected is not None and _RECIPES.get(recipe) is not expected:
+        wanted = next(name for name, model in _RECIPES.items() if model is expected)
         raise BftembedError(f"{path} is of recipe {recipe!r}; expected 'recipe: {wanted}'.")
     if recipe in VERBS:
-        check_options(load_verb(recipe), {k: v for k, v in values.items() if k != "recipe"}, where=str(path))
+        _check_options(load_verb(recipe), {k: v for k, v in values.items() if k != "recipe"}, where=str(path))
         return values
-    config = check_config(RECIPES[recipe], values, where=str(path))
+    config = check_config(_RECIPES[recipe], values, where=str(path))
     if isinstance(config, RunConfig):
         check_parts(config, where=str(path))
     return config
 
 
 def check_parts(config: RunConfig, *, where: str) -> None:
-    """Raise for options of aggregations and benchmarks that their verbs do not have."""
-    parts: list[tuple[str, str, int, Any]]
-    parts = [("cells embed", "aggregations", i, part) for i, part in enumerate(config.aggregations)]
-    parts += [(f"bench {part.task}", "benchmarks", i, part) for i, part in enumerate(config.benchmarks)]
-    for verb, key, i, part in parts:
-        options, given = config.options_of(part), OWN_OPTIONS[verb]
-        check_options(load_verb(verb), options, where=f"{where}: {key}.{i}", given=given)
+    """Raise for options of aggregations, benchmarks and evaluations that their verbs do not have."""
+    parts: list[tuple[str, str, Any]]
+    parts = [("cells embed", f"aggregations.{i}", part) for i, part in enumerate(config.aggregations)]
+    parts += [(f"bench {part.task}", f"benchmarks.{i}", part) for i, part in enumerate(config.benchmarks)]
+    parts += [("eval run", "eval", config.eval)] if config.eval else []
+    for verb, key, part in parts:
+        _check_options(load_verb(verb), part.options, where=f"{where}: {key}", given=_OWN_OPTIONS[verb])
 
 
 def load_verb(name: str) -> Callable[..., Any]:
@@ -101,7 +146,7 @@ def load_verb(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), attribute)
 
 
-def check_options(
+def _check_options(
     verb: Callable[..., Any], options: Mapping[str, Any], *, where: str, given: Collection[str] = ("progress",)
 ) -> None:
     """Raise for options of YAML that a verb does not have, or of another type, and for required ones that are missing.

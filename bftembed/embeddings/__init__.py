@@ -7,7 +7,7 @@ others for benchmarks.
 from __future__ import annotations
 
 from bftembed.embeddings.embed import embed_genes
+from bftembed.embeddings.read import read_vectors
 from bftembed.embeddings.table import FORMAT, SCHEMA, GeneEmbeddings
-from bftembed.embeddings.vectors import GeneVectors, read_vectors
 
-__all__ = ["FORMAT", "SCHEMA", "GeneEmbeddings", "GeneVectors", "embed_genes", "read_vectors"]
+__all__ = ["FORMAT", "SCHEMA", "GeneEmbeddings", "embed_genes", "read_vectors"]

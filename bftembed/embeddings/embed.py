@@ -77,7 +77,7 @@ def embed_genes(
     """
     from bftembed._version import __version__
     from bftembed.encoders.base import encoder_from_spec
-    from bftembed.encoders.cache import CachedEncoder, cache_path, cached
+    from bftembed.encoders.cache import CachedEncoder, cached
     from bftembed.io import canonical_json, refuse_input_as_output, sha256_text
     from bftembed.profiles.selection import select_profiles
 
@@ -89,7 +89,7 @@ def embed_genes(
     inputs = {name: name if engine.spec.uses_ids else text for name, text in chosen.texts.items()}
     unique = list(dict.fromkeys(inputs.values()))
     row = {text: i for i, text in enumerate(unique)}
-    with cached(engine, cache_path(engine, cache, profiles)) as asked:
+    with cached(engine, cache, profiles) as asked:
         vectors = asked.encode(unique, progress)[[row[inputs[name]] for name in ids]]
     filled = np.asarray(vectors.any(axis=1))
     left_out = dict(chosen.left_out)
@@ -97,16 +97,13 @@ def embed_genes(
         left_out["zero vector"] = [name for name, has in zip(ids, filled, strict=True) if not has]
     if not filled.any():
         raise BftembedError(f"The encoder {engine.spec.name} gave no vector for any of {len(ids)} texts.")
+    n_embedded = int(filled.sum())
+    counts = {"profiles": chosen.n_read, "embedded": n_embedded, "left_out": chosen.n_read - n_embedded}
     provenance = {
         "bftembed": __version__,
         "encoder": engine.spec.to_dict(),
         "encoding": asked.report.to_dict(),
-        "counts": {
-            "profiles": chosen.n_read,
-            "embedded": int(filled.sum()),
-            "left_out": chosen.n_read - int(filled.sum()),
-            "unique_texts": len(unique),
-        },
+        "counts": {**counts, "unique_texts": len(unique)},
         "left_out": left_out,
         "allowed_marks": list(chosen.allowed_marks),
         "prompts": list(chosen.prompts),

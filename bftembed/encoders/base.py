@@ -1,19 +1,16 @@
-"""The encoder seam: what an encoder is, what it says of itself, and how one is made from a spec."""
+"""The encoder seam: what an encoder is, what it reports, and how one is made from a spec."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
-from bftembed.errors import BftembedError, unknown_name
+from bftembed.errors import BftembedError
 from bftembed.progress import Progress, silent
 from bftembed.registry import Registry, Spec, parse_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import numpy as np
 
 #: Add an encoder here: name → "module:Class". The class takes the spec's model (if any) and options.
 REGISTRY = Registry(
@@ -31,32 +28,27 @@ REGISTRY = Registry(
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What an encoder is: all that decides its vectors, for the provenance.
+    """All that decides an encoder's vectors, for the provenance.
 
     Attributes
     ----------
-    name
-        The spec's engine and model, for example ``"builtin:all-minilm-l6-v2"``.
-    revision
-        Commit or hash of the weights; ``""`` for an encoder without weights.
+    name, revision
+        The spec's engine and model, such as ``"builtin:all-minilm-l6-v2"``, and the commit or hash of its weights.
     dim
         Length d of a vector.
-    max_tokens
-        Longest input with its special tokens; None without a limit.
+    max_tokens, long
+        Longest input with its special tokens (None without a limit), and what is done with texts beyond it:
+        ``"chunk"``, ``"truncate"``, or ``""``.
     pooling
         How token vectors become one vector; ``""`` where there are none.
     normalised
         Whether every vector (zero rows aside) has length 1.
     dtype
         Number type of the computation; the vectors are float32 in any case.
-    long
-        What is done with texts beyond the limit: ``"chunk"``, ``"truncate"``, or ``""``.
     uses_ids
         Whether it wants the entities' ids in place of their texts (random vectors).
-    options
-        Other settings that decide the vectors.
-    versions
-        Package → version.
+    options, versions
+        Other settings that decide the vectors, and package → version.
     """
 
     name: str
@@ -84,16 +76,13 @@ class EncodingReport:
     ----------
     n_texts
         Texts given.
-    n_chunked
-        Texts beyond the limit that were encoded in pieces.
-    n_truncated
-        Texts beyond the limit that were cut.
+    n_chunked, n_truncated
+        Texts beyond the limit that were encoded in pieces, and that were cut.
     n_chunks
         Pieces of the chunked texts, in all.
-    n_tokens_total
-        Tokens of all texts before any cut, special tokens not counted; 0 where the encoder has no tokens.
-    n_tokens_dropped
-        Tokens that were cut off.
+    n_tokens_total, n_tokens_dropped
+        Tokens of all texts before any cut, special tokens not counted (0 where the encoder has no tokens); and those
+        that were cut off.
     max_tokens
         The encoder's limit, special tokens included; None without one.
     """
@@ -120,7 +109,7 @@ class Encoder(Protocol):
     """The encoder seam.
 
     `spec` is complete before the first `encode`, except that an encoder fitted on the texts themselves (TF-IDF)
-    may lower ``spec.dim`` there. `report` tells of the last `encode`.
+    may lower ``spec.dim`` there.
     """
 
     @property
@@ -154,7 +143,7 @@ def encoder_from_spec(text: str) -> Encoder:
     Raises
     ------
     BftembedError
-        For an unknown name or option ("did you mean …"), a model that is not there, a missing package.
+        For an unknown name or option, a model that is not there, a missing package.
     """
     spec = parse_spec(text)
     if spec.engine == "builtin" and spec.model:
@@ -163,52 +152,3 @@ def encoder_from_spec(text: str) -> Encoder:
     elif "/" in spec.engine:
         raise BftembedError(f"{text!r} names no encoder. For a model's folder or hub name write st:{text}")
     return REGISTRY.create(spec)
-
-
-def check_texts(texts: Sequence[str]) -> list[str]:
-    """Return `texts` as a list, or refuse none at all, an empty one, or one that is not Unicode text."""
-    if isinstance(texts, str):
-        raise BftembedError("encode takes a list of texts, but got one string. Write [text].")
-    checked = list(texts)
-    if not checked:
-        raise BftembedError("There are no texts to encode.")
-    for i, text in enumerate(checked):
-        if not isinstance(text, str) or not text.strip():
-            raise BftembedError(f"Text {i} is empty ({text!r}); an empty text has no vector. Leave it out.")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as err:
-                raise BftembedError(f"Text {i} is not valid Unicode text ({err.reason} at {err.start}).") from err
-    return checked
-
-
-def check_vectors(vectors: np.ndarray, texts: Sequence[str], name: str) -> np.ndarray:
-    """Return `vectors` as float32 (n, d), or refuse NaN and infinite values; names the first text."""
-    result = np.ascontiguousarray(vectors, dtype=np.float32)
-    bad = ~np.isfinite(result).all(axis=1)
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise BftembedError(
-            f"The encoder {name} gave NaN or infinite values for {int(bad.sum())} of {len(texts)} texts; the first is "
-            f"text {first}: {texts[first][:60]!r}. Try dtype=fp32, and check that the model's weights are whole."
-        )
-    return result
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Return `vectors` (n, d) with rows of length 1; zero rows stay zero."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths == 0, 1, lengths)
-
-
-def one_of(what: str, value: str, allowed: tuple[str, ...], encoder: str) -> str:
-    """Return `value` if it is allowed, else raise with "did you mean"."""
-    if value not in allowed:
-        raise unknown_name(what, str(value), allowed, where=f"encoder {encoder!r}")
-    return value
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Return package → installed version."""
-    return {name: importlib.metadata.version(name) for name in packages}

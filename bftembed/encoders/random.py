@@ -1,4 +1,4 @@
-"""Random vectors: the floor that any embedding must beat."""
+"""Random vectors: the baseline that any embedding must exceed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bftembed.encoders.base import EncoderSpec, EncodingReport, check_texts, versions
+from bftembed.encoders._pieces import check_texts, versions
+from bftembed.encoders.base import EncoderSpec, EncodingReport
 from bftembed.errors import BftembedError
 from bftembed.progress import Progress, silent
 
@@ -30,27 +31,18 @@ class RandomEncoder:
     """
 
     def __init__(self, dim: int = 384, seed: int = 0) -> None:
-        if not isinstance(dim, int) or dim < 1:
+        if dim < 1:
             raise BftembedError(f"random: dim={dim!r} must be a whole number of at least 1.")
-        if not isinstance(seed, int):
-            raise BftembedError(f"random: seed={seed!r} must be a whole number.")
-        self.spec = EncoderSpec(
-            name="random",
-            revision="",
-            dim=dim,
-            uses_ids=True,
-            options={"seed": seed},
-            versions=versions("numpy"),
-        )
+        options, package = {"seed": seed}, versions("numpy")
+        self.spec = EncoderSpec("random", revision="", dim=dim, uses_ids=True, options=options, versions=package)
         self.report = EncodingReport(0)
-        self._seed = seed
 
     def encode(self, texts: Sequence[str], progress: Progress = silent) -> np.ndarray:
         """Return float32 (n, dim), standard normal; equal strings have equal vectors."""
         strings = check_texts(texts)
         vectors = np.empty((len(strings), self.spec.dim), dtype=np.float32)
         for i, string in enumerate(strings):
-            digest = hashlib.sha256(f"{self._seed}\0{string}".encode()).digest()
+            digest = hashlib.sha256(f"{self.spec.options['seed']}\0{string}".encode()).digest()
             generator = np.random.default_rng(np.frombuffer(digest, dtype="<u4"))
             vectors[i] = generator.standard_normal(self.spec.dim, dtype=np.float32)
         progress(len(strings), len(strings), "")

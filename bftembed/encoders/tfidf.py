@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.encoders.base import EncoderSpec, EncodingReport, check_texts, check_vectors, unit_rows, versions
+from bftembed.encoders._pieces import check_texts, check_vectors, unit_rows, versions
+from bftembed.encoders.base import EncoderSpec, EncodingReport
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.progress import Progress, silent
 
@@ -39,7 +40,7 @@ class TfidfEncoder:
     """
 
     def __init__(self, dim: int = 256, analyzer: str = "word") -> None:
-        if not isinstance(dim, int) or dim < 1:
+        if dim < 1:
             raise BftembedError(f"tfidf: dim={dim!r} must be a whole number of at least 1.")
         if analyzer not in _ANALYZERS:
             raise unknown_name("analyzer of tfidf", str(analyzer), _ANALYZERS)
@@ -71,7 +72,6 @@ class TfidfEncoder:
             weights = words.fit_transform(documents)
         except ValueError as err:
             raise BftembedError(f"TF-IDF finds no shared word in the {len(documents)} texts ({err}).") from err
-        progress(0, len(documents), f"{weights.shape[1]} words")
         vectors = self._reduced(weights)
         # A row that the axes do not reach is noise too; scaled to length 1 it would look like a vector.
         vectors[np.linalg.norm(vectors, axis=1) < 1e-6] = 0

@@ -72,31 +72,8 @@ _OF_NAME = (
 )
 _PATTERNS = tuple((label, re.compile(yes, re.I), re.compile(no, re.I) if no else None) for label, yes, no in _OF_NAME)
 
-#: Every class, in the order of the rules; `OTHER` last.
-CLASSES = (*(label for label, *_ in _OF_NAME), "microRNA", "lncRNA", OTHER)
 
-
-def functional_class(name: str, locus_type: str = "gene with protein product") -> str:
-    """Return the functional class that a gene's full name states.
-
-    The rules, in this order. The locus type decides for microRNA, lncRNA and the immunoglobulin and T cell receptor
-    genes. Of the other genes without a protein (pseudogenes too) all are `OTHER`. The name of a gene with a protein
-    decides for the rest: it begins with the family (``"solute carrier family 2 member 1"``), ends in what it is
-    (``"cyclin dependent kinase 4"``), or is one of a list of receptors. Names of partners (``"kinase inhibitor"``,
-    ``"channel regulatory subunit"``) do not count. A name that fits several classes gets the first of `CLASSES`.
-
-    Parameters
-    ----------
-    name
-        Full name as HGNC spells it.
-    locus_type
-        HGNC's word.
-
-    Returns
-    -------
-    str
-        One of `CLASSES`.
-    """
+def _functional_class(name: str, locus_type: str) -> str:
     if locus_type in _OF_LOCUS_TYPE:
         return _OF_LOCUS_TYPE[locus_type]
     if locus_type != "gene with protein product":
@@ -108,7 +85,12 @@ def functional_class(name: str, locus_type: str = "gene with protein product") -
 
 
 def functional_classes(symbols: Sequence[str]) -> list[str]:
-    """Return the functional class of each gene, by the packaged HGNC table.
+    """Return the functional class of each gene that its full name in the packaged HGNC table states.
+
+    The locus type decides for microRNA, lncRNA and the immunoglobulin and T cell receptor genes; other genes without a
+    protein are `OTHER`. The name of a gene with a protein begins with the family (``"solute carrier family 2 member
+    1"``), ends in what it is (``"cyclin dependent kinase 4"``), or is one of a list of receptors; names of partners
+    (``"kinase inhibitor"``) do not count. The first class that fits counts.
 
     Parameters
     ----------
@@ -118,11 +100,11 @@ def functional_classes(symbols: Sequence[str]) -> list[str]:
     Returns
     -------
     list of str
-        As many as `symbols`, each one of `CLASSES`; `OTHER` for a name that leads to no gene.
+        As many as `symbols`; `OTHER` for a name that leads to no gene.
     """
     index = GeneIndex.default()
     classes = []
     for found in index.resolve(list(symbols)):
         record = index.get(found.symbol) if found.symbol else None
-        classes.append(functional_class(record.name, record.locus_type) if record else OTHER)
+        classes.append(_functional_class(record.name, record.locus_type) if record else OTHER)
     return classes

@@ -1,21 +1,63 @@
-"""Gene names of any kind → approved HGNC symbols, with an answer for every name."""
+"""Gene names of any kind → approved HGNC symbols, with an answer for every name; and the packaged HGNC table (CC0)."""
 
 from __future__ import annotations
 
 import functools
+import gzip
+import hashlib
+import importlib.resources
+import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bftembed.entities import spelling
-from bftembed.entities.hgnc import GeneRecord, hgnc_rows, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+_FILE = "hgnc_approved.tsv.gz"
+# Columns: hgnc_id, symbol, name, alias_symbols, prev_symbols, entrez_id, ensembl_gene_id, uniprot_ids, locus_type.
 _SYMBOL, _ALIAS, _PREVIOUS, _ENTREZ, _ENSEMBL, _UNIPROT = 1, 3, 4, 5, 6, 7
 
 _Names = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class GeneRecord:
+    """One approved gene; text is ``""`` where HGNC knows none, other names are in HGNC's order."""
+
+    hgnc_id: str
+    symbol: str
+    name: str
+    alias_symbols: tuple[str, ...]
+    prev_symbols: tuple[str, ...]
+    entrez_id: str
+    ensembl_gene_id: str
+    uniprot_ids: tuple[str, ...]
+    locus_type: str
+
+
+def _listed(cell: str) -> tuple[str, ...]:
+    # HGNC separates several names by a comma, mostly with a space after it.
+    return tuple(x for x in (part.strip() for part in cell.split(",")) if x) if cell else ()
+
+
+def _hgnc_rows() -> list[tuple[str, ...]]:
+    """Read the packaged table: 43,837 rows of 9 columns of text. ``NA`` and ``NaN`` are names, never missing values."""
+    # Written without quotes and line breaks in cells, so that a plain split is exact.
+    _, *lines = gzip.decompress(_packed()).decode("utf-8").rstrip("\n").split("\n")
+    return [tuple(line.split("\t")) for line in lines]
+
+
+@functools.cache
+def hgnc_version() -> str:
+    """Return the identity of the packaged table for provenance: the first 12 digits of the file's sha256."""
+    return hashlib.sha256(_packed()).hexdigest()[:12]
+
+
+def _packed() -> bytes:
+    return (importlib.resources.files("bftembed.entities") / "data" / _FILE).read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +74,11 @@ class Resolution:
     symbol
         The approved symbol when used or mapped, else None.
     via
-        ``"symbol"``, ``"previous"``, ``"alias"``, ``"ensembl"``, ``"entrez"``, ``"uniprot"``, ``"hgnc"``, or
-        ``""`` when nothing was found.
+        ``"symbol"``, ``"previous"``, ``"alias"``, ``"ensembl"``, ``"entrez"``, ``"uniprot"``, ``"hgnc"`` or ``""``.
     candidates
         The possible symbols of an ambiguous name, sorted.
     note
-        What the user should know, ``""`` for nothing.
+        What the user should know, or ``""``.
     """
 
     name: str
@@ -71,29 +112,31 @@ class GeneIndex:
     7. The same without regard to case (``C9ORF78``), in the order symbol, previous, alias. A name written as
        mouse symbols are (``Actb``) is not mapped: it is missing, with a note.
     8. Marks of other tools: ``hg19_CD3D``, R's ``HLA.DRA``, typographic dashes.
+    9. A whole Ensembl gene id inside of a name (``TBCE_ENSG00000284770``) decides alone; where HGNC does not know it, a
+       symbol beside it is only a candidate.
 
     A mixed-case alias that is spelt like another gene's symbol (``Tpp1`` is an alias of ACD) is ambiguous.
 
     Parameters
     ----------
     rows
-        Rows as `bftembed.entities.hgnc.hgnc_rows` gives them.
+        Rows of the packaged HGNC table.
 
     Notes
     -----
-    Source: HGNC (genenames.org), CC0; the version is `bftembed.entities.hgnc.hgnc_version`.
+    Source: HGNC (genenames.org), CC0; the version is `hgnc_version`.
     """
 
     def __init__(self, rows: Sequence[tuple[str, ...]]) -> None:
         self._rows = {row[_SYMBOL]: row for row in rows}
-        self._previous = _grouped((x, row[_SYMBOL]) for row in rows if row[_PREVIOUS] for x in listed(row[_PREVIOUS]))
-        self._alias = _grouped((x, row[_SYMBOL]) for row in rows if row[_ALIAS] for x in listed(row[_ALIAS]))
+        self._previous = _grouped((x, row[_SYMBOL]) for row in rows if row[_PREVIOUS] for x in _listed(row[_PREVIOUS]))
+        self._alias = _grouped((x, row[_SYMBOL]) for row in rows if row[_ALIAS] for x in _listed(row[_ALIAS]))
 
     @classmethod
     @functools.cache
     def default(cls) -> GeneIndex:
         """Return the index of the packaged HGNC table, built once per process (about a third of a second)."""
-        return cls(hgnc_rows())
+        return cls(_hgnc_rows())
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -106,21 +149,14 @@ class GeneIndex:
 
     def get(self, symbol: str) -> GeneRecord | None:
         """Return the record of an approved symbol, exactly spelt, or None."""
-        row = self._rows.get(symbol)
-        return None if row is None else GeneRecord.from_row(row)
+        if (row := self._rows.get(symbol)) is None:
+            return None
+        hgnc_id, _, name, alias, previous, entrez, ensembl, uniprot, locus = row
+        others = _listed(alias), _listed(previous)
+        return GeneRecord(hgnc_id, symbol, name, *others, entrez, ensembl, _listed(uniprot), locus)
 
     def resolve(self, names: Sequence[str]) -> list[Resolution]:
-        """Resolve every name.
-
-        Parameters
-        ----------
-        names
-            Names of any kind, mixed; values that are no strings are read as text.
-
-        Returns
-        -------
-        list of Resolution
-            As many as names, in their order.
+        """Resolve every name; the answers are in the order of `names`, whose values are read as text.
 
         Raises
         ------
@@ -148,6 +184,7 @@ class GeneIndex:
             or self._of_date(text)
             or self._of_any_case(text)
             or self._of_marked_name(text)
+            or self._of_inner_id(text)
             or Resolution(text, "missing", note=spelling.hint(text))
         )
         if text != name:
@@ -229,6 +266,17 @@ class GeneIndex:
             return Resolution(text, "missing", note=f"looks like a mouse symbol (the human gene so spelt: {human})")
         return replace(found, note=_joined("matched ignoring case", found.note))
 
+    def _of_inner_id(self, text: str) -> Resolution | None:
+        found = set(spelling.INNER_ENSEMBL_GENE.findall(text))
+        if len(found) != 1:
+            return None
+        identifier = found.pop()
+        if symbol := self._by_ensembl.get(identifier):
+            return Resolution(text, "mapped", symbol, "ensembl", note="by the Ensembl id in the name")
+        beside = tuple(part for part in re.split(r"[^\w-]|_", text) if part in self._rows)
+        note = "no approved gene has the Ensembl id in the name"
+        return Resolution(text, "ambiguous" if beside else "missing", candidates=beside, note=note)
+
     def _of_marked_name(self, text: str) -> Resolution | None:
         for changed, note in (
             (spelling.plain(text), "typographic characters replaced"),
@@ -263,7 +311,7 @@ class GeneIndex:
 
     @functools.cached_property
     def _by_uniprot(self) -> _Names:
-        return _grouped((x, s) for s, row in self._rows.items() if row[_UNIPROT] for x in listed(row[_UNIPROT]))
+        return _grouped((x, s) for s, row in self._rows.items() if row[_UNIPROT] for x in _listed(row[_UNIPROT]))
 
     @functools.cached_property
     def _symbol_any_case(self) -> dict[str, str]:

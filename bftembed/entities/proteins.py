@@ -35,19 +35,11 @@ _HASHTAG = re.compile(r"(?:cell)?hash(?:tag)?(?:\d+[a-z]?|[a-z])?|hto(?:\d+|[a-z
 
 
 @dataclass(frozen=True, slots=True)
-class Antibody:
-    """One row of the curated table ``data/antibodies.tsv``.
+class _Antibody:
+    """One row of the curated table ``data/antibodies.tsv``: what panels call a protein, and its genes.
 
-    Attributes
-    ----------
-    name, synonyms
-        What panels call it.
-    genes
-        Approved symbols of the genes that encode (or, for sugars, make) what it binds.
-    epitope
-        ``"isoform"`` or ``"carbohydrate"`` when it does not stand for the product of the gene as a whole.
-    note
-        What a reader should know.
+    `epitope` is ``"isoform"`` or ``"carbohydrate"`` where the name does not stand for the product of the gene as a
+    whole; `genes` are approved symbols of those that encode (or, for sugars, make) what the antibody binds.
     """
 
     name: str
@@ -59,27 +51,19 @@ class Antibody:
 
 @dataclass(frozen=True, slots=True)
 class ProteinResolution:
-    """What became of one protein name.
+    """What became of one protein name; further fields as in `bftembed.entities.genes.Resolution`.
 
     Attributes
     ----------
-    name
-        The name as given.
-    status
-        ``"used"`` (it is an approved gene symbol), ``"mapped"``, ``"ambiguous"`` or ``"missing"``.
     symbol
         The approved symbol where the name stands for the whole product of one gene, else None: CD3 has three
         genes, CD45RA is one isoform of PTPRC.
     genes
         Every gene of the protein; empty when ambiguous or missing.
     via
-        ``"antibody"``, ``"uniprot"``, ``"symbol"`` or another way of `bftembed.entities.genes.Resolution`.
+        Also ``"antibody"``.
     protein
         The antibody's main name in the table (``"CD45RA"``), or the accession; ``""`` for gene names.
-    candidates
-        The possible genes of an ambiguous name.
-    note
-        What the user should know, ``""`` for nothing.
     """
 
     name: str
@@ -98,17 +82,17 @@ class ProteinResolution:
 
 
 @functools.cache
-def antibodies() -> tuple[Antibody, ...]:
+def _antibody_table() -> tuple[_Antibody, ...]:
     """Read the packaged table of antibody names, written by hand for this project."""
     text = (importlib.resources.files("bftembed.entities") / "data" / "antibodies.tsv").read_text(encoding="utf-8")
     rows = csv.reader(text.splitlines()[1:], delimiter="\t", quoting=csv.QUOTE_NONE)
     return tuple(
-        Antibody(name, tuple(filter(None, synonyms.split("|"))), tuple(genes.split(",")), epitope, note)
+        _Antibody(name, tuple(filter(None, synonyms.split("|"))), tuple(genes.split(",")), epitope, note)
         for name, synonyms, genes, epitope, note in rows
     )
 
 
-def spelling_keys(name: str) -> tuple[str, str]:
+def _spelling_keys(name: str) -> tuple[str, str]:
     """Return what the spellings of an antibody name share, in two steps.
 
     Case, spaces and punctuation go (but between digits), Greek letters become words; then these words become
@@ -127,37 +111,22 @@ class ProteinIndex:
     ``CD197-CCR7``); a gene name by `GeneIndex`. ``IgG1``, ``IgG2a`` … are read as isotype controls, ``IgG`` and
     ``IgM`` as targets. Antibody names ignore case (panels for mouse and human share them).
 
-    Parameters
-    ----------
-    genes
-        The index of gene names.
-    table
-        Antibody names.
+    `genes` is the index of gene names, `table` holds antibody names.
     """
 
-    def __init__(self, genes: GeneIndex, table: Sequence[Antibody]) -> None:
+    def __init__(self, genes: GeneIndex, table: Sequence[_Antibody]) -> None:
         self._genes = genes
-        keyed = [(spelling_keys(name), row) for row in table for name in (row.name, *row.synonyms)]
+        keyed = [(_spelling_keys(name), row) for row in table for name in (row.name, *row.synonyms)]
         self._antibodies = {latin: row for (_, latin), row in keyed} | {words: row for (words, _), row in keyed}
 
     @classmethod
     @functools.cache
     def default(cls) -> ProteinIndex:
         """Return the index over the packaged tables, built once per process."""
-        return cls(GeneIndex.default(), antibodies())
+        return cls(GeneIndex.default(), _antibody_table())
 
     def resolve(self, names: Sequence[str]) -> list[ProteinResolution]:
-        """Resolve every name.
-
-        Parameters
-        ----------
-        names
-            Names of any kind, mixed.
-
-        Returns
-        -------
-        list of ProteinResolution
-            As many as names, in their order.
+        """Resolve every name; the answers are in the order of `names`.
 
         Raises
         ------
@@ -173,7 +142,7 @@ class ProteinIndex:
         if text in self._genes or spelling.unusable(name):
             return self._as_gene(name, name)
         cleaned = _cleaned(text)
-        _, latin = spelling_keys(cleaned)
+        _, latin = _spelling_keys(cleaned)
         for pattern, what in ((_ISOTYPE, "isotype control"), (_HASHTAG, "cell hashtag")):
             if pattern.fullmatch(latin):
                 return ProteinResolution(name, "missing", note=f"{what}: it has no gene")
@@ -183,8 +152,8 @@ class ProteinIndex:
             return _of_antibody(name, row)
         return self._of_parts(name, cleaned) or self._of_copy(name, cleaned) or self._as_gene(name, cleaned)
 
-    def _antibody(self, text: str) -> Antibody | None:
-        words, latin = spelling_keys(text)
+    def _antibody(self, text: str) -> _Antibody | None:
+        words, latin = _spelling_keys(text)
         return self._antibodies.get(words) or self._antibodies.get(latin)
 
     def _of_accession(self, name: str, text: str) -> ProteinResolution | None:
@@ -243,6 +212,6 @@ def _cleaned(text: str) -> str:
     return text[start:suffix].strip() or text
 
 
-def _of_antibody(name: str, row: Antibody) -> ProteinResolution:
+def _of_antibody(name: str, row: _Antibody) -> ProteinResolution:
     symbol = row.genes[0] if len(row.genes) == 1 and not row.epitope else None
     return ProteinResolution(name, "mapped", symbol, row.genes, "antibody", row.name, note=row.note)

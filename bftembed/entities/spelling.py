@@ -13,6 +13,8 @@ SENTINELS = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "n
 
 #: Ensembl gene id of any species; groups: species letters, digits, version, copy on Y.
 ENSEMBL_GENE = re.compile(r"ENS([A-Z]{0,4})G(\d{11})(\.\d+)?(_PAR_Y)?", re.ASCII | re.IGNORECASE)
+#: Human Ensembl gene id that stands whole inside of a name.
+INNER_ENSEMBL_GENE = re.compile(r"(?<![A-Za-z0-9])ENSG\d{11}(?!\d)", re.ASCII)
 _ENSEMBL_OTHER = re.compile(r"ENS[A-Z]{0,4}(T|P|E|R)\d{11}(\.\d+)?", re.ASCII | re.IGNORECASE)
 
 #: UniProt accession with an optional isoform number; group 1 is the accession.

@@ -1,27 +1,20 @@
-"""Gene names out of a h5ad's var, whatever anndata version wrote it, without loading anything else."""
+"""Gene names of a ``.var`` table: one rule for AnnData in memory and for files of any version of anndata."""
 
 from __future__ import annotations
 
-import contextlib
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.hdf5 import as_text, is_array, is_group, open_h5ad, place, strings
+from bftembed.hdf5 import as_text, check_declared_size, is_array, open_h5ad, place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import pandas as pd
 
-#: More genes than any assembly has; a larger shape is damage or malice, and reading it would fill the memory.
-_MOST_GENES = 5_000_000
+#: Columns that usually hold gene names, suggested first.
 _LIKELY = (
-    "gene_name",
-    "gene_names",
-    "feature_name",
-    "gene_symbol",
-    "gene_symbols",
-    "symbol",
-    "gene",
+    *("gene_name", "gene_names", "feature_name", "gene_symbol", "gene_symbols", "symbol", "gene"),
     "gene_short_name",
 )
 
@@ -32,8 +25,7 @@ def read_var_names(source: Any, column: str | None = None, *, use_raw: bool = Fa
     Parameters
     ----------
     source
-        Path of a h5ad; or a file opened by `bftembed.hdf5.open_h5ad`, one of its groups that holds an AnnData (a
-        modality of MuData), or what answers like them (a zarr store).
+        Path of a h5ad, or an open file or group that holds an AnnData.
     column
         Column of var to read instead of the var names. Named, it may hold only numbers (Entrez identifiers); the index
         counts as a column.
@@ -52,136 +44,102 @@ def read_var_names(source: Any, column: str | None = None, *, use_raw: bool = Fa
     """
     if isinstance(source, str | os.PathLike):
         with open_h5ad(source) as handle:
-            return _read(handle, column, use_raw)
-    return _read(source, column, use_raw)
+            return read_var_names(handle, column, use_raw=use_raw)
+    key = next((key for key in (("raw/var", "raw.var") if use_raw else ("var",)) if key in source), None)
+    if key is None:
+        raise BftembedError(f"{place(source)}: there is no {'raw/var' if use_raw else 'var'}, so no gene names.")
+    return names_in(read_table(source, key), column, f"{place(source)}: {key}")
 
 
-def read_var_column(handle: Any, column: str, *, use_raw: bool = False) -> list[str] | None:
-    """Read a column of var as text; `handle` as `read_var_names` takes it. None where there is no such column.
+def read_table(root: Any, key: str) -> pd.DataFrame:
+    """Read ``.var`` or another table of an open HDF5 file or zarr store, also as anndata before 0.7 wrote it.
 
     Raises
     ------
     BftembedError
-        When it cannot be read as text.
+        When it cannot be read as a table.
     """
-    key = _key(handle, use_raw)
-    if key is None or column not in _columns(handle[key]):
-        return None
-    return _texts(handle, handle[key], key, column)
+    import pandas as pd
+    from anndata.io import read_elem
+
+    table = root[key]
+    if not hasattr(table, "store_path"):
+        check_declared_size(table, place(root))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of members without an encoding
+            frame = _first_layout(root, table[:]) if is_array(table) else read_elem(table)
+        if not isinstance(frame, pd.DataFrame):
+            raise TypeError("it is not a table")
+    except Exception as err:  # anndata passes on whatever h5py, zarr and pandas raise
+        why = "; ".join([(str(err) or type(err).__name__).splitlines()[0], *getattr(err, "__notes__", [])])
+        raise BftembedError(
+            f"{place(root)}: {key} cannot be read: it is truncated or damaged ({why}). Write it again with anndata."
+        ) from err
+    return frame
 
 
-def refuse_numbers(names: list[str], what: str, index: str, remedy: Callable[[], str]) -> None:
-    """Raise when names that nobody chose are only numbers; the one rule for h5ad files and AnnData in memory.
+def _first_layout(root: Any, records: Any) -> pd.DataFrame:
+    """Return a table as anndata before 0.7 wrote it: one compound data set, its categories in uns."""
+    import pandas as pd
 
-    Even a subset of "0", "1", … would resolve, as Entrez identifiers of some other genes.
+    frame = pd.DataFrame(records)
+    for name in frame.columns:
+        if f"uns/{name}_categories" in root and frame[name].dtype.kind in "iu":
+            frame[name] = pd.Categorical.from_codes(frame[name], as_text(root[f"uns/{name}_categories"][:]))
+        elif frame[name].dtype == object:
+            frame[name] = as_text(frame[name])
+    return frame.set_index("index" if "index" in frame else frame.columns[0])
+
+
+def names_in(table: pd.DataFrame, column: str | None, where: str, remedy: str = "") -> list[str]:
+    """Return the names in the index or a column of a table, ``""`` where missing.
 
     Parameters
     ----------
-    names
-        The var names; blank ones are passed over.
-    what
-        What they are the names of, to begin the message with.
-    index
-        What the index is called as a column, for those who mean the numbers.
+    table
+        ``.var``, or what else has one row per gene.
+    column
+        A column, or the index by its name (``"_index"`` where it has none). None for the index, which then may not
+        hold numbers alone: even a subset of "0", "1", … would resolve, as Entrez identifiers of other genes.
+    where
+        File and table, for messages.
     remedy
-        Gives a sentence on what to choose instead.
+        What to do about a table without names; by default name a column that holds some.
 
     Raises
     ------
     BftembedError
-        When there are names, and all are whole numbers.
+        For an unknown column, and an index that holds no names.
     """
+    columns, index = [str(name) for name in table.columns], str(table.index.name or "_index")
+    if column is not None and column not in (*columns, index):
+        raise unknown_name("column", column, [*columns, index], where=where)
+    if column is not None:
+        return texts(table[column] if column in columns else table.index)
+    names = texts(table.index)
     filled = [name for name in names if name]
+    if len(names) and not filled:
+        raise BftembedError(f"{where}: the names are missing. {remedy or _advice(table)}")
     if filled and all(name.isdecimal() for name in filled):
         raise BftembedError(
-            f"{what} are only numbers ({examples(filled)}). {remedy()} If the numbers are Entrez identifiers, name the "
-            f"index itself as the column: {index}."
+            f"{where}: the names are only numbers ({examples(filled)}). {remedy or _advice(table)} If the numbers are "
+            f"Entrez identifiers, name the index itself as the column: {index}."
         )
-
-
-def _read(handle: Any, column: str | None, use_raw: bool) -> list[str]:
-    path = place(handle)
-    key = _key(handle, use_raw)
-    if key is None:
-        table = "raw/var" if use_raw else "var"
-        raise BftembedError(f"{path}: there is no {table}, so no gene names. Is it a h5ad of anndata?")
-    var = handle[key]
-    columns = _columns(var)
-    if column is not None:
-        if column not in columns:
-            raise unknown_name("column", column, columns, where=f"{key} of {path}")
-        return _texts(handle, var, key, column)
-    index = _index(var, columns)
-    names = _texts(handle, var, key, index) if index is not None else []
-    if index is None or not any(names):
-        raise BftembedError(f"{path}: the names of {key} are missing. {_advice(handle, var, key, columns, index)}")
-    refuse_numbers(names, f"{path}: the names of {key}", index, lambda: _advice(handle, var, key, columns, index))
     return names
 
 
-def _key(handle: Any, use_raw: bool) -> str | None:
-    return next((key for key in (("raw/var", "raw.var") if use_raw else ("var",)) if key in handle), None)
+def texts(values: pd.Series | pd.Index) -> list[str]:
+    """Return values as text, ``""`` where missing."""
+    return ["" if missing else str(value) for value, missing in zip(values, values.isna(), strict=True)]
 
 
-def _columns(var: Any) -> list[str]:
-    if is_array(var):
-        return list(var.dtype.names or ())
-    return [name for name in var if name != "__categories"]
-
-
-def _index(var: Any, columns: list[str]) -> str | None:
-    given = var.attrs.get("_index")
-    given = given.decode() if isinstance(given, bytes) else given
-    for name in (given, "_index", "index"):
-        if isinstance(name, str) and name in columns:
-            return name
-    # Before version 0.7 anndata wrote var as one table with the index first.
-    return columns[0] if columns and is_array(var) else None
-
-
-def _texts(handle: Any, var: Any, key: str, column: str) -> list[str]:
-    where = f"{place(handle)}: {key}/{column}"
-    try:
-        if is_array(var):
-            _check_size(var, where)
-            categories = f"uns/{column}_categories"
-            if column in var.dtype.names and var.dtype[column].kind in "iu" and categories in handle:
-                return _decoded(var[column], handle[categories], where)
-            return as_text(var[column])
-        member = var[column]
-        _check_size(member, where)
-        if is_array(member) and "categories" in member.attrs:
-            return _decoded(member[:], var["__categories"][column], where)
-        return strings(member)
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as err:
-        raise BftembedError(
-            f"{where} cannot be read as a column of names ({err}). Choose another column, or rewrite it with anndata."
-        ) from err
-
-
-def _decoded(codes: Any, categories: Any, where: str) -> list[str]:
-    _check_size(categories, where)
-    texts = strings(categories)
-    return [texts[code] if code >= 0 else "" for code in codes]
-
-
-def _check_size(member: Any, where: str, depth: int = 2) -> None:
-    # A categorical is a group whose categories may be a group again (nullable strings); nothing lies deeper.
-    if is_group(member) and depth:
-        for part in member.values():
-            _check_size(part, where, depth - 1)
-    elif not is_array(member) or len(member.shape) != 1 or member.shape[0] > _MOST_GENES:
-        shape = getattr(member, "shape", None)
-        raise BftembedError(f"{where} has the shape {shape}, which no column of gene names has.")
-
-
-def _advice(handle: Any, var: Any, key: str, columns: list[str], index: str | None) -> str:
+def _advice(table: pd.DataFrame) -> str:
     found = []
-    for name in sorted((c for c in columns if c != index), key=lambda c: (c.lower() not in _LIKELY, columns.index(c))):
-        with contextlib.suppress(BftembedError):
-            texts = [t for t in _texts(handle, var, key, name) if t]
-            if texts and not any(_is_number(t) for t in texts[:20]):
-                found.append(f"{name!r} ({examples(texts[:3])})")
+    for name in sorted(map(str, table.columns), key=lambda name: name.lower() not in _LIKELY):
+        filled = [text for text in texts(table[name].head(20)) if text] if name in table else []
+        if filled and not any(map(_is_number, filled)):
+            found.append(f"{name!r} ({examples(filled[:3])})")
     if found:
         return f"Name a column that holds gene names (--gene-column, or --column for a list): {', '.join(found[:8])}."
     return "No column of it holds names either: set var_names with anndata."

@@ -1,33 +1,33 @@
-"""The verb: perturbation data and gene embeddings → a folder that STATE (arc-state, cell-load) takes unmodified."""
+"""Export of a perturbation screen and gene embeddings to a folder that STATE (arc-state) takes unmodified."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 
-from bftembed.cells.kernels import steady
-from bftembed.cells.reading import expression_in
-from bftembed.cells.task import Asked, Task
+from bftembed._version import __version__
 from bftembed.embeddings import GeneEmbeddings
-from bftembed.errors import BftembedError, examples, require, unknown_name
-from bftembed.export import scripts, splits
-from bftembed.export.features import refuse_missing, resolve_labels, vectors_of, write_features
-from bftembed.export.labels import CellLabels, Columns, read_labels
-from bftembed.export.record import Plan, StateExport, about_export, hashes_of, manifest_of, report_of, summary
-from bftembed.export.state_cells import (
+from bftembed.entities.genes import GeneIndex
+from bftembed.errors import BftembedError, examples, require
+from bftembed.export import _splits
+from bftembed.export._cells import (
     EMBED_KEY,
+    FEATURES,
     HVG_KEY,
-    Embedded,
-    values_per_cell,
-    write_expression,
-    write_tables,
-    write_vectors,
+    Columns,
+    choose_genes,
+    read_screen,
+    resolve_label,
+    write_cells,
+    write_embeddings,
+    write_features,
 )
-from bftembed.export.variable_genes import check_same_genes, choose_genes, sampled_cells
-from bftembed.io import atomic_folder, canonical_json
+from bftembed.io import atomic_folder, canonical_json, sha256_file, write_json
 from bftembed.progress import silent
 
 if TYPE_CHECKING:
@@ -36,10 +36,97 @@ if TYPE_CHECKING:
 
     from bftembed.progress import Progress
 
-OUTPUT_SPACES = ("gene", "all")
-MANIFEST, CELLS = "manifest.json", "cells"
-#: STATE's bottleneck to all genes has ``dimensions // 8`` units.
-FEWEST_DIMENSIONS = 8
+#: Bounds of ``cell_set_len``; the upper one is STATE's own default.
+_MIN_SET, _MAX_SET = 8, 512
+_TRAIN = """\
+#!/usr/bin/env bash
+# bash train.sh [{questions}] [X_bft|X_hvg] [text|onehot] [OVERRIDE…]
+# Needs arc-state 0.11 (licence CC BY-NC-SA 4.0) in an environment of its own. Then:
+#   state tx predict --output-dir runs/QUESTION-X_bft-text --checkpoint final.ckpt --profile full
+# Its adata_pred.h5ad has genes by number, in the order of uns["hvg_names"] of any file (output_space=all: of var).
+set -euo pipefail
+here='{folder}'
+question=${{1:-{first}}} embed_key=${{2:-X_bft}} features=${{3:-text}}
+if [ ! -f "$here/$question.toml" ]; then
+  echo "error: no $here/$question.toml; the questions are {questions}. STATE keeps absolute paths: export a folder" \\
+    "that was moved again, or change its path in all .toml and .sh files." >&2
+  exit 2
+fi
+case "$features" in
+  text) features_file="'$here/pert_features.pt'" ;;
+  onehot) features_file=null ;;
+  *) echo "error: features are text or onehot, not $features" >&2; exit 2 ;;
+esac
+shift $(( $# < 3 ? $# : 3 ))
+
+# STATE's own defaults are those of another data set. model=state has a decoder to genes; state_sm has none.
+overrides=(
+{overrides}
+)
+# The last override counts: your own follow. data.kwargs.output_space=all predicts all of X; embedding would pass signed
+# vectors through a ReLU and score them clipped.
+exec state tx train "${{overrides[@]}}" \\
+  "data.kwargs.toml_config_path='$here/$question.toml'" \\
+  "data.kwargs.embed_key=$embed_key" \\
+  "data.kwargs.perturbation_features_file=$features_file" \\
+  "output_dir='$here/runs'" "name=$question-$embed_key-$features" "$@"
+"""
+
+
+@dataclass(frozen=True)
+class StateExport:
+    """Report of an export.
+
+    Attributes
+    ----------
+    out
+        The folder.
+    files
+        Names of the h5ad files in ``cells``.
+    n_cells, n_perturbations, dim
+        Cells, perturbations besides the control, dimensions of ``X_bft``.
+    n_genes, n_hvg
+        Genes of ``X`` and of ``X_hvg``.
+    questions
+        Question → how it was split, and its perturbed cells of ``train``, ``val`` and ``test``.
+    mapped, missing
+        Perturbations found under another name, and those without a vector (zeros).
+    simulated
+        Whether cells or embeddings are simulated.
+    notes
+        What the user should know.
+    """
+
+    out: Path
+    files: tuple[str, ...]
+    n_cells: int
+    n_perturbations: int
+    dim: int
+    n_genes: int
+    n_hvg: int
+    questions: dict[str, dict[str, Any]]
+    mapped: dict[str, str]
+    missing: tuple[str, ...]
+    simulated: bool
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {**asdict(self), "out": str(self.out), "files": list(self.files)}
+
+    def lines(self) -> list[str]:
+        """Return the facts, one a line."""
+        lines = ["SIMULATED data: nothing here was observed."] if self.simulated else []
+        lines += [
+            f"{self.n_cells:,} cells in {len(self.files)} files: X {self.n_genes:,} genes (log1p), {HVG_KEY} "
+            f"{self.n_hvg:,}, {EMBED_KEY} {self.dim} dimensions",
+            f"{self.n_perturbations} perturbations with text features, {len(self.mapped)} of them under another name, "
+            f"{len(self.missing)} missing (zeros)",
+        ]
+        for name, one in self.questions.items():
+            counts = ", ".join(f"{n:,} {split}" for split, n in one["n_cells"].items())
+            lines.append(f"{name}: perturbed cells {counts}; {one['note']}")
+        return [*lines, *self.notes]
 
 
 def export_state(
@@ -51,36 +138,29 @@ def export_state(
     cell_type_key: str = "cell_type",
     batch_col: str = "gem_group",
     control: str = "non-targeting",
-    separator: str = "+",
     hvg: int = 2000,
-    all_genes: bool = False,
     holdout_cell_types: Sequence[str] = (),
     val_cell_types: Sequence[str] = (),
     holdout_genes: Sequence[str] | None = None,
-    holdout_share: float = 0.2,
-    val_share: float = 0.1,
-    seed: int = 0,
     allow_missing: bool = False,
-    gene_matrix: str = "raw",
-    normalize: Literal["auto", "log1p-cp10k", "none"] = "auto",
     layer: str | None = None,
     use_raw: bool = False,
     gene_column: str | None = None,
-    output_space: Literal["gene", "all"] = "gene",
-    dataset: str = "bft",
+    seed: int = 0,
+    normalize: Literal["auto", "log1p-cp10k", "none"] = "auto",
     progress: Progress = silent,
 ) -> StateExport:
     """Write h5ad files, perturbation features, splits and scripts that STATE takes unmodified.
 
     The folder holds ``cells/*.h5ad`` (one per input, with cell embeddings in .obsm["X_bft"]), pert_features.pt (the
-    gene embeddings of the perturbed genes), zeroshot_celltype.toml, unseen_gene.toml, train.sh, predict.sh,
-    manifest.json and README.md. It is written as a whole or not at all.
+    gene embeddings of the perturbed genes), zeroshot_celltype.toml, unseen_gene.toml, train.sh and
+    manifest.json. It is written atomically.
 
     Parameters
     ----------
     data
         Perturbed cells and controls: h5ad files with counts or logged values, or builtin:NAME. Values are written as
-        log1p of counts per 10,000.
+        log1p of counts per 10,000. Genes of a combination are separated by a plus sign; its vector is their sum.
     genes
         Gene embeddings (.safetensors).
     out
@@ -93,8 +173,6 @@ def export_state(
         Column of .obs with the batch.
     control
         Label of control cells in `pert_col`. Each cell type of each file needs some.
-    separator
-        Separator of the genes of a combination. Its vector is their sum.
     hvg
         Number of highly variable genes for X_hvg (flavor seurat of scanpy).
     holdout_cell_types
@@ -111,230 +189,165 @@ def export_state(
         Take expression and genes from .raw.
     gene_column
         Column of .var with the gene names. By default the index.
-    output_space
-        What STATE predicts: the highly variable genes (gene) or all of X (all).
 
     Other Parameters
     ----------------
     seed
         Seed of all draws.
-    all_genes
-        Write all genes to X, which is dense. By default the highly variable and the perturbed ones.
-    holdout_share
-        Share of the perturbed genes for test.
-    val_share
-        Share of the perturbed genes for validation.
-    gene_matrix
-        Transformation of the gene embeddings for the cell embeddings, as in `bftembed.cells.embed.embed_cells`.
     normalize
         ``"log1p-cp10k"`` or ``"none"`` where the values do not tell.
-    dataset
-        Name in the TOML files, without a dot.
     progress
-        Called with the cells done, of twice as many: vectors, then expression.
+        Progress callback, called with the number of cells done, of twice as many: vectors, then expression.
 
     Returns
     -------
     StateExport
-        What the manifest says, in short.
+        The manifest, in short.
 
     Raises
     ------
     BftembedError
         For what STATE would fail on or go wrong with silently: missing labels, no controls, unknown perturbations,
-        negative or unclear values, different genes, cell types or genes that are not there, an empty split, an output
-        folder that is not empty, an output space that cannot be. Nothing is written then.
+        negative or unclear values, different genes, an empty split; for names that do not exist, and an output folder
+        that is not empty. Nothing is written then.
     """
     target = _checked_out(out)
-    _check_names(output_space, dataset)
     require("torch", "local")
     vectors = GeneEmbeddings.of(genes)
-    asked = Asked(normalize=_checked_normalize(normalize), gene_matrix=gene_matrix, empty_policy="nan")
+    paths = [Path(one) for one in ([data] if isinstance(data, str) or hasattr(data, "__fspath__") else data)]
+    if not paths or len({path.stem for path in paths}) < len(paths):
+        raise BftembedError("Give one or more h5ad files, each with a name of its own.")
     columns = Columns(pert_col, cell_type_key, batch_col, control)
-    if len({pert_col, cell_type_key, batch_col}) < 3:
-        raise BftembedError(f"pert_col, cell_type_key and batch_col must be three columns, not {columns}.")
-    files = [read_labels(path, columns) for path in _paths(data)]
-    targets = resolve_labels(
-        (x for one in files for x in one.perturbation), vectors, control=control, separator=separator
+    choice = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
+    screens = [read_screen(path, columns, choice) for path in paths]
+    labels = sorted({label for one in screens for label in one.perturbation})
+    targets = {label: resolve_label(label, vectors, control) for label in labels}
+    missing = {label: one.note for label, one in targets.items() if one.status == "missing"}
+    if missing and (not allow_missing or len(missing) == len(targets) - 1):
+        raise BftembedError(
+            f"{len(missing)} of {len(targets) - 1} perturbations have no vector: {examples(missing.values(), 30)}. "
+            "Embed profiles of them, rename or remove these cells, or give some zeros knowingly (--allow-missing). "
+            "STATE cannot distinguish a perturbation of zeros from the control."
+        )
+    questions = _splits.questions_of(
+        screens,
+        [*targets.values()],
+        control,
+        test_cell_types=holdout_cell_types,
+        val_cell_types=val_cell_types,
+        test_genes=holdout_genes,
+        seed=seed,
     )
-    missing = refuse_missing(targets, allow=allow_missing)
-    labels, how = splits.split_genes(
-        targets, held_out=holdout_genes, share=holdout_share, val_share=val_share, seed=seed
-    )
-    cell_types = sorted({x for one in files for x in one.cell_type})
-    zeroshot = splits.zeroshot_celltype(cell_types, holdout_cell_types, val_cell_types, labels, seed=seed)
-    asked_for = [one for one in (zeroshot, splits.unseen_gene(cell_types, labels, how)) if one is not None]
-    plan = Plan(
-        files,
-        columns,
-        targets,
-        missing,
-        [splits.counted(one, files, control) for one in asked_for],
-        scripts.set_length(_median_cells(files, control)),
-        bool(vectors.provenance.get("simulated")) or any(one.simulated for one in files),
-    )
-    choice: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_column": gene_column}
+    simulated = bool(vectors.provenance.get("simulated")) or any(one.simulated for one in screens)
+    names, n_cells = [f"{one.path.stem}.h5ad" for one in screens], [len(one.names) for one in screens]
+    perturbed = {gene for one in targets.values() for gene in one.genes}
+    done_before = np.cumsum([0, *n_cells, *n_cells]).tolist()
+
+    def part(i: int) -> Progress:
+        return lambda done, _, note: progress(done_before[i] + done, done_before[-1], note)
+
     with atomic_folder(target) as folder:
-        cells = folder / CELLS
-        cells.mkdir()
-        names = _file_names(files)
-        embedded = _embed(plan, [cells / name for name in names], vectors, asked, choice, seed, progress)
-        _check_dimensions(embedded, output_space)
-        reordered = check_same_genes([one.path for one in files], embedded)
-        perturbed = {gene for one in targets.values() for gene in one.genes}
-        genes_of_x, chosen = choose_genes(embedded, hvg, perturbed, every_gene=all_genes)
-        done, total = sum(one.n_cells for one in files), 2 * sum(one.n_cells for one in files)
-        about = about_export(vectors, plan, chosen, output_space)
-        for name, labels_of, one in zip(names, files, embedded, strict=True):
-            write_expression(
-                labels_of.path,
-                cells / name,
-                genes_of_x,
-                choice,
-                transform=one.report.normalize,
-                progress=progress,
-                before=done,
-                total=total,
+        (folder / "cells").mkdir()
+        files = [folder / "cells" / name for name in names]
+        reports = [
+            write_embeddings(one, file, vectors, normalize, part(i))
+            for i, (one, file) in enumerate(zip(screens, files, strict=True))
+        ]
+        kept, how = choose_genes(screens, reports, hvg, perturbed, seed)
+        about = {
+            "bftembed": __version__,
+            "format": "bftembed-state-export 2",
+            "simulated": simulated,
+            "readings": {
+                "cell embedding": f"obsm[{EMBED_KEY!r}]: expression-weighted mean of gene embeddings, length 1",
+                "perturbation features": f"{FEATURES}: gene embeddings as they are; combinations: sums; control: 0",
+            },
+            "embeddings": canonical_json(vectors.provenance),
+            "embeddings_sha256": vectors.fingerprint(),
+            "highly_variable": how,
+        }
+        for i, (one, report, file) in enumerate(zip(screens, reports, files, strict=True)):
+            write_cells(file, one, report, columns, kept, about, part(len(files) + i))
+        write_features(folder / FEATURES, targets, vectors)
+        notes = [
+            f"{one.path.name}: normalization {report.normalize} ({report.reason}); {report.coverage:.1%} of expression "
+            "embedded"
+            for one, report in zip(screens, reports, strict=True)
+        ]
+        if len({report.normalize for report in reports}) > 1:
+            notes.append(
+                "Some inputs were counts and others logged; all are log1p now. Were the logged ones made alike?"
             )
-            told = {EMBED_KEY: one.provenance, "state_export": {**about, "source": labels_of.path.name}}
-            write_tables(cells / name, labels_of, columns, genes_of_x, told, simulated=plan.simulated)
-            done += labels_of.n_cells
-        write_features(folder, vectors_of(targets, vectors), canonical_json(about))
-        recipe = scripts.Recipe(
-            str(target), columns, output_space, plan.set_length, [q.name for q in plan.questions], EMBED_KEY, HVG_KEY
+        if len(questions) == 1:
+            notes.append("One cell type: there is no zeroshot_celltype.toml, for nothing would be left to train on.")
+        measured = {found.entity for found in GeneIndex.default().resolve(list(kept.index))} | set(kept.index)
+        if absent := sorted(perturbed - measured):
+            notes.append(f"{len(absent)} perturbed genes are not measured: {examples(absent)}.")
+        result = StateExport(
+            out=target,
+            files=tuple(names),
+            n_cells=sum(n_cells),
+            n_perturbations=len(targets) - 1,
+            dim=reports[0].dim,
+            n_genes=len(kept),
+            n_hvg=int(kept.sum()),
+            questions={one.name: {"note": one.note, "n_cells": one.n_cells} for one in questions},
+            mapped={label: one.note for label, one in targets.items() if one.status == "mapped"},
+            missing=tuple(missing),
+            simulated=simulated,
+            notes=tuple(notes),
         )
-        for question in plan.questions:
-            text = splits.toml_text(question, dataset, str(target / CELLS))
-            (folder / f"{question.name}.toml").write_text(text, encoding="utf-8")
-        result = report_of(target, plan, names, embedded, genes_of_x, reordered=reordered, one_type=zeroshot is None)
-        for name, text in (("train.sh", scripts.train_script(recipe)), ("predict.sh", scripts.predict_script(recipe))):
+        # Shorter sets of cells are filled with repeats, so the length is near the median size of a condition.
+        sizes = pd.concat(
+            [pd.Series(zip(one.cell_type, one.perturbation, strict=True)).value_counts() for one in screens]
+        )
+        perturbed_sizes = sizes[[label != control for _, label in sizes.index]]
+        set_length = int(np.clip(round(float(perturbed_sizes.median())), _MIN_SET, _MAX_SET))
+        texts = {f"{one.name}.toml": _splits.toml_text(one, str(target / "cells")) for one in questions}
+        texts["train.sh"] = _train_script(target, columns, set_length, [one.name for one in questions])
+        for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-            (folder / name).chmod(0o755)
-        (folder / "README.md").write_text(scripts.readme(recipe, summary(result)), encoding="utf-8")
-        manifest = {**about, **result.as_dict(), **manifest_of(plan, names, embedded, genes_of_x, dataset)}
-        manifest["sha256"] = hashes_of(folder)
-        text = canonical_json(manifest)
-        (folder / MANIFEST).write_text(_indented(manifest), encoding="utf-8")
-    if canonical_json(_read_json(target / MANIFEST)) != text:
-        raise BftembedError(
-            f"{target} was made by another process meanwhile, and is left as it is. Choose another one."
-        )
+        (folder / "train.sh").chmod(0o755)
+        left_out = ("out", "empty_cells")
+        manifest = about | result.as_dict()
+        manifest |= {
+            "dataset": _splits.DATASET,
+            "columns": asdict(columns),
+            "cell_set_len": set_length,
+            "cells": {
+                name: {"source": one.path.name, "n_cells": len(one.names)}
+                | {"embedding": {key: value for key, value in report.as_dict().items() if key not in left_out}}
+                for name, one, report in zip(names, screens, reports, strict=True)
+            },
+            "perturbations": {label: asdict(one) for label, one in targets.items()},
+            "hvg_names": list(kept.index[kept]),
+            "sha256": {str(x.relative_to(folder)): sha256_file(x) for x in sorted(folder.rglob("*")) if x.is_file()},
+        }
+        write_json(folder / "manifest.json", manifest)
     return result
-
-
-def _paths(data: Any) -> list[Path]:
-    given = [data] if isinstance(data, str) or hasattr(data, "__fspath__") else list(data)
-    if not given:
-        raise BftembedError("data is a list without files; give one or more paths of h5ad files.")
-    paths = [Path(one) for one in given]
-    real = [path.resolve() for path in paths]
-    if len(set(real)) < len(real):
-        raise BftembedError(
-            f"A file is given twice: {examples(path for path in paths if real.count(path.resolve()) > 1)}."
-        )
-    return paths
-
-
-def _file_names(files: Sequence[CellLabels]) -> list[str]:
-    names: list[str] = []
-    for one in files:
-        stem, n = one.path.stem, 1
-        while f"{stem}.h5ad" in names:
-            n += 1
-            stem = f"{one.path.stem}-{n}"
-        names.append(f"{stem}.h5ad")
-    return names
 
 
 def _checked_out(out: str | os.PathLike[str]) -> Path:
     target = Path(out).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BftembedError(f"{target} is there and not empty. Choose a new folder (--out); nothing is replaced.")
-    if bad := sorted({c for c in str(target) if c in "*?[]{}\"'\\$`" or not c.isprintable()}):
+        raise BftembedError(f"{target} exists and is not empty. Choose a new folder (--out); nothing is replaced.")
+    if not str(target).isprintable() or re.search(r"[*?\[\]{}\"'\\$`]", str(target)):
         raise BftembedError(
-            f"{target} has {examples(bad)} in its name, which STATE reads as a pattern, or its TOML and shell cannot "
-            "hold. Choose another folder."
+            f"{target} has letters that STATE, its TOML or a shell would expand. Choose another folder."
         )
     return target
 
 
-def _check_names(output_space: str, dataset: str) -> None:
-    if output_space == "embedding":
-        raise BftembedError(
-            "output_space='embedding' is refused: without a decoder STATE passes its output through a ReLU, and "
-            "predict clips prediction and truth to [0, 14] before log1p metrics. Text embeddings are signed: "
-            "what comes out only looks like scores. Use 'gene' or 'all'."
-        )
-    if output_space not in OUTPUT_SPACES:
-        raise unknown_name("output space", output_space, OUTPUT_SPACES)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", dataset):
-        raise BftembedError(
-            f"dataset is {dataset!r}: cell-load cuts names at the first dot, so letters, digits, '-' and "
-            "'_' alone will do."
-        )
-
-
-def _checked_normalize(normalize: str) -> str:
-    known = ("auto", "log1p-cp10k", "none")
-    if normalize not in known:
-        raise unknown_name("normalize", normalize, known)
-    return normalize
-
-
-def _median_cells(files: Sequence[CellLabels], control: str) -> float:
-    counts: list[int] = []
-    for one in files:
-        pairs = np.stack([one.cell_type.astype(str), one.perturbation.astype(str)])[:, one.perturbation != control]
-        counts += np.unique(pairs, axis=1, return_counts=True)[1].tolist() if pairs.size else []
-    return float(np.median(counts)) if counts else 0.0
-
-
-def _embed(
-    plan: Plan,
-    outs: Sequence[Path],
-    genes: GeneEmbeddings,
-    asked: Asked,
-    choice: dict[str, Any],
-    seed: int,
-    progress: Progress,
-) -> list[Embedded]:
-    per_cell = []
-    for labels in plan.files:
-        with expression_in(labels.path, **choice) as expression:
-            per_cell.append(values_per_cell(expression.matrix))
-    n_cells = [one.n_cells for one in plan.files]
-    sampled = sampled_cells(n_cells, per_cell, seed)
-    work = sum(n * x for n, x in zip(n_cells, per_cell, strict=True)) * genes.dim
-    embedded, before = [], 0
-    for labels, out, rows in zip(plan.files, outs, sampled, strict=True):
-        told = _shifted(progress, before, 2 * sum(n_cells))
-        task = Task(genes, EMBED_KEY, asked, told)
-        one = write_vectors(labels.path, out, task, choice, kernel=steady(work), sampled=rows, key=EMBED_KEY)
-        embedded.append(one)
-        before += labels.n_cells
-    return embedded
-
-
-def _shifted(progress: Progress, before: int, total: int) -> Progress:
-    return lambda done, _, note: progress(before + done, total, note)
-
-
-def _check_dimensions(embedded: Sequence[Embedded], output_space: str) -> None:
-    dim = embedded[0].report.dim
-    if output_space == "all" and dim < FEWEST_DIMENSIONS:
-        raise BftembedError(
-            f"{EMBED_KEY} would have {dim} dimensions; with output_space='all' STATE divides them by 8 and fails below "
-            f"{FEWEST_DIMENSIONS}. Use gene embeddings of more dimensions, or output_space='gene'."
-        )
-
-
-def _indented(value: Any) -> str:
-    import json
-
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _read_json(path: Path) -> Any:
-    import json
-
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _train_script(folder: Path, columns: Columns, set_length: int, questions: Sequence[str]) -> str:
+    """Return a script that trains STATE with every override that matters."""
+    named = {"pert_col": columns.pert, "cell_type_key": columns.cell_type, "batch_col": columns.batch}
+    named["control_pert"] = columns.control
+    overrides = ["data.kwargs.output_space=gene"]
+    for key, value in named.items():  # quoted as hydra has it: a bare null or 1 would be no text
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        overrides.append(f"data.kwargs.{key}='{quoted}'")
+    overrides += ["data.kwargs.num_workers=0", "model=state", "++model.kwargs.gene_decoder_bool=true"]
+    overrides += ["++model.kwargs.decoder_weight=1.0", f"model.kwargs.cell_set_len={set_length}"]
+    overrides += ["training.train_seed=42", "use_wandb=false", "overwrite=true"]
+    words = "\n".join('  "{}"'.format(re.sub(r'(["\\$`])', r"\\\1", one)) for one in overrides)
+    return _TRAIN.format(questions="|".join(questions), first=questions[0], folder=folder, overrides=words)

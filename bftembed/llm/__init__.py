@@ -28,20 +28,15 @@ BACKENDS = Registry(
 
 
 def model_spec(text: str, **options: Any) -> Spec:
-    """Parse the spec of a model; ``builtin:NAME`` means transformers, options given here are added.
+    """Parse the spec of a model, such as ``scripted:delay=0.02`` or ``builtin:smollm2-135m-instruct,dtype=fp32``.
 
-    Parameters
-    ----------
-    text
-        For example ``facts``, ``scripted:delay=0.02``, ``builtin:smollm2-135m-instruct,dtype=fp32``.
-    **options
-        Options that override those of the text; None means not given.
+    ``builtin:NAME`` means transformers; `options` that are not None override those of the text.
     """
     spec = parse_spec(text)
-    given = {name: value for name, value in options.items() if value is not None}
+    given = spec.options | {name: value for name, value in options.items() if value is not None}
     if spec.engine == "builtin":
-        return Spec("transformers", f"builtin:{spec.model}", {**spec.options, **given})
-    return Spec(spec.engine, spec.model, {**spec.options, **given})
+        return Spec("transformers", f"builtin:{spec.model}", given)
+    return Spec(spec.engine, spec.model, given)
 
 
 def model_from_spec(spec: str | Spec) -> tuple[LanguageModel, Sampling]:
@@ -49,13 +44,6 @@ def model_from_spec(spec: str | Spec) -> tuple[LanguageModel, Sampling]:
 
     ``max_new_tokens``, ``temperature``, ``top_p``, ``stop`` and ``seed`` are of the sampling, the rest of the backend;
     a backend may ask for one of these as well.
-
-    Raises
-    ------
-    UnknownNameError
-        For an unknown engine or option, with "did you mean".
-    BftembedError
-        For a model that cannot be found.
     """
     spec = model_spec(spec) if isinstance(spec, str) else spec
     backend = BACKENDS.load(spec.engine)
@@ -71,6 +59,9 @@ def model_from_spec(spec: str | Spec) -> tuple[LanguageModel, Sampling]:
 def generator_fingerprint(model: LanguageModel, sampling: Sampling) -> dict[str, Any]:
     """Return all that decides an answer but the request: of the model, and of the sampling where it has one."""
     found = model.fingerprint()
-    if getattr(model, "sampling", sampling) is None:
-        return found
-    return found | {"sampling": sampling.fingerprint(server="server" in found)}
+    return found if getattr(model, "sampling", sampling) is None else with_sampling(found, sampling)
+
+
+def with_sampling(fingerprint: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
+    """Return the fingerprint of a model with the sampling of its answers."""
+    return fingerprint | {"sampling": sampling.fingerprint(server="server" in fingerprint)}

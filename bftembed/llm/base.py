@@ -5,12 +5,13 @@ Profiles, evaluations, judges, agents and rollouts all send `Request` and get `C
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bftembed.errors import BftembedError
-from bftembed.io import canonical_json, sha256_text
+from bftembed.io import sha256_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +21,9 @@ Message = Mapping[str, str]
 
 #: Part of every key: a change of how answers are read makes new ones, it does not change those that are stored.
 POSTPROCESSING_VERSION = 3
+
+#: As `bftembed.io.canonical_json`, with an encoder that is made once: it is called for every request.
+to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,9 @@ class Request:
     ----------
     id
         The caller's key, unique in a run; in a store it is the key of the answer.
-    messages
-        The chat, oldest message first; empty where `prompt` is given.
-    prompt
-        Raw text, for base models and few-shot likelihood; it reaches the model without a chat template.
+    messages, prompt
+        The chat, oldest message first; or raw text, for base models and few-shot likelihood, which reaches the model
+        without a chat template.
     sampling
         How the answer is sampled.
     options
@@ -124,15 +127,12 @@ class Completion:
 
     Attributes
     ----------
-    id
-        The request's.
     text
-        As generated. Reasoning may stand in it between its markers, and behind the opener of reasoning with which the
-        prompt ended; the runner separates them (`bftembed.llm.reasoning.read_answer`).
+        As generated, with reasoning between its markers; `bftembed.llm.reasoning.read_answer` separates them.
     reasoning
         Where the backend gives it apart from the text.
     finish_reason
-        As the backend says it, ``""`` where it does not; see `bftembed.llm.reasoning.read_finish_reason`.
+        As the backend says it, ``""`` where it does not.
     prompt_tokens, completion_tokens
         Counted by the backend, 0 where it does not count.
     error
@@ -154,34 +154,25 @@ class Completion:
 
 @dataclass(frozen=True)
 class Answer:
-    """A stored completion. A profile is an answer about an entity.
+    """A stored completion; scores and tokens as in `Completion`. A profile is an answer about an entity.
 
     Attributes
     ----------
     key
         Identity: the same key means the same stored answer, never generated twice.
     entity, kind
-        What it is about: a gene (kind ``"gene"``), or a question of a task.
-    text
-        The answer without its reasoning, control characters removed.
+        A gene (kind ``"gene"``), or a question of a task.
+    text, reasoning
+        The answer, and what the model wrote beside it; control characters removed.
     finish_reason
         ``"stop"``, ``"length"`` (the token limit cut it), ``"content_filter"``, ``"error"``, or the backend's own word.
     marks
         Quality flags, subset of `bftembed.profiles.screening.MARKS`; empty for an answer without one.
-    prompt
-        Name and version of the prompt.
-    generator
-        Spec of the model, for example ``transformers:builtin:smollm2-135m-instruct``.
-    prompt_tokens, completion_tokens, error, scores
-        As in `Completion`.
-    attempts
-        How often it was tried.
-    reasoning
-        What the model wrote beside the answer.
-    generator_id
-        Id of the model's fingerprint in the store: the same spec has another id after an upgrade of its engine.
-    sample
-        Which repeat of the same question.
+    prompt, generator, generator_id
+        Prompt (``name@version``), spec of the model, and id of its fingerprint: the same spec has another id after an
+        upgrade of its engine.
+    attempts, sample
+        How often it was tried, and which repeat of the same question it is.
     """
 
     key: str
@@ -204,18 +195,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can be asked for: chats, scores of options, answers under a JSON schema, tool calls."""
+    """What a model can be asked for: chats, scores of options, answers under a JSON schema."""
 
     chat: bool = True
     options: bool = False
     schema: bool = False
-    tools: bool = False
 
     def check(self, request: Request, model: str) -> None:
         """Raise before anything runs where a request needs what the model cannot do."""
-        needed = {"options": bool(request.options), "schema": bool(request.schema)}
-        for name, wanted in needed.items():
-            if wanted and not getattr(self, name):
+        for name in ("options", "schema"):
+            if getattr(request, name) and not getattr(self, name):
                 able = ", ".join(n for n, yes in asdict(self).items() if yes)
                 raise BftembedError(f"{model} cannot do what the run asks for: {name}. It can do: {able or 'nothing'}.")
 
@@ -223,34 +212,27 @@ class Capabilities:
 class LanguageModel(Protocol):
     """A backend: local weights, an engine, or a server.
 
-    `fingerprint` is cheap (no weights are loaded). `generate` yields one completion per request, in any order, and
-    loads what it needs on first use. A request that cannot be answered is a completion with an error; an exception
-    ends the run.
+    A request that cannot be answered is a completion with an error; an exception ends the run.
     """
 
     #: How many requests the backend works on at once; the runner commits in units of it.
     batch_size: int
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return all that decides an answer but the request: engine, model, revision, version, dtype, device."""
+        """Return all that decides an answer but the request: engine, model, version, dtype; nothing is loaded."""
 
     def capabilities(self) -> Capabilities:
         """Return what the backend can do, by one cheap probe where it has to ask."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Yield a completion for every request."""
+        """Yield a completion for every request, in any order; weights are loaded on first use."""
 
 
 def request_key(request: Request, generator: Mapping[str, Any]) -> str:
     """Return the sha256 (64 hexadecimal digits) of all that decides an answer, and of the request's metadata.
 
-    Parameters
-    ----------
-    request
-        Its id, attempt and sampling are not looked at: `generator` holds the sampling.
-    generator
-        Fingerprint of the model and of the sampling. Batch size and threads are not part of it: the promise is the
-        stored text, not bit-equal regeneration.
+    `generator` is the fingerprint of the model and the sampling; id, attempt and sampling of the request are not
+    looked at.
     """
     values = {"metadata": dict(request.metadata), "postprocessing": POSTPROCESSING_VERSION}
-    return sha256_text(canonical_json({**request.content(), "generator": dict(generator), **values}))
+    return sha256_text(to_json({**request.content(), "generator": dict(generator), **values}))

@@ -1,7 +1,4 @@
-"""How a chat becomes the text and tokens that a model reads: one way for tuning and for generation.
-
-What a model is tuned to continue must be, token for token, what it will be asked to continue.
-"""
+"""Chats as the text and tokens that a model reads, for tuning and for generation alike."""
 
 from __future__ import annotations
 
@@ -45,13 +42,8 @@ class Template:
             self.options.setdefault("enable_thinking", thinking == "on")
 
     def fingerprint(self, source: str) -> dict[str, Any]:
-        """Return what decides the prompt beside the model's files, whose hash is its revision.
-
-        Settings, and today's date where the template `source` writes it.
-        """
-        found: dict[str, Any] = dict(self.options)
-        if self.thinking == "off":
-            found["thinking"] = "off"
+        """Return what decides the prompt beside the model's files: settings, and the date that the `source` writes."""
+        found = self.options | ({"thinking": "off"} if self.thinking == "off" else {})
         if "date_string" not in found and "strftime_now" in source:
             found["date"] = datetime.date.today().isoformat()
         return {"template": found} if found else {}
@@ -75,7 +67,7 @@ def warn_of_no_template(model: str) -> None:
 
 def close_thought(tokenizer: Any, options: Mapping[str, Any] | None = None) -> bool:
     """Let the template of a tokenizer close the thought that it opens at the end of a prompt; return whether it did."""
-    closing = closing_of(rendered(tokenizer, _PROBE, options or {}))
+    closing = closing_of(_rendered(tokenizer, _PROBE, options or {}))
     if closing:
         tokenizer.chat_template = with_closing(tokenizer.chat_template, closing)
     return bool(closing)
@@ -112,29 +104,17 @@ def with_closing(template: str, closing: str) -> str:
 
 def template_in(folder: Path) -> str:
     """Return the chat template that stands in the folder of a model, ``""`` without one."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
+    if (file := folder / "chat_template.jinja").is_file():
         return file.read_text(encoding="utf-8")
-    settings = folder / "tokenizer_config.json"
-    return (
-        str(json.loads(settings.read_text(encoding="utf-8")).get("chat_template") or "") if settings.is_file() else ""
-    )
+    if (file := folder / "tokenizer_config.json").is_file():
+        return str(json.loads(file.read_text(encoding="utf-8")).get("chat_template") or "")
+    return ""
 
 
 def has_template(tokenizer: Any, template: str = "auto") -> bool:
     """Say whether chats are rendered by the tokenizer's own template.
 
-    Parameters
-    ----------
-    tokenizer
-        Of transformers.
-    template
-        ``"auto"`` (when there is one), ``"chat"`` (must be there) or ``"none"``.
-
-    Raises
-    ------
-    BftembedError
-        For ``"chat"`` and a tokenizer without one.
+    `template` is ``"auto"`` (when there is one), ``"chat"`` (must be there) or ``"none"``.
     """
     if template == "chat" and not tokenizer.chat_template:
         raise BftembedError(
@@ -150,6 +130,8 @@ def prompt_text(tokenizer: Any, messages: Sequence[Message], template: str = "au
     By the chat template, with the opening of the answer; without one, the contents as paragraphs. A system message that
     the template rejects (Gemma's) or leaves out silently stands at the head of the first user message.
 
+    A template that leaves out the content of another message is a `BftembedError`.
+
     Parameters
     ----------
     tokenizer, template
@@ -158,19 +140,13 @@ def prompt_text(tokenizer: Any, messages: Sequence[Message], template: str = "au
         The chat.
     **options
         Variables of the chat template.
-
-    Raises
-    ------
-    BftembedError
-        For a template that leaves out the content of a message.
     """
     if not has_template(tokenizer, template):
         return paragraphs(messages)
-    chats = [list(messages), without_system(messages)]
     error: Exception | None = None
-    for chat in chats:
+    for chat in (list(messages), without_system(messages)):
         try:
-            text = rendered(tokenizer, chat, options)
+            text = _rendered(tokenizer, chat, options)
         except Exception as err:  # noqa: BLE001 - templates raise what they like
             error = error or err
             continue
@@ -197,17 +173,17 @@ def without_system(messages: Sequence[Message]) -> list[Message]:
     return [{"role": "user", "content": first}, *messages[2:]]
 
 
-def prompt_tokens(tokenizer: Any, messages: Sequence[Message], template: str = "auto", **options: Any) -> list[int]:
+def _prompt_tokens(tokenizer: Any, messages: Sequence[Message], template: str = "auto", **options: Any) -> list[int]:
     """Return the tokens of `prompt_text`. A template writes its own special tokens; paragraphs get the tokenizer's."""
     text = prompt_text(tokenizer, messages, template, **options)
     return list(tokenizer(text, add_special_tokens=not has_template(tokenizer, template))["input_ids"])
 
 
 def request_tokens(tokenizer: Any, request: Request, template_options: Mapping[str, Any]) -> list[int]:
-    """Return the tokens of a request's prompt: raw text, or its chat as `prompt_tokens` gives it."""
+    """Return the tokens of a request's prompt: raw text, or its chat as `prompt_text` gives it."""
     if request.prompt:
         return list(tokenizer(request.prompt, add_special_tokens=True)["input_ids"])
-    return prompt_tokens(tokenizer, request.messages, **template_options)
+    return _prompt_tokens(tokenizer, request.messages, **template_options)
 
 
 def option_tokens(
@@ -224,6 +200,5 @@ def option_tokens(
     return context, [list(tokenizer(text + o, add_special_tokens=special)["input_ids"]) for o in request.options]
 
 
-def rendered(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
-    """Return a chat as the tokenizer's template renders it, with the opening of the answer."""
+def _rendered(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
     return str(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False, **options))

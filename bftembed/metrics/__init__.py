@@ -1,1 +1,1 @@
-"""Pure functions: arrays in, floats out."""
+"""Metrics: pure functions of arrays. A broken input raises ValueError, a valid one without a value `Undefined`."""

@@ -1,4 +1,4 @@
-"""Scores of a classifier, with weights of the items."""
+"""Area under the ROC curve, with weights of the items."""
 
 from __future__ import annotations
 
@@ -16,46 +16,26 @@ _FEW = 64
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the area under the ROC curve: the chance that a positive scores above a negative, ties one half.
+    """Return the area under the ROC curve, in [0, 1]: the chance that a positive is above a negative, ties one half.
 
-    Parameters
-    ----------
-    labels
-        (n,), 0 or 1.
-    scores
-        (n,) finite numbers; only their order counts.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN when one class is empty.
-
-    Raises
-    ------
-    ValueError
-        For shapes that differ, labels other than 0 and 1, and scores that are not finite.
+    `labels` (n,) are 0 or 1, `scores` (n,) finite numbers, of which only the order counts. NaN where a class is empty.
     """
-    y, s = _checked(labels, scores)
-    return float(weighted_roc_auc(y, s, np.ones((1, len(y))))[0])
+    return float(weighted_roc_auc(labels, scores, np.ones((1, len(np.atleast_1d(labels)))))[0])
 
 
 def weighted_roc_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> NDArray[np.float64]:
-    """Return the area under the ROC curve for several weightings of the same items.
+    """Return the area under the ROC curve for several weightings of the same items, as `roc_auc` for one.
 
-    Parameters
-    ----------
-    labels, scores
-        As in `roc_auc`, shape (n,).
-    weights
-        (n_replicates, n) numbers of at least 0, for example how often a bootstrap drew each item.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_replicates,)
-        NaN where a class has no weight.
+    `weights` are (n_replicates, n) numbers of at least 0, for example how often a bootstrap drew each item. Returns
+    float64 (n_replicates,), NaN where a class has no weight.
     """
-    y, s = _checked(labels, scores)
-    w = np.asarray(weights)
+    y, s, w = np.asarray(labels), np.asarray(scores), np.asarray(weights)
+    if y.ndim != 1 or y.shape != s.shape:
+        raise ValueError(f"labels and scores have shapes {y.shape} and {s.shape}; expected one number each, (n,).")
+    if not np.isin(y, (0, 1)).all():
+        raise ValueError("labels are 0 or 1.")
+    if not np.isfinite(s).all():
+        raise ValueError(f"{int((~np.isfinite(s)).sum())} of {len(s)} scores are not finite.")
     if w.ndim != 2 or w.shape[1] != len(y):
         raise ValueError(f"weights have shape {w.shape}, expected (n_replicates, {len(y)}).")
     if not len(y):
@@ -91,14 +71,3 @@ def _by_pairs(positive: NDArray[np.bool_], scores: NDArray[Any], weights: NDArra
     pairs = ones * (weights.sum(axis=1, dtype=np.float64) - ones)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(pairs > 0, sums / pairs, np.nan)
-
-
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    y, s = np.asarray(labels), np.asarray(scores)
-    if y.ndim != 1 or y.shape != s.shape:
-        raise ValueError(f"labels and scores have shapes {y.shape} and {s.shape}; expected one number each, (n,).")
-    if not np.isin(y, (0, 1)).all():
-        raise ValueError("labels are 0 or 1.")
-    if not np.isfinite(s).all():
-        raise ValueError(f"{int((~np.isfinite(s)).sum())} of {len(s)} scores are not finite.")
-    return y, s

@@ -1,55 +1,135 @@
-"""scIB's scores of mixing and of kept structure on shared neighbors. Arrays in, floats out.
+"""The scIB metrics of mixed batches and conserved biology (Luecken et al. 2022), on shared neighbors.
 
-The values are those of scib-metrics 0.5, which the tests hold them to. LISI, graph connectivity, kBET and PCR are
-computed here by numpy and scipy, because the same sums in JAX are compiled anew for every shape of data: half a minute
-for 700 cells. k-means starts where that of scib-metrics does, for its random numbers are JAX's.
+The values are those of scib-metrics (0.5 and 0.6 agree), which the tests compare them with. They are computed by numpy
+and scipy, because JAX compiles the same sums for every shape of data: half a minute for 700 cells. k-means starts where
+that of scib-metrics does, whose random numbers are JAX's.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bftembed.errors import require
-from bftembed.metrics.checks import Undefined, checked_codes, checked_matrix, need_two
-from bftembed.metrics.clustering import RESOLUTIONS, LeidenGraph, connectivities
-from bftembed.metrics.neighbors import nearest_neighbors
+from bftembed.metrics.clustering import (
+    Undefined,
+    checked_codes,
+    checked_matrix,
+    connectivities,
+    nearest_neighbors,
+    need_two,
+    partition_scores,
+    silhouette_samples,
+    unit_rows,
+    widths,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
-    from bftembed.metrics.neighbors import Neighbors
+    from bftembed.metrics.clustering import Neighbors
+
+#: Metric → id of its definition, for the notes of results; changed only with the formula.
+DEFINITIONS = {
+    "isolated_labels": "isolated labels: silhouette of the labels in the fewest batches; scib-metrics 0.5-0.6",
+    "nmi_ari_cluster_labels_kmeans_nmi": "k-means NMI: one start per seed, k = labels; scib-metrics 0.5-0.6",
+    "nmi_ari_cluster_labels_kmeans_ari": "k-means ARI: one start per seed, k = labels; scib-metrics 0.5-0.6",
+    "silhouette_label": "silhouette label: Euclidean, (s + 1) / 2; scib-metrics 0.5-0.6",
+    "clisi_knn": "lisi: 89 others, perplexity 30; scib-metrics 0.5-0.6",
+    "bras": "bras: cosine, all cells of other batches; scib-metrics 0.5.6-0.6",
+    "silhouette_batch": "silhouette batch: Euclidean, nearest other batch; scib-metrics 0.5-0.6",
+    "ilisi_knn": "lisi: 89 others, perplexity 30; scib-metrics 0.5-0.6",
+    "kbet_per_label": "kbet: 49 others, diffusion map, chi-square at .05 per label; scib-metrics 0.5-0.6",
+    "graph_connectivity": "graph connectivity: 14 others, strong components; scib-metrics 0.5-0.6",
+    "pcr_comparison": "pcr: all components, batches as categories; scib-metrics 0.5-0.6",
+}
 
 _ROWS = 4096  # of neighbors, weighed at a time
-_BLOCK = 2_000_000  # numbers of a block of differences
 _ALPHA, _COMPONENTS, _MIN_CELLS = 0.05, 100, 10  # of kBET, as in scib-metrics
 _TOLERANCE, _STEPS = 1e-5, 50  # of the search for a perplexity, as in scib-metrics: nats, and steps
 
 
+def silhouette_label(X: ArrayLike, labels: ArrayLike, *, samples: ArrayLike | None = None) -> float:
+    """Return the silhouette label score of scIB: the mean of ``(s + 1) / 2``, in [0, 1].
+
+    Parameters and errors as in `silhouette_samples`; `samples` is its result where it is at hand, ``(n_cells,)``.
+    """
+    values = silhouette_samples(X, labels) if samples is None else np.asarray(samples)
+    return float((values.mean() + 1) / 2)
+
+
+def isolated_labels(X: ArrayLike, labels: ArrayLike, batches: ArrayLike, *, samples: ArrayLike | None = None) -> float:
+    """Return the isolated label score of scib-metrics, in [0, 1]: how well rare labels lie apart.
+
+    A label is isolated where no other occurs in fewer batches. The score is the mean, over isolated labels, of the mean
+    ``(s + 1) / 2`` of their cells, s the Euclidean silhouette under all labels. Where every label occurs in equally
+    many batches all are isolated. Parameters and errors as in `silhouette_batch`; `samples` as in `silhouette_label`.
+    """
+    values = silhouette_samples(X, labels) if samples is None else np.asarray(samples)
+    of_label = checked_codes(labels, n_cells=len(values))
+    of_batch = checked_codes(batches, "batches", n_cells=len(values))
+    pairs = np.unique(np.stack([of_label, of_batch]), axis=1)
+    n_batches = np.bincount(pairs[0])
+    means = np.bincount(of_label, (values + 1) / 2) / np.bincount(of_label)
+    return float(means[n_batches == n_batches.min()].mean())
+
+
+def silhouette_batch(X: ArrayLike, labels: ArrayLike, batches: ArrayLike) -> float:
+    """Return the silhouette batch score of scIB, in [0, 1], higher where batches mix.
+
+    Within each label, s is the Euclidean silhouette of its cells under their *batch*; ``1 - |s|`` is averaged within
+    the label, then over labels. A label with one batch, or with as many batches as cells, is left out.
+
+    `X` is an embedding, ``(n_cells, d)``, finite, without all-zero rows; `labels` and `batches` are ``(n_cells,)``,
+    none missing. `Undefined` where no label counts.
+    """
+    return _within_labels(X, labels, batches, "the silhouette of batches", silhouette_samples)
+
+
+def bras(X: ArrayLike, labels: ArrayLike, batches: ArrayLike) -> float:
+    """Return the batch removal adapted silhouette (Rautenstrauch and Ohler 2025), in [0, 1], higher where batches mix.
+
+    As `silhouette_batch`, with cosine distances, and b the mean distance to *all* cells of the other batches; in time
+    n_cells · d.
+    """
+    return _within_labels(X, labels, batches, "BRAS", _bras)
+
+
+def _within_labels(
+    X: ArrayLike, labels: ArrayLike, batches: ArrayLike, metric: str, silhouette: Callable[..., NDArray[Any]]
+) -> float:
+    """Return the mean over labels of the mean ``1 - |s|`` of the cells of a label under their batches."""
+    matrix = checked_matrix(X)
+    of_label = checked_codes(labels, n_cells=len(matrix))
+    of_batch = checked_codes(batches, "batches", n_cells=len(matrix))
+    need_two(of_batch, "batch", metric)
+    scores = []
+    for cells in np.split(np.argsort(of_label, kind="stable"), np.cumsum(np.bincount(of_label))[:-1]):
+        own = np.unique(of_batch[cells], return_inverse=True)[1]
+        if 1 < own.max() + 1 < len(cells):
+            scores.append(1 - np.abs(silhouette(matrix[cells], own)).mean())
+    if not scores:
+        raise Undefined("No label has two batches, and more cells than batches: batches cannot be compared within one.")
+    return float(np.mean(scores))
+
+
+def _bras(matrix: NDArray[Any], codes: NDArray[Any]) -> NDArray[np.float64]:
+    cells, counts = unit_rows(matrix), np.bincount(codes)
+    sums = np.stack([cells[codes == batch].sum(axis=0) for batch in range(len(counts))])
+    n = counts[codes]
+    to_own = n - np.einsum("ij,ij->i", cells, sums[codes])  # its own distance, 0, included
+    to_others = len(cells) - cells @ sums.sum(axis=0) - to_own
+    return widths(to_own / np.maximum(n - 1, 1), to_others / (len(cells) - n), n == 1)
+
+
 def lisi_weights(neighbors: Neighbors) -> NDArray[np.float32]:
-    """Return how much each neighbor counts in LISI: Gaussian-like weights of perplexity k // 3.
+    """Return the weights of neighbors 2 to k in LISI, ``(n_cells, k - 1)``, rows sum to 1.
 
-    ``w = exp(-beta · distance)``, normalised, the cell itself left out; beta by bisection from 1 until the entropy of
-    the weights is within 1e-5 of ``log(k // 3)``, as in scib-metrics. There distances above about 90 underflow; here
-    they are counted from the nearest neighbor, which changes no weight.
-
-    Parameters
-    ----------
-    neighbors
-        Neighbors of each cell, at least 6; scib-metrics takes 90.
-
-    Returns
-    -------
-    ndarray of float32, shape ``(n_cells, k - 1)``
-        Weights of neighbors 2 to k; rows sum to 1.
-
-    Raises
-    ------
-    Undefined
-        For fewer than 6 neighbors.
+    ``exp(-beta · distance)``, normalized; beta by bisection from 1 until the entropy is within 1e-5 of ``log(k // 3)``,
+    as in scib-metrics, where distances above about 90 underflow. `Undefined` for fewer than 6 neighbors.
     """
     if neighbors.k < 6:
         raise Undefined(f"LISI needs at least 6 neighbors of each cell (a perplexity of 2), got {neighbors.k}.")
@@ -76,26 +156,10 @@ def lisi_weights(neighbors: Neighbors) -> NDArray[np.float32]:
 
 
 def lisi(neighbors: Neighbors, groups: ArrayLike, *, weights: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
-    """Return the local inverse Simpson index of every cell (Korsunsky et al. 2019): how many groups lie around it.
+    """Return the local inverse Simpson index of every cell (Korsunsky et al. 2019), float64 ``(n_cells,)``.
 
-    Parameters
-    ----------
-    neighbors
-        Neighbors of each cell, at least 6; scib-metrics takes 90.
-    groups
-        Label or batch of each cell, shape ``(n_cells,)``, none missing.
-    weights
-        ``lisi_weights(neighbors)`` where it is at hand; it does not depend on the groups.
-
-    Returns
-    -------
-    ndarray of float64, shape ``(n_cells,)``
-        1 (one group) to the number of groups (all alike).
-
-    Raises
-    ------
-    ValueError
-        For broken groups; `Undefined` for fewer than 6 neighbors.
+    1 (one group among its neighbors) to the number of groups (equal shares). `groups` are labels or batches,
+    ``(n_cells,)``; scib-metrics takes 90 neighbors; `weights` are ``lisi_weights(neighbors)`` where they are at hand.
     """
     codes = checked_codes(groups, "groups", n_cells=len(neighbors.indices))
     n_groups = int(codes.max()) + 1
@@ -128,23 +192,11 @@ def clisi(neighbors: Neighbors, labels: ArrayLike, *, weights: NDArray[np.float3
 
 
 def graph_connectivity(neighbors: Neighbors, labels: ArrayLike) -> float:
-    """Return how far the cells of a label hang together, in (0, 1] (Luecken et al. 2022).
+    """Return how connected the cells of each label are, in (0, 1] (Luecken et al. 2022).
 
-    Per label, the share of its cells in the largest *strongly* connected component of the directed neighbor graph
-    among them; the mean over labels. A label of one cell scores 1. The original scib takes the undirected graph, and
-    so scores higher.
-
-    Parameters
-    ----------
-    neighbors
-        Neighbors of each cell; scib-metrics takes 15.
-    labels
-        Label of each cell, shape ``(n_cells,)``, none missing.
-
-    Raises
-    ------
-    ValueError
-        For broken labels.
+    Per label ``(n_cells,)``, the share of its cells in the largest *strongly* connected component of the directed graph
+    of `neighbors` (scib-metrics takes 15) among them; the mean over labels. A singleton label scores 1. The original
+    scib takes the undirected graph, and so scores higher.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
@@ -163,22 +215,12 @@ def graph_connectivity(neighbors: Neighbors, labels: ArrayLike) -> float:
 def pcr_comparison(X_pre: ArrayLike, X_post: ArrayLike, batches: ArrayLike) -> float:
     """Return how much less of the variance the batches explain after integration: ``(pre - post) / pre``, in [0, 1].
 
-    Principal component regression (Büttner et al. 2019) with batches as categories: the R² of each component, weighted
-    by its variance, sums to the variance between batches over the whole variance, whatever the axes, so no components
-    are computed. Below 0 (batches explain more than before) it is 0, as in scib-metrics.
+    Principal component regression (Büttner et al. 2019) with batches as categories. The R² of each component, weighted
+    by its variance, sums to the variance between batches over the whole variance, so no components are computed. A
+    negative value is 0, as in scib-metrics.
 
-    Parameters
-    ----------
-    X_pre, X_post
-        Embeddings of the same cells before and after, shapes ``(n_cells, d)`` and ``(n_cells, e)``, finite.
-    batches
-        Batch of each cell, shape ``(n_cells,)``, none missing.
-
-    Raises
-    ------
-    ValueError
-        For broken embeddings or batches, or other cells; `Undefined` for one batch, and where nothing varies or the
-        batches explain nothing to begin with.
+    `X_pre` and `X_post` are embeddings of the same cells, ``(n_cells, d)`` and ``(n_cells, e)``, finite; `batches`
+    ``(n_cells,)``. `Undefined` for one batch, and where nothing varies or the batches explain nothing to begin with.
     """
     before, after = (_explained(X, batches) for X in (X_pre, X_post))
     if before < 1e-12:
@@ -190,135 +232,70 @@ def _explained(X: ArrayLike, batches: ArrayLike) -> float:
     matrix = checked_matrix(X, zero_rows=True)
     codes = checked_codes(batches, "batches", n_cells=len(matrix))
     n = need_two(codes, "batch", "PCR comparison")
-    centre = matrix.mean(axis=0, dtype=np.float64)
+    center = matrix.mean(axis=0, dtype=np.float64)
     within = between = 0.0
     for batch in range(n):
-        cells = matrix[codes == batch] - centre
+        cells = matrix[codes == batch] - center
         mean = cells.mean(axis=0)
         between += len(cells) * float(mean @ mean)
         within += float(np.square(cells - mean).sum())
-    if between + within <= 1e-24 * len(matrix) * float(centre @ centre):
+    if between + within <= 1e-24 * len(matrix) * float(center @ center):
         raise Undefined("All cells are identical: there is no variance that batches could explain.")
     return between / (between + within)
-
-
-def leiden_nmi_ari(neighbors: Neighbors, labels: ArrayLike, seed: int = 42) -> tuple[float, float]:
-    """Return NMI and ARI of the Leiden clustering that fits the labels best, as in scib-metrics.
-
-    Ten resolutions .2 to 2, igraph, modularity, on UMAP's connectivities. *The best is chosen by its NMI against the
-    true labels, so both numbers are optimistic.*
-
-    Parameters
-    ----------
-    neighbors
-        Neighbors of each cell; scib-metrics takes 15.
-    labels
-        Label of each cell, shape ``(n_cells,)``, none missing.
-    seed
-        Seed of Leiden, the same for each resolution.
-
-    Raises
-    ------
-    ValueError
-        For broken labels; `Undefined` for one label.
-    MissingExtraError
-        Without the extra ``scib``.
-    """
-    codes = checked_codes(labels, n_cells=len(neighbors.indices))
-    need_two(codes, "label", "a comparison with clusters")
-    graph = LeidenGraph(neighbors)
-    scores = [_nmi_ari(codes, graph.clusters(resolution, seed)) for resolution in RESOLUTIONS]
-    return max(scores, key=lambda pair: pair[0])
 
 
 def kmeans_nmi_ari(X: ArrayLike, labels: ArrayLike, seed: int = 0) -> tuple[float, float]:
     """Return NMI and ARI of the k-means clusters of scib-metrics (one start, k = number of labels).
 
-    Parameters
-    ----------
-    X
-        Embedding, shape ``(n_cells, d)``, finite, without all-zero rows.
-    labels
-        Label of each cell, shape ``(n_cells,)``, none missing.
-    seed
-        Seed of the start; scib-metrics has 0. One start is luck to a degree: see `metrics.clustering` for ten.
-
-    Raises
-    ------
-    ValueError
-        For a matrix or labels that are broken; `Undefined` for one label.
-    MissingExtraError
-        Without the extra ``scib``.
+    `X` is an embedding, ``(n_cells, d)``, finite, without all-zero rows, `labels` are ``(n_cells,)``, none missing.
+    scib-metrics has seed 0; `bftembed.metrics.clustering` takes the best of ten starts. `Undefined` for one label,
+    MissingExtraError without the extra ``scib``.
     """
     matrix = checked_matrix(X)
     codes = checked_codes(labels, n_cells=len(matrix))
     k = need_two(codes, "label", "a comparison with clusters")
-    return _nmi_ari(codes, _kmeans(matrix.astype(np.float32), k, seed))
+    found = partition_scores(codes, _kmeans(matrix.astype(np.float32), k, seed))
+    return found["nmi"], found["ari"]
 
 
 def _kmeans(matrix: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
-    """Return the clusters that ``scib_metrics.utils.KMeans(k, seed=seed)`` gives.
+    """Return the clusters of ``scib_metrics.utils.KMeans(k, seed=seed)``: its start, our steps to the same fixed point.
 
-    The starts are its own, drawn by JAX. Its steps, 300 of them whatever happens, are compiled anew for every seed and
-    every matrix, since the matrix is a constant of the program; Lloyd's steps here end at the same fixed point.
+    Its own steps are compiled for every seed and every matrix, since the matrix is a constant of the program.
     """
+    from scipy.spatial.distance import cdist
+
     jax = require("jax", "scib")
     model = require("scib_metrics.utils", "scib").KMeans(k, seed=seed)
     cells = matrix - matrix.mean(axis=0)
-    centres = np.asarray(model._initialize(cells, k, jax.random.split(model.seed, 1)[0]))
-    clusters = np.full(len(cells), -1)
+    centers = np.asarray(model._initialize(cells, k, jax.random.split(model.seed, 1)[0]))
+    clusters = cdist(cells, centers, "sqeuclidean").argmin(axis=1)
     for _ in range(model.max_iter):
-        found = _nearest(cells, centres)
+        sums = np.zeros((k, cells.shape[1]))
+        np.add.at(sums, clusters, cells)
+        # A cluster that lost its cells lies at the center of all, as there.
+        centers = (sums / np.maximum(np.bincount(clusters, minlength=k), 1)[:, None]).astype(np.float32)
+        found = cdist(cells, centers, "sqeuclidean").argmin(axis=1)
         if (found == clusters).all():
             break
         clusters = found
-        sums = np.zeros((k, cells.shape[1]))
-        np.add.at(sums, clusters, cells)
-        # A cluster that lost its cells lies at the centre of all, as there.
-        centres = (sums / np.maximum(np.bincount(clusters, minlength=k), 1)[:, None]).astype(np.float32)
-    return _nearest(cells, centres)
-
-
-def _nearest(cells: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the nearest centre of each cell, the first of equally near ones."""
-    found = np.empty(len(cells), dtype=np.int64)
-    step = max(1, _BLOCK // centres.size)
-    for start in range(0, len(cells), step):
-        apart = cells[start : start + step, None, :] - centres[None]
-        found[start : start + step] = np.einsum("ijk,ijk->ij", apart, apart).argmin(axis=1)
-    return found
-
-
-def _nmi_ari(labels: NDArray[Any], clusters: NDArray[Any]) -> tuple[float, float]:
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
-    nmi = normalized_mutual_info_score(labels, clusters, average_method="arithmetic")
-    return float(nmi), float(adjusted_rand_score(labels, clusters))
+    return clusters
 
 
 def kbet(neighbors: Neighbors, labels: ArrayLike, batches: ArrayLike) -> float:
     """Return the kBET score of scib-metrics (Büttner et al. 2019), in [0, 1], higher where batches mix.
 
     Per label: the share of its cells whose neighborhood holds the batches in the proportions of the label, by a
-    chi-square test at .05; the mean over labels. A neighborhood is a quarter of the mean batch size, held to 10..70,
+    chi-square test at .05; the mean over labels. A neighborhood is a quarter of the mean batch size, clipped to 10..70,
     and is found on a diffusion map (Coifman et al. 2005) of the label's part of the neighbor graph. A label of fewer
-    than 10 cells, or with one batch, is left out. A label whose graph falls apart scores 0, unless components of at
-    least three neighborhoods hold 75 % of its cells.
+    than 10 cells, or with one batch, is left out. A label whose graph is not connected scores 0, unless components of
+    at least three neighborhoods hold 75 % of its cells.
 
     As there, the diffusion map has 100 components, *or one fewer than the cells of the smallest label so far, in the
     order of the names*. So the names of the labels may move the score a little where a label has under 101 cells.
 
-    Parameters
-    ----------
-    neighbors
-        Neighbors of each cell; scib-metrics takes 50.
-    labels, batches
-        Label and batch of each cell, shape ``(n_cells,)``, none missing.
-
-    Raises
-    ------
-    ValueError
-        For broken labels or batches; `Undefined` for one batch, or when no label counts.
+    `labels` and `batches` are ``(n_cells,)``; scib-metrics takes 50 neighbors. `Undefined` for one batch, or where no
+    label counts.
     """
     n = len(neighbors.indices)
     of_label = checked_codes(labels, n_cells=n)
@@ -386,22 +363,3 @@ def _diffusion_map(graph: Any, components: int) -> NDArray[np.float32]:
     values, vectors = (x.astype(np.float32) for x in found)
     values = values[::-1] + np.float32(1e-8)
     return vectors[:, ::-1] * np.where(values == 1, values, values / np.where(values == 1, 1, 1 - values))
-
-
-def compilation_cache(folder: str) -> None:
-    """Let JAX keep what it compiles in `folder`, from now on in this process and in later ones, however small."""
-    jax = require("jax", "scib")
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # A cache that was opened before, for another folder or none, would stay.
-    require("jax.experimental.compilation_cache.compilation_cache", "scib").reset_cache()
-
-
-def library() -> dict[str, str]:
-    """Return the versions of scib-metrics and JAX, ``{"scib-metrics": "0.5.10", "jax": …}``, those installed."""
-    found = {}
-    for name in ("scib-metrics", "jax"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

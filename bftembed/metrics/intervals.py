@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 #: Resamples of `pigeonhole_interval`.
-N_RESAMPLES = 2000
+PIGEONHOLE_RESAMPLES = 2000
 
 
 def t_interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
@@ -32,8 +32,7 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
 def resampled_t_interval(values: Sequence[float], n_folds: int, level: float = LEVEL) -> tuple[float, float]:
     """Return the corrected resampled t interval of the mean over folds (Nadeau and Bengio 2003); NaN for one fold.
 
-    The variance of the fold values, times 1/n + 1/(k - 1) for n values of k-fold divisions: training parts overlap, so
-    the values are not independent. It covers what a bootstrap of the test items leaves out, the chance in the fit.
+    Its variance is that of the n fold values times 1/n + 1/(k - 1), because the training parts of k folds overlap.
     """
     from scipy.stats import t
 
@@ -56,29 +55,10 @@ def percentile_interval(replicates: ArrayLike, level: float = LEVEL) -> tuple[fl
 
 
 def bootstrap_interval(values: ArrayLike, seed: int, n: int = 1000, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean of `values`.
+    """Return the percentile bootstrap interval of the mean of `values`, shape ``(n_cells,)``, by `n` resamples.
 
-    Parameters
-    ----------
-    values
-        One finite value per cell, shape ``(n_cells,)``.
-    seed
-        Seed of the resampling.
-    n
-        Number of resamples.
-    level
-        Share of the resampled means inside the interval, between 0 and 1.
-
-    Returns
-    -------
-    (float, float)
-        Lower and upper end. Cells are resampled as if independent: for a silhouette, whose cells share their
-        neighbors, the interval says how much the mean depends on which cells are averaged, and no more.
-
-    Raises
-    ------
-    ValueError
-        For no values, or values that are not finite.
+    Cells are resampled as if independent: for a silhouette, whose cells share their neighbors, the interval says how
+    much the mean depends on which cells are averaged, and no more. ValueError for no values, or values not finite.
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or len(sample) == 0 or not np.isfinite(sample).all():
@@ -99,24 +79,10 @@ def bootstrap_counts(n_units: int, n_replicates: int, seed: int) -> NDArray[np.u
 
 
 def half_samples(labels: NDArray[Any], batches: NDArray[Any], n: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Draw halves of the cells, without replacement, within each label and batch.
+    """Yield `n` random halves of the cells, within each label and batch ``(n_cells,)``: int64, sorted positions.
 
     All halves have as many cells, so that what is compiled for a shape is compiled once. Half of the groups of an odd
     number, other ones each time, give their larger half, so that a singleton label is in about every other half.
-
-    Parameters
-    ----------
-    labels, batches
-        Of each cell, shape ``(n_cells,)``.
-    n
-        Number of halves.
-    seed
-        Seed of the draw.
-
-    Yields
-    ------
-    ndarray of int64
-        Sorted positions of the cells of a half.
     """
     pairs = np.array([f"{a}\0{b}" for a, b in zip(labels, batches, strict=True)])
     groups = [np.flatnonzero(pairs == pair) for pair in np.unique(pairs)]
@@ -133,24 +99,9 @@ def half_sample_interval(
 ) -> tuple[float, float]:
     """Return the 95 % interval of a score from its values on halves of the cells (delete-half jackknife).
 
-    The variance over random halves estimates that of the score itself (Shao and Wu 1989, Annals of Statistics 17, where
-    the factor ``(n - d) / d`` is 1 for d = n / 2). The interval is the value plus and minus Student's t times that
-    deviation. What is biased by the number of cells, such as a share of k neighbors, shifts the halves and not the
-    interval, whose middle is the value of all cells.
-
-    Parameters
-    ----------
-    value
-        Score of all cells.
-    of_halves
-        Scores of the halves; NaN where a half has none.
-    low, high
-        Range of the score, to which the interval is clipped.
-
-    Returns
-    -------
-    (float, float)
-        Lower and upper end; NaN for a value that is NaN, or fewer than three halves with one.
+    ``value ± t · sd`` over the halves, whose variance estimates that of the score itself (Shao and Wu 1989, Annals of
+    Statistics 17, where the factor ``(n - d) / d`` is 1 for d = n / 2), clipped to ``[low, high]``. NaN for a value
+    that is NaN, or fewer than three halves with a value.
     """
     from scipy.stats import t
 
@@ -169,21 +120,9 @@ def pigeonhole_interval(
     A combination counts as often as all its genes were drawn together, the product of their counts (the pigeonhole
     bootstrap: Owen, Annals of Applied Statistics 1, 2007), because combinations that share a gene are not independent.
 
-    Parameters
-    ----------
-    scores
-        (n_seeds, n_conditions); NaN where there is none.
-    labels
-        int (n_conditions,): the perturbation of each condition.
-    members
-        The genes of each perturbation, at least one: two for ``"A+B"``.
-    level
-        Share of the resampled means inside the interval.
-
-    Returns
-    -------
-    (float, float)
-        Lower and upper end; NaN for fewer than two perturbations or genes with a score.
+    `scores` are (n_seeds, n_conditions), NaN where there is none; `labels` int (n_conditions,), the perturbation of
+    each condition; `members` the genes of each perturbation, two for ``"A+B"``. NaN for fewer than two perturbations or
+    genes.
     """
     there = np.isfinite(scores)
     n_labels = len(members)
@@ -197,12 +136,12 @@ def pigeonhole_interval(
         return math.nan, math.nan
     sums, counts = sums[:, scored], counts[:, scored]
     draw = np.random.default_rng(0)
-    of_genes = np.ones((N_RESAMPLES, n + 1))
-    of_genes[:, :n] = draw.multinomial(n, np.full(n, 1 / n), N_RESAMPLES)
-    of_labels = np.ones((N_RESAMPLES, len(targeted)))
+    of_genes = np.ones((PIGEONHOLE_RESAMPLES, n + 1))
+    of_genes[:, :n] = draw.multinomial(n, np.full(n, 1 / n), PIGEONHOLE_RESAMPLES)
+    of_labels = np.ones((PIGEONHOLE_RESAMPLES, len(targeted)))
     for at in zip_longest(*([number[gene] for gene in genes] for genes in targeted), fillvalue=n):  # first, second, …
         of_labels *= of_genes[:, list(at)]
-    of_seeds = draw.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), N_RESAMPLES).astype(float)
+    of_seeds = draw.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), PIGEONHOLE_RESAMPLES).astype(float)
     top, bottom = (((of_labels @ x.T) * of_seeds).sum(axis=1) for x in (sums, counts))
     return percentile_interval(top[bottom > 0] / bottom[bottom > 0], level)
 
@@ -211,19 +150,8 @@ def prediction_half_width(scores: NDArray[Any], level: float = LEVEL) -> float:
     """Return half the width of the interval in which one more random draw would lie about the mean of all draws.
 
     ``t * sd * sqrt(1 + 1 / n)`` for n draws in all; sd is the standard deviation of draws within a seed, t has
-    n - (number of seeds) degrees of freedom.
-
-    Parameters
-    ----------
-    scores
-        (n_seeds, n_draws, n_conditions) of random or shuffled vectors; NaN where there is none.
-    level
-        Share of draws inside the interval.
-
-    Returns
-    -------
-    float
-        0 for no more than one draw per seed, whose spread is not known.
+    n - (number of seeds) degrees of freedom. 0 for one draw per seed, whose spread is not known. `scores` are
+    (n_seeds, n_draws, n_conditions), of random or shuffled vectors; NaN where there is none.
     """
     from scipy.stats import t
 

@@ -10,12 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bftembed.objectives._weights import OBJECTIVES as OBJECTIVES
     from bftembed.objectives.loss import ObjectiveLoss as ObjectiveLoss
     from bftembed.objectives.loss import objective_loss as objective_loss
     from bftembed.objectives.nll import linear_nll as linear_nll
-    from bftembed.objectives.weights import OBJECTIVES as OBJECTIVES
 
-_LAZY = {"ObjectiveLoss": "loss", "objective_loss": "loss", "linear_nll": "nll", "OBJECTIVES": "weights"}
+_LAZY = {"ObjectiveLoss": "loss", "objective_loss": "loss", "linear_nll": "nll", "OBJECTIVES": "_weights"}
 
 __all__ = list(_LAZY)
 

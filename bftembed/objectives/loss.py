@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bftembed.errors import BftembedError, unknown_name
-from bftembed.objectives.weights import OBJECTIVES, SAMPLE_COEFFICIENTS, Options, Samples, confidence
+from bftembed.objectives._weights import OBJECTIVES, SAMPLE_COEFFICIENTS, Options, Samples, confidence
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _check(nll: Tensor, mask: Tensor, segment_ids: Tensor | None, window: int, e
 
 
 def _compacted(mask: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the flat positions of the valid tokens, sample after sample, and a rising number of their samples."""
+    """Return the flat positions of the valid tokens, sample after sample, and the sorted numbers of their samples."""
     length = mask.shape[-1]
     where = mask.reshape(-1).nonzero().squeeze(1)
     row = where // max(length, 1)

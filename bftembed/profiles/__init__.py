@@ -1,1 +1,1 @@
-"""Text: prompts, generators, the store, the runner and the screening of profiles."""
+"""Profiles of genes and proteins: prompts, generation, screening, selection, reports."""

@@ -1,11 +1,10 @@
-"""The baseline: a short profile from the packaged HGNC table. Instant, deterministic, no language model."""
+"""Profiles from the packaged HGNC table: no model, the same text everywhere, true as far as HGNC goes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bftembed.entities.genes import GeneIndex
-from bftembed.entities.proteins import ProteinIndex
+from bftembed.entities.genes import GeneIndex, hgnc_version
 from bftembed.llm.base import Capabilities, Completion
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ _TEMPLATE_VERSION = 2
 
 
 class Facts:
-    """Writes names, aliases and locus type of a gene as sentences.
+    """Writes names, aliases and locus type of a gene as sentences, of a protein those of its genes.
 
     Accession numbers are left out on purpose: digits are noise to a text encoder.
     """
@@ -29,42 +28,29 @@ class Facts:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the version of the wording and of the HGNC table."""
-        from bftembed.entities.hgnc import hgnc_version
-
         return {"engine": "facts", "template": _TEMPLATE_VERSION, "hgnc": hgnc_version()}
 
     def capabilities(self) -> Capabilities:
-        """Return chat: the entity of a profile's request is all that is read."""
+        """Return chat: the entity of a profile's request (and its genes) is all that is read."""
         return Capabilities()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Yield a profile per request; an entity without an HGNC record is an error completion."""
         for request in requests:
-            records = self._records(request)
-            if records:
-                yield Completion(request.id, _profile(request, records))
-            else:
-                error = f"no HGNC record for {request.metadata['entity']!r}"
+            about, index = request.metadata, GeneIndex.default()
+            symbols = about["genes"].split(",") if "genes" in about else [about["entity"]]
+            records = [record for symbol in symbols if (record := index.get(symbol)) is not None]
+            if not records:
+                error = f"no HGNC record for {about['entity']!r}"
                 yield Completion(request.id, finish_reason="error", error=error)
-
-    def _records(self, request: Request) -> list[GeneRecord]:
-        index = GeneIndex.default()
-        entity = request.metadata["entity"]
-        symbols: Sequence[str] = [entity]
-        if request.metadata["kind"] == "protein":
-            symbols = ProteinIndex.default().resolve([entity])[0].genes
-        found = (index.get(s) for s in symbols)
-        return [record for record in found if record is not None]
-
-
-def _profile(request: Request, records: list[GeneRecord]) -> str:
-    sentences = " ".join(_sentences(r) for r in records)
-    if request.metadata["kind"] != "protein":
-        return sentences
-    # The protein is named, since it may share its genes with others (CD45RA and CD45RO); and the same sentence about
-    # the locus for each of its genes would be a loop.
-    opening = f"{request.metadata['entity']} is a protein encoded by {_listed([r.symbol for r in records])}."
-    return f"{opening} {sentences.replace(' Locus type: gene with protein product.', '')}"
+                continue
+            text = " ".join(map(_sentences, records))
+            if about["kind"] == "protein":
+                # The protein is named, since it may share its genes with others (CD45RA and CD45RO); and the same
+                # sentence about the locus for each of its genes would be a loop.
+                opening = f"{about['entity']} is a protein encoded by {_listed([r.symbol for r in records])}."
+                text = f"{opening} {text.replace(' Locus type: gene with protein product.', '')}"
+            yield Completion(request.id, text)
 
 
 def _sentences(record: GeneRecord) -> str:

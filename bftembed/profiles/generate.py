@@ -1,11 +1,14 @@
-"""Generation of profiles: names are resolved, each entity becomes a request, and answers are stored with flags."""
+"""Generation of profiles: names are resolved, each entity fills a prompt, and answers are stored with quality flags."""
 
 from __future__ import annotations
 
 import csv
+import re
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,12 +19,11 @@ from bftembed.entities.proteins import ProteinIndex
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.io import canonical_json, sha256_text
 from bftembed.llm import generator_fingerprint, model_from_spec, model_spec
-from bftembed.llm.base import POSTPROCESSING_VERSION, Request
+from bftembed.llm.base import POSTPROCESSING_VERSION, Request, to_json
 from bftembed.llm.reasoning import valid_text
 from bftembed.llm.runner import run_requests
-from bftembed.llm.store import AnswerStore, ListedEntity
+from bftembed.llm.store import SCHEMA_VERSION, AnswerStore, ListedEntity
 from bftembed.profiles.estimate import Estimate, estimate, record_seconds
-from bftembed.profiles.prompts import get_prompt
 from bftembed.profiles.screening import screen
 from bftembed.progress import Progress, silent
 from bftembed.shards import parse_shard
@@ -30,13 +32,114 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from bftembed.llm.base import Sampling
-    from bftembed.profiles.prompts import Prompt
+    from bftembed.llm.base import Message, Sampling
 
 KINDS = ("gene", "protein", "cell-type", "drug")
 UNKNOWN = ("skip", "keep", "error")
+#: Names that are resolved at once.
+_RESOLVED_AT_ONCE = 8192
 #: Statuses of names that lead to an entity.
 RESOLVED_STATUSES = ("used", "mapped")
+
+
+# -- prompts ----------------------------------------------------------------------------------------------
+
+_PLACES = ("name", "genes", "aliases", "summary", "context")
+_PLACE = re.compile("{(" + "|".join(_PLACES) + ")}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt template for a kind of entity; a changed wording is a new version, so that old profiles keep their key.
+
+    `user` and `system` hold ``{name}``, ``{genes}``, ``{aliases}``, ``{summary}`` and ``{context}``; `own` is True for
+    a file of the user.
+    """
+
+    name: str
+    version: int | str
+    kind: str
+    system: str
+    user: str
+    own: bool = False
+
+    @property
+    def id(self) -> str:
+        """Return ``name@version``."""
+        return f"{self.name}@{self.version}"
+
+    def messages(
+        self, name: str, genes: Sequence[str] = (), context: str = "", aliases: Sequence[str] = (), summary: str = ""
+    ) -> tuple[Message, ...]:
+        """Return the chat for one entity. Braces in what is filled in are not interpreted.
+
+        `genes` are the symbols of those that encode a protein, `summary` is RefSeq's. A `context` is an error where the
+        prompt has no place for it.
+        """
+        if context and not self.has("context"):
+            raise BftembedError(f"The prompt {self.id} has no place for a context ({context[:40]!r}).")
+        encoded = f", encoded by {' and '.join(genes)}" if genes and tuple(genes) != (name,) else ""
+        others = ", ".join(alias for alias in aliases if alias != name)
+        context = context if self.own or not context else f" Context: {context}"
+        given = {"name": name, "genes": encoded, "aliases": others, "summary": summary, "context": context}
+        texts = {"system": self.system, "user": self.user}
+        filled = {role: _PLACE.sub(lambda place: given[place[1]], text) for role, text in texts.items()}
+        return tuple({"role": role, "content": text} for role, text in filled.items() if text)
+
+    def has(self, place: str) -> bool:
+        """Return whether the prompt has a place for a value."""
+        return f"{{{place}}}" in self.system + self.user
+
+
+_ROLE = (
+    "You are an assistant with deep knowledge of biology. Answer from what you know, in plain prose. "
+    "The complete answer, spaces included, has to stay within 2000 characters."
+)
+_DRUG = "Tell me about the drug {name}: its targets, mechanism and effects on cells.{context}"
+#: The first is the inference prompt of the BFT authors' released code (v1), in our words; the others follow it.
+PROMPTS = {
+    prompt.name: prompt
+    for prompt in (
+        Prompt("bft-gene", 1, "gene", _ROLE, "Tell me about the gene {name}."),
+        Prompt("bft-protein", 1, "protein", _ROLE, "Tell me about the protein {name}{genes}."),
+        Prompt("bft-cell-type", 1, "cell-type", _ROLE, "Tell me about the cell type {name}.{context}"),
+        Prompt("bft-drug", 1, "drug", _ROLE, _DRUG),
+    )
+}
+
+
+def get_prompt(name: str | None, kind: str) -> Prompt:
+    """Return a prompt by name, from a YAML file, or the default of a kind.
+
+    A file holds the keys ``user`` and, optionally, ``system``; the version of its prompt is the hash of its content.
+    """
+    name = name or f"bft-{kind}"
+    if name.endswith((".yaml", ".yml")):
+        return _read_prompt(Path(name), kind)
+    if name not in PROMPTS:
+        raise unknown_name("prompt", name, PROMPTS)
+    if PROMPTS[name].kind != kind:
+        raise BftembedError(f"The prompt {name!r} is for kind {PROMPTS[name].kind!r}, but the run is of kind {kind!r}.")
+    return PROMPTS[name]
+
+
+def _read_prompt(path: Path, kind: str) -> Prompt:
+    import yaml
+
+    try:
+        texts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise BftembedError(f"{path} cannot be read as a prompt: {err}") from err
+    if not isinstance(texts, Mapping) or set(texts) - {"system", "user"} or "{name}" not in str(texts.get("user")):
+        raise BftembedError(f"{path} must hold the key user, with a {{name}} in it, and may hold the key system.")
+    user, system = str(texts["user"]).strip(), str(texts.get("system", "")).strip()
+    if others := set(re.findall(r"{(\w+)}", f"{system} {user}")) - set(_PLACES):
+        raise unknown_name("place", min(others), _PLACES, where=str(path))
+    version = sha256_text(canonical_json({"system": system, "user": user}))[:8]
+    return Prompt(path.stem, version, kind, system, user, own=True)
+
+
+# -- the run ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -45,34 +148,25 @@ class GenerationReport:
 
     Attributes
     ----------
-    out
-        Folder of the store.
-    generator, prompt
-        Spec and ``name@version``.
-    listed
-        Names read, without duplicates.
-    duplicates
-        Names that came again, or that mean an entity already listed.
-    resolution
-        Status (used, mapped, ambiguous, missing) → count.
-    skipped
-        Names left out because they could not be resolved.
-    entities
-        Entities to profile.
-    written, already_stored
-        Profiles written by this run, and found from earlier ones.
-    failed
-        Entities whose profile could not be written.
-    failures
-        Why: messages (numbers in them do not count) with their number and an entity, the most frequent first.
+    out, generator, prompt
+        Folder of the store, spec, and ``name@version``.
+    listed, duplicates
+        Names read, once each; and those that came again or mean an entity already listed.
+    resolution, skipped
+        Status (used, mapped, ambiguous, missing) → count; and names left out because they could not be resolved.
+    entities, already_stored, written
+        Entities to profile; profiles found from earlier runs, and written by this one.
+    failed, failures
+        Entities whose profile could not be written; and why: messages (numbers in them do not count) with their number
+        and an entity, the most frequent first.
     marks
         Mark → count over the entities of this run; ``"ok"`` counts those without a mark.
     tokens, seconds
         Generated tokens and wall time of this run.
     keys
-        Keys of the profiles of this run's entities, stored now or earlier.
+        Of the profiles of this run's entities, stored now or earlier.
     estimate
-        Tokens, cost and time of a dry run.
+        Tokens and time of a dry run.
     """
 
     out: str
@@ -112,7 +206,6 @@ def generate_profiles(
     shard: str | None = None,
     limit: int | None = None,
     dry_run: bool = False,
-    price: tuple[float, float] | None = None,
     progress: Progress = silent,
 ) -> GenerationReport:
     """Write a profile for every gene, protein, cell type or drug of a list. A stopped run goes on where it stopped.
@@ -148,19 +241,12 @@ def generate_profiles(
     limit
         Maximum number of profiles, the first of the list.
     dry_run
-        Estimate profiles, tokens, cost and time, and write nothing.
+        Estimate profiles, tokens and time, and write nothing.
 
     Other Parameters
     ----------------
-    price
-        US dollars per million tokens of prompt and answer, for `dry_run`. By default list prices of OpenAI.
     progress
         Called with the number of profiles done.
-
-    Returns
-    -------
-    GenerationReport
-        Counts; ``failed`` and ``skipped`` name what is missing.
 
     Raises
     ------
@@ -171,26 +257,26 @@ def generate_profiles(
     if kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
     template = get_prompt(prompt, kind)
-    listed = read_entities(genes, kind, column=column, unknown=unknown, shard=shard, limit=limit)
+    listed = _read_entities(genes, kind, column=column, unknown=unknown, shard=shard, limit=limit)
     spec = model_spec(generator)
     model, sampling = model_from_spec(spec)
     fingerprint = generator_fingerprint(model, sampling)
-    requests = profile_requests(listed.chosen, template, fingerprint, sampling, texts)
+    requests = _requests(listed, template, fingerprint, sampling, texts)
     counts: dict[str, Any] = {
         "out": str(Path(out)),
         "generator": str(spec),
         "prompt": template.id,
-        "listed": len(listed.entries),
+        "listed": len(listed.names),
         "duplicates": listed.duplicates,
-        "resolution": dict(Counter(entry.status for entry in listed.entries)),
+        "resolution": dict(Counter(listed.statuses)),
         "skipped": listed.skipped,
         "entities": len(listed.chosen),
     }
     if dry_run:
-        found = estimate(requests, spec, model, fingerprint, out, price)
+        found = estimate(requests, fingerprint, Path(out))
         return GenerationReport(**counts, already_stored=found.already_stored, estimate=found)
     with AnswerStore.writing(out) as store:
-        store.add_entities(listed.entries)
+        store.add_entities(map(ListedEntity, repeat(kind), *listed[:4]))
         run = run_requests(
             requests,
             model,
@@ -217,24 +303,24 @@ def generate_profiles(
     )
 
 
-def _flags(request: Request, text: str, reason: str) -> tuple[str, ...]:
-    prompt = "\n".join(m["content"] for m in request.messages)
-    return screen(text, reason, getattr(request, "names", ()), prompt)
+class _Listed(NamedTuple):
+    """Every name of a list, in columns (a third of the memory of rows).
 
-
-class Listed(NamedTuple):
-    """Every name of a list (`entries`), and those to profile (`chosen`): of this shard, each entity once.
-
-    `duplicates` counts names that came again or mean an entity already listed; `skipped` are not resolved.
+    `chosen` are the numbers of those to profile: of this shard, each entity once. `genes` are those that encode a
+    protein; `duplicates` counts names that came again or mean an entity already listed; `skipped` are not resolved.
     """
 
-    entries: list[ListedEntity]
-    chosen: list[ListedEntity]
+    names: list[str]
+    entities: list[str]
+    statuses: list[str]
+    notes: list[str]
+    chosen: Sequence[int]
+    genes: dict[str, tuple[str, ...]]
     duplicates: int
     skipped: tuple[str, ...]
 
 
-def read_entities(
+def _read_entities(
     genes: str | os.PathLike[str] | Sequence[str],
     kind: str,
     *,
@@ -242,118 +328,163 @@ def read_entities(
     unknown: str = "skip",
     shard: str | None = None,
     limit: int | None = None,
-) -> Listed:
-    """Read and resolve a list of names; the parameters are those of `generate_profiles`.
-
-    An entity belongs to a shard by a hash of its name.
-    """
+) -> _Listed:
+    """Read and resolve a list of names; shards go by a hash of the entity."""
     if unknown not in UNKNOWN:
         raise unknown_name("unknown", unknown, UNKNOWN)
     if limit is not None and limit < 1:
         raise BftembedError(f"limit (--limit) is {limit}; give 1 or more.")
     part, of = parse_shard(shard) if shard is not None else (1, 1)
-    names = read_names(genes, column=column)
-    entries = resolve(names.names, kind)
-    unresolved = [e.name for e in entries if e.status not in RESOLVED_STATUSES] if unknown != "keep" else []
-    if unresolved and (unknown == "error" or len(unresolved) == len(entries)):
+    read = read_names(genes, column=column)
+    names, entities, statuses, notes = list(map(valid_text, read.names)), [], [], []
+    encoding: dict[str, tuple[str, ...]] = {}
+    if kind in ("gene", "protein"):
+        index: Any = GeneIndex.default() if kind == "gene" else ProteinIndex.default()
+        for start in range(0, len(names), _RESOLVED_AT_ONCE):
+            for found in index.resolve(read.names[start : start + _RESOLVED_AT_ONCE]):
+                entities.append(valid_text(found.entity))
+                statuses.append(found.status)
+                notes.append(found.note)
+                if kind == "protein":
+                    encoding[entities[-1]] = found.genes
+    else:  # taken as they are, spaces tidied
+        entities = [" ".join(name.split()) for name in names]
+        statuses, notes = ["used"] * len(names), [""] * len(names)
+    kept = [unknown == "keep" or status in RESOLVED_STATUSES for status in statuses]
+    skipped = tuple(name for name, keep in zip(names, kept, strict=True) if not keep)
+    if skipped and (unknown == "error" or len(skipped) == len(names)):
         raise BftembedError(
-            f"{len(unresolved)} of {len(entries)} names cannot be resolved: {examples(unresolved)}. "
+            f"{len(skipped)} of {len(names)} names cannot be resolved: {examples(skipped)}. "
             "bftembed genes resolve shows why; --unknown keep profiles them as they are."
         )
-    wanted = [e for e in entries if unknown == "keep" or e.status in RESOLVED_STATUSES]
-    if of > 1:
-        wanted = [e for e in wanted if int(sha256_text(e.entity)[:8], 16) % of == part - 1]
-    first = {entry.entity: entry for entry in reversed(wanted)}
-    chosen = [entry for entry in wanted if first[entry.entity] is entry]
-    again = sum(names.duplicates.values()) + len(wanted) - len(chosen)
-    return Listed(entries, chosen[:limit], again, tuple(unresolved))
+    # Names are unique, so that only these can come twice.
+    renamed = {entity for entity, name in zip(entities, read.names, strict=True) if entity != name}
+    chosen, seen, again = array("q"), set[str](), sum(read.duplicates.values())
+    for i, (entity, keep) in enumerate(zip(entities, kept, strict=True)):
+        if not keep or (of > 1 and int(sha256_text(entity)[:8], 16) % of != part - 1):
+            continue
+        if entity in seen:
+            again += 1
+            continue
+        chosen.append(i)
+        if entity in renamed:
+            seen.add(entity)
+    return _Listed(names, entities, statuses, notes, chosen[:limit], encoding, again, skipped)
 
 
-def resolve(names: Sequence[str], kind: str) -> list[ListedEntity]:
-    """Return what becomes of every name, in their order; cell types and drugs are taken as they are, spaces tidied."""
-    if kind not in ("gene", "protein"):
-        return [ListedEntity(kind, valid_text(name), " ".join(valid_text(name).split()), "used") for name in names]
-    index = GeneIndex.default() if kind == "gene" else ProteinIndex.default()
-    found = index.resolve(names)
-    return [ListedEntity(kind, valid_text(r.name), valid_text(r.entity), r.status, r.note) for r in found]
+def names_of(kind: str, entity: str, name: str = "", genes: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return all that a text may call an entity: symbol, aliases, full name.
 
-
-def names_of(kind: str, entity: str, name: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the genes that encode a protein, and all that a text may call an entity: symbol, aliases, full name."""
-    genes = ProteinIndex.default().resolve([entity])[0].genes if kind == "protein" else ()
+    The `genes` that encode a protein are looked up where they are None.
+    """
+    if genes is None:
+        genes = ProteinIndex.default().resolve([entity])[0].genes if kind == "protein" else ()
     names = [entity, name]
     for symbol in genes or ((entity,) if kind == "gene" else ()):
         record = GeneIndex.default().get(symbol)
         if record is not None:
             names += [record.symbol, record.name, *record.alias_symbols, *record.prev_symbols]
-    return genes, tuple(dict.fromkeys(filter(None, names)))
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 @dataclass(frozen=True)
-class ProfileRequest(Request):
+class _ProfileRequest(Request):
     """A request for a profile, with the names that its text may call the entity."""
 
     names: tuple[str, ...] = ()
 
 
-def profile_requests(
-    entries: Sequence[ListedEntity],
+def _requests(
+    listed: _Listed,
     prompt: Prompt,
     fingerprint: Mapping[str, Any],
     sampling: Sampling,
     context: Mapping[str, str],
-) -> Iterator[ProfileRequest]:
+) -> Iterator[Request]:
     """Return the request of each entity, made as it is needed; what the prompt needs is read at once."""
     summaries = load("refseq-summaries") if prompt.has("summary") else {}
 
-    def request(entry: ListedEntity) -> ProfileRequest:
-        genes, names = names_of(entry.kind, entry.entity, entry.name)
-        messages = prompt.messages(
-            entry.entity, genes, context.get(entry.entity, ""), names, summaries.get(entry.entity, "")
-        )
-        key = profile_key(entity=entry.entity, kind=entry.kind, messages=messages, fingerprint=fingerprint)
-        about = {"entity": entry.entity, "kind": entry.kind, "prompt": prompt.id}
-        return ProfileRequest(key, messages, sampling=sampling, metadata=about, names=names)
+    def request(number: int) -> Request:
+        kind, entity = prompt.kind, listed.entities[number]
+        genes = listed.genes.get(entity, ())
+        names = names_of(kind, entity, listed.names[number], genes)
+        messages = prompt.messages(entity, genes, context.get(entity, ""), names, summaries.get(entity, ""))
+        key = _profile_key(entity=entity, kind=kind, messages=messages, fingerprint=fingerprint)
+        about = {"entity": entity, "kind": kind, "prompt": prompt.id}
+        about |= {"genes": ",".join(genes)} if genes else {}
+        return _ProfileRequest(key, messages, sampling=sampling, metadata=about, names=names)
 
-    return map(request, entries)
+    return map(request, listed.chosen)
 
 
-def profile_key(
-    *, entity: str, kind: str, messages: Sequence[Mapping[str, str]], fingerprint: Mapping[str, Any]
-) -> str:
+def _profile_key(*, entity: str, kind: str, messages: Sequence[Message], fingerprint: Mapping[str, Any]) -> str:
     """Return the sha256 (64 hexadecimal digits) of all that decides a profile.
 
-    Parameters
-    ----------
-    entity, kind
-        What is profiled.
-    messages
-        The full chat, with the entity filled in.
-    fingerprint
-        Of `bftembed.llm.generator_fingerprint`.
+    `messages` are the full chat, with the entity filled in; `fingerprint` is of `bftembed.llm.generator_fingerprint`.
     """
-    values = {"entity": entity, "kind": kind, "species": "human", "messages": [dict(m) for m in messages]}
-    return sha256_text(canonical_json({**values, "generator": fingerprint, "postprocessing": POSTPROCESSING_VERSION}))
+    values = {"entity": entity, "kind": kind, "species": "human", "messages": messages}
+    return sha256_text(to_json({**values, "generator": fingerprint, "postprocessing": POSTPROCESSING_VERSION}))
+
+
+def _flags(request: Request, text: str, reason: str) -> tuple[str, ...]:
+    prompt = "\n".join(m["content"] for m in request.messages)
+    return screen(text, reason, getattr(request, "names", ()), prompt)
 
 
 def read_context(path: str | os.PathLike[str]) -> dict[str, str]:
     """Read name → text from a table without a header: tab-separated, or CSV by its suffix.
 
-    Raises
-    ------
-    BftembedError
-        For a file that cannot be read, a row without two columns, or a name with two texts; names the line.
+    A row without two columns, or a name with two texts, is a `BftembedError` that names the line.
     """
     file = Path(path)
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
-        raise BftembedError(f"{file} cannot be read as a table of contexts: {err}.") from err
+        raise BftembedError(f"{file} cannot be read as a table of name and text: {err}.") from err
     found: dict[str, str] = {}
     for number, row in enumerate(csv.reader(lines, delimiter="," if file.suffix.lower() == ".csv" else "\t"), 1):
-        cells = [" ".join(row[0].split()), *(cell.strip() for cell in row[1:])] if row else []
-        if any(cells) and (len(cells) != 2 or not all(cells)):
-            raise BftembedError(f"{file}, line {number}: expected a name and a text, found {len(cells)} columns.")
-        if any(cells) and found.setdefault(*cells) != cells[1]:
-            raise BftembedError(f"{file}, line {number}: {cells[0]!r} has another context already.")
+        cells = [" ".join(cell.split()) if i == 0 else cell.strip() for i, cell in enumerate(row)]
+        if any(cells) and (len(cells) != 2 or not all(cells) or found.setdefault(*cells) != cells[1]):
+            raise BftembedError(f"{file}, line {number}: expected a name and its only text, found {row}.")
     return found
+
+
+# -- merging of shards ------------------------------------------------------------------------------------
+
+
+def merge_stores(parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> dict[str, Any]:
+    """Copy the profiles of several stores into one.
+
+    A profile that failed in one store gives way to one that did not. Nothing is removed: merging again adds nothing.
+
+    Parameters
+    ----------
+    parts
+        Folders of the profile stores of the shards.
+    out
+        Folder of the profile store to create or add to.
+
+    Returns
+    -------
+    dict
+        ``out``, ``parts`` (folders), ``added`` (profiles that were new in `out`) and ``same`` (those it had).
+
+    Raises
+    ------
+    BftembedError
+        When a part is no store or is `out`, or two stores hold different texts under one key; `out` then has the
+        profiles of the parts before it.
+    """
+    target, folders = Path(out), [Path(part) for part in parts]
+    if not folders or target.resolve() in [folder.resolve() for folder in folders]:
+        raise BftembedError(f"Name the folders of the shards, and for --out another one: {target}.")
+    for folder in folders:
+        with AnswerStore.open(folder) as part:  # all are looked at before the first is copied
+            old = part.schema < SCHEMA_VERSION
+        if old:
+            with AnswerStore.writing(folder):
+                pass  # brought to today's schema
+    with AnswerStore.writing(target) as store:
+        counts = [store.absorb(folder) for folder in folders]
+    added, same = (sum(column) for column in zip(*counts, strict=True))
+    return {"out": str(target), "parts": [str(folder) for folder in folders], "added": added, "same": same}

@@ -1,4 +1,4 @@
-"""What a generated text looks like: reasoning stripped, bad texts marked. Nothing is ever dropped here."""
+"""Quality flags of generated texts, and the names in them. Nothing is ever dropped here."""
 
 from __future__ import annotations
 
@@ -19,29 +19,25 @@ MARKS = ("empty", "truncated", "unknown-finish", "reasoning", "refusal", "loopin
 # ("cells cannot …", "… is unable to bind"), and "I" after a name is a numeral ("polymerase I cannot …").
 _SPEAKER = r"(?:^|[.!?:;,—–-]\s*|\b(?:but|that|unfortunately|sorry|afraid|and|so|because|as)\s+)"
 _CAN_NOT = (
-    r"(?:can ?not|can't|won't|do not|don't|am not able to|are not able to|am unable to|are unable to|was unable to"
-    r"|could not|couldn't|must decline)"
+    r"(?:can ?not|can't|won't|do not|don't|(?:am|are) (?:not able|unable) to|was unable to|could not|couldn't"
+    r"|must decline)"
 )
 _WHAT = r"(?:help|assist|provide|answer|find|give|know|have|discuss|fulfill?|comply|tell|recogni[sz]e|generate|write)"
 _REFUSAL = re.compile(
-    r"\b(?:i(?:'m| am)? (?:very )?sorry\b|sorry[,.]|i must decline\b"
-    rf"|as an (?:ai\b(?!-)|artificial intelligence)|i(?:'m| am) just a (?:large )?language model"
-    r"|as a (?:large )?language model\b|my (?:knowledge cutoff|training data)\b"
-    r"|it is not possible for me to\b|(?:could|can) you (?:please )?clarify\b"
+    rf"{_SPEAKER}(?:(?:i|we) {_CAN_NOT} (?:\w+ ){{0,3}}?{_WHAT}"
+    r"|i(?:'m| am) (?:not (?:able|aware|familiar|sure)|unable|unaware|unfamiliar)\b)"
+    r"|\b(?:i(?:'m| am)? (?:very )?sorry\b|i must decline\b"
+    r"|as an (?:ai\b(?!-)|artificial intelligence)|(?:as|just) a (?:large )?language model\b"
+    r"|my (?:knowledge cutoff|training data)\b|it is not possible for me to\b|(?:could|can) you (?:please )?clarify\b"
     r"|this request (?:\w+ ){0,4}cannot be fulfilled"
-    r"|(?:there is )?no (?:\w+ ){0,2}(?:information|data|knowledge) (?:is )?available (?:on|about|regarding|for)\b"
-    r"|i have no (?:\w+ ){0,2}(?:information|data|knowledge)\b"
-    rf"|the assistant {_CAN_NOT}\b)"
-    rf"|{_SPEAKER}(?:i|we) {_CAN_NOT} (?:\w+ ){{0,3}}?{_WHAT}"
-    rf"|{_SPEAKER}i(?:'m| am) (?:not (?:able|aware|familiar|sure)|unable|unaware|unfamiliar)\b"
+    r"|no (?:\w+ ){0,2}(?:information|data|knowledge) (?:is )?available (?:on|about|regarding|for)\b"
+    rf"|i have no (?:\w+ ){{0,2}}(?:information|data|knowledge)\b|the assistant {_CAN_NOT}\b"
     # Languages that the usual models fall into.
-    r"|\b(?:lo siento|no puedo (?:proporcionar|ayudar|dar)|je suis désolée?|je ne peux pas|(?:es )?tut mir leid"
+    r"|lo siento|no puedo (?:proporcionar|ayudar|dar)|je suis désolée?|je ne peux pas|tut mir leid"
     r"|ich kann (?:leider|ihnen|dir|keine)|desculpe|não posso|mi dispiace|non posso|извините|я не могу|к сожалению)\b"
-    r"|抱歉|对不起|我(?:无法|不能)|作为一?个?(?:AI|人工智能|语言模型)|申し訳|죄송",
-    re.IGNORECASE,
+    r"|\bsorry[,.]|抱歉|对不起|我(?:无法|不能)|作为一?个?(?:ai|人工智能|语言模型)|申し訳|죄송"
 )
 _REFUSAL_WITHIN = 240
-
 _LETTER = re.compile(r"[^\W\d_]")
 _FOREIGN_LETTER = re.compile(r"[\u0400-\u1cff\u2c00-\ua7ff\uab30-\ufdff\uff66-\uffef]")
 _FOREIGN_SHARE = 0.3
@@ -53,12 +49,12 @@ _FOREIGN_WORDS = (
     "och är av som"
 )
 _ENGLISH, _FOREIGN = frozenset(_ENGLISH_WORDS.split()), frozenset(_FOREIGN_WORDS.split())
-#: So often another gene must be named, and so much more often than the text's own.
+#: Times that another gene must be named, and factor by which it must be named more often than the text's own.
 _OTHER_MIN, _OTHER_TIMES = 3, 3
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][A-Z0-9]{2,}(?:-[A-Z0-9]+)*(?![\w-])")
-_WORD = re.compile(r"\w+")
+_WORD, _PLAIN_WORD = re.compile(r"\w+"), re.compile(r"[^\W_]+")
 _ECHO_SHARE, _ECHO_MIN_WORDS = 0.9, 5
-_LOOP_MIN_WORDS = 24
+_LOOP_MIN_WORDS, _LOOP_MIN_LENGTH = 24, 20
 _LOOP_DISTINCT_SHARE = 0.5
 #: Of a text read backwards: a piece cut short, then five copies or more. Forwards every place would be tried.
 _LOOP_UNIT = re.compile(r"\S*?\s*?(.{1,80}?)\1{4,}", re.DOTALL)
@@ -94,18 +90,22 @@ def screen(text: str, finish_reason: str, names: Iterable[str] = (), prompt: str
         marks.append("unknown-finish")
     if looks_like_reasoning(text):
         marks.append("reasoning")
-    if finish_reason == "content_filter" or _REFUSAL.search(text[:_REFUSAL_WITHIN].replace("’", "'")):
+    if finish_reason == "content_filter" or _refuses(text):
         marks.append("refusal")
-    if loops(text):
+    if _loops(text):
         marks.append("looping")
-    if text and (not mentions(text, names) or echoes(text, prompt) or speaks_of_another(text, names)):
+    if text and (not mentions(text, names) or _echoes(text, prompt) or _speaks_of_another(text, names)):
         marks.append("off-topic")
-    if foreign(text) and not foreign(prompt):
+    if _foreign(text) and not _foreign(prompt):
         marks.append("language")
     return tuple(marks)
 
 
-def foreign(text: str) -> bool:
+def _refuses(text: str) -> bool:
+    return bool(_REFUSAL.search(text[:_REFUSAL_WITHIN].lower().replace("’", "'")))
+
+
+def _foreign(text: str) -> bool:
     """Return whether a text is in another language than English: by its letters, or its commonest words."""
     if not text.isascii() and len(_FOREIGN_LETTER.findall(text)) > _FOREIGN_SHARE * len(_LETTER.findall(text)):
         return True
@@ -114,20 +114,21 @@ def foreign(text: str) -> bool:
     return others >= 3 and others > sum(word in _ENGLISH for word in words)
 
 
-def echoes(text: str, prompt: str) -> bool:
+def _echoes(text: str, prompt: str) -> bool:
     """Return whether nearly all words of a text are those of its prompt."""
-    asked = prompt.lower()
-    if not asked or len(text) > 2 * len(asked):
+    if not prompt or len(text) > 2 * len(prompt):
         return False
-    words = set(_WORD.findall(text.lower()))
+    asked, words = prompt.lower(), set(_WORD.findall(text.lower()))
     return len(words) >= _ECHO_MIN_WORDS and sum(word in asked for word in words) >= _ECHO_SHARE * len(words)
 
 
-def speaks_of_another(text: str, names: Iterable[str]) -> bool:
+def _speaks_of_another(text: str, names: Iterable[str]) -> bool:
     """Return whether a text names another human gene first, and several times as often as its own entity."""
-    counts = Counter(_SYMBOL.findall(text))
+    symbols = _SYMBOL.findall(text)
+    if len(symbols) < _OTHER_MIN:
+        return False
     own = {name.upper() for name in names}
-    others = ((s, n) for s, n in counts.most_common(3) if n >= _OTHER_MIN and s not in own)
+    others = ((s, n) for s, n in Counter(symbols).most_common(3) if n >= _OTHER_MIN and s not in own)
     index = GeneIndex.default()
     for symbol, n in others:
         if symbol in index:
@@ -138,12 +139,11 @@ def speaks_of_another(text: str, names: Iterable[str]) -> bool:
     return False
 
 
-def loops(text: str) -> bool:
+def _loops(text: str) -> bool:
     """Return whether a text repeats itself.
 
-    True when fewer than half of its word 4-grams are distinct (24 words or more), when one sentence or line of
-    at least three words comes three times, or when it ends in five or more copies of one piece of up to 80
-    characters that holds a letter or digit.
+    Fewer than half of its word 4-grams are distinct (24 words or more), a sentence or line of three words or more comes
+    three times, or it ends in five copies or more of one piece of up to 80 characters.
     """
     words = text.lower().split()
     if len(words) >= _LOOP_MIN_WORDS:
@@ -155,16 +155,38 @@ def loops(text: str) -> bool:
     if sentences and max(sentences.values()) >= 3:
         return True
     unit = _LOOP_UNIT.match(text[-600:][::-1])
-    return unit is not None and any(c.isalnum() for c in unit.group(1)) and unit.end() - unit.start(1) >= 20
+    return unit is not None and any(map(str.isalnum, unit[1])) and unit.end() - unit.start(1) >= _LOOP_MIN_LENGTH
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in lower case; everything that is no letter or digit separates."""
+    return _PLAIN_WORD.findall(text.lower())
+
+
+def words_without(text: str, names: Iterable[str]) -> list[str]:
+    """Return the words of a text without the given names, whatever separates their parts: ``IL-6`` is ``IL6``.
+
+    Only whole words go, and the longest name that begins at a word.
+    """
+    keys = {"".join(words_of(name)) for name in names} - {""}
+    words = words_of(text)
+    beginnings = {key[:n] for key in keys for n in range(1, len(key) + 1)}
+    kept, i = [], 0
+    while i < len(words):
+        end, joined, j = i, "", i
+        while j < len(words) and (joined := joined + words[j]) in beginnings:
+            j += 1
+            end = j if joined in keys else end
+        kept += words[i : i + (end == i)]
+        i = max(end, i + 1)
+    return kept
 
 
 def mentions(text: str, names: Iterable[str]) -> bool:
     """Return whether any of `names` stands in `text` as a whole word, ignoring case; True without names."""
     known = [n for n in names if n]
-    if not known:
-        return True
     lower = text.lower()
-    return any(_has_word(lower, name.lower()) for name in known)
+    return not known or any(_has_word(lower, name.lower()) for name in known)
 
 
 def _has_word(text: str, word: str) -> bool:

@@ -1,19 +1,19 @@
-"""Selection of profiles: origins, prompts and generators by name, and the one profile per entity that is embedded."""
+"""Profiles out of a store: as a Parquet table, by prompt and generator, and the one per entity that is embedded."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bftembed.errors import BftembedError, UnknownNameError, examples, unknown_name
+from bftembed.io import atomic_path, canonical_json
 from bftembed.llm import model_spec
 from bftembed.llm.base import Answer
 from bftembed.llm.store import AnswerStore
-from bftembed.profiles.export import read_exported
 from bftembed.profiles.screening import MARKS
 
 if TYPE_CHECKING:
@@ -25,22 +25,79 @@ if TYPE_CHECKING:
 _TEXTLESS = ("empty", "failed")
 
 
+def export_profiles(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write every profile of a store to a Parquet file.
+
+    Parameters
+    ----------
+    folder
+        Folder of the profile store.
+    out
+        Parquet file to write.
+
+    Returns
+    -------
+    dict
+        ``profiles`` (count), ``marks`` (mark → count) and ``out``.
+
+    Notes
+    -----
+    Columns: the fields of `bftembed.llm.base.Answer` but scores and sample. The file's metadata hold, under
+    ``bftembed``, the fingerprints of the generators and the sha256 of the store's content. Equal stores give equal
+    bytes.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with AnswerStore.open(folder) as store:
+        profiles = store.answers()
+        about = {"generators": store.generators(), "sha256": store.digest()}
+    table = pa.Table.from_pylist([asdict(p) for p in profiles], schema=_schema())
+    with atomic_path(Path(out)) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata({"bftembed": canonical_json(about)}), temporary, compression="zstd"
+        )
+    return {"profiles": len(profiles), "marks": mark_counts(profiles), "out": str(out)}
+
+
+def _read_exported(path: Path) -> list[Answer]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        schema = pa.schema([f for f in _schema() if f.name in table.column_names])  # earlier versions wrote fewer
+        table = table.select(schema.names).cast(schema)
+        if gaps := [name for name in table.column_names if table[name].null_count]:
+            raise ValueError(f"rows without {', '.join(gaps)}")
+        return [Answer(**{**row, "marks": tuple(row["marks"])}) for row in table.to_pylist()]
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as err:
+        raise BftembedError(f"{path} is not a whole Parquet table of profiles: {str(err).splitlines()[0]}.") from err
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    types = {"str": pa.string(), "int": pa.int64(), "tuple[str, ...]": pa.list_(pa.string())}
+    return pa.schema([(f.name, types[str(f.type)]) for f in fields(Answer) if f.name not in ("scores", "sample")])
+
+
+def has_text(profile: Answer) -> bool:
+    """Return whether a profile was written, with quality flags or without."""
+    return bool(profile.text.strip()) and not profile.error
+
+
+def mark_counts(profiles: Sequence[Answer]) -> dict[str, int]:
+    """Return mark → number of profiles that carry it, and ``"ok"`` → number without any."""
+    counts = Counter(mark for p in profiles for mark in p.marks)
+    return {"ok": sum(not p.marks for p in profiles), **dict(sorted(counts.items()))}
+
+
 @dataclass(frozen=True)
 class Selection:
-    """Texts to embed, and what was left out.
+    """Texts to embed (entity → text), what was left out (mark → entities, one with two marks under both), and whence.
 
-    Attributes
-    ----------
-    texts
-        Entity → text, sorted by entity.
-    left_out
-        Mark → entities, sorted; one with two marks is listed under both.
-    n_read
-        Profiles read, left-out ones included.
-    allowed_marks
-        Marks that were let through.
-    prompts, generators
-        Of the profiles in `texts`; empty for a mapping.
+    `n_read` counts the profiles that were read; `prompts` and `generators` are of those in `texts`.
     """
 
     texts: dict[str, str]
@@ -61,15 +118,8 @@ def select_profiles(
 ) -> Selection:
     """Choose one profile per entity; the parameters are those of `bftembed.embeddings.embed_genes`.
 
-    Raises
-    ------
-    BftembedError
-        When there are no profiles, nothing is left, or an entity has several profiles.
-    UnknownNameError
-        For a mark, prompt, generator or key that does not exist.
+    It is a `BftembedError` when there are no profiles, nothing is left, or an entity has several.
     """
-    if isinstance(allow_marks, str):
-        allow_marks = [mark.strip() for mark in allow_marks.split(",") if mark.strip()]
     for mark in allow_marks:
         if mark not in MARKS or mark in _TEXTLESS:
             raise unknown_name("mark to allow", mark, [m for m in MARKS if m not in _TEXTLESS])
@@ -78,11 +128,10 @@ def select_profiles(
         profiles = profiles.out
     where, found = _read(profiles)
     if keys is not None:
-        absent = set(keys) - {p.key for p in found}
-        if absent:
+        by_key = {p.key: p for p in found}
+        if absent := set(keys) - set(by_key):
             raise UnknownNameError(f"{len(absent)} keys have no profile in {where}: {examples(sorted(absent))}.")
-        wanted = set(keys)
-        found = [p for p in found if p.key in wanted]
+        found = [by_key[key] for key in dict.fromkeys(keys)]
     if not found:
         raise BftembedError(f"There are no profiles in {where}. Make some: bftembed profiles generate GENES --out DIR")
     found = chosen(found, prompts=[prompt] if prompt else (), generators=[generator] if generator else (), where=where)
@@ -93,8 +142,7 @@ def select_profiles(
         refused = [mark for mark in _all_marks(profile) if mark not in allow_marks]
         for mark in refused:
             left_out[mark].append(profile.entity)
-        if not refused:
-            used.append(profile)
+        used += [] if refused else [profile]
     if not used:
         counts = {mark: len(entities) for mark, entities in sorted(left_out.items())}
         with_text = ",".join(mark for mark in counts if mark not in _TEXTLESS)
@@ -128,24 +176,22 @@ def _read(profiles: str | os.PathLike[str] | Mapping[str, str] | Sequence[Answer
     if not path.exists():
         raise BftembedError(f"No such folder or file: {path}. Give the folder of a profile store, or a Parquet file.")
     if path.is_file():
-        return str(path), read_exported(path)
+        return str(path), _read_exported(path)
     with AnswerStore.open(path) as store:
         return str(path), store.answers()
 
 
 def _all_marks(profile: Answer) -> tuple[str, ...]:
+    """Return the marks, and that of a profile without a text, which a table may lack."""
     marks = profile.marks
-    if profile.error and "failed" not in marks:
-        marks = (*marks, "failed")
-    if not profile.text.strip() and not set(marks) & set(_TEXTLESS):
-        marks = (*marks, "empty")
-    return marks
+    if has_text(profile) or set(marks) & set(_TEXTLESS):
+        return marks
+    return (*marks, "failed" if profile.error else "empty")
 
 
 def _require_one_each(profiles: list[Answer], where: str) -> None:
     times = Counter(p.entity for p in profiles)
-    several = [entity for entity, n in times.items() if n > 1]
-    if several:
+    if several := [entity for entity, n in times.items() if n > 1]:
         origins = by_origin([p for p in profiles if times[p.entity] > 1])
         listed = "; ".join(f"{label} ({len(origins[o])})" for o, label in origin_labels(list(origins)).items())
         remedy = "--prompt or --generator (a spec or an id) chooses" if len(origins) > 1 else "their contexts differ"
@@ -164,53 +210,30 @@ def chosen(
 ) -> list[Answer]:
     """Return the profiles of some prompts and generators, in the order in which these are named; by default all.
 
-    Parameters
-    ----------
-    profiles
-        To choose from.
-    prompts
-        ``name`` or ``name@version`` of each.
-    generators
-        Spec, beginning of one, or id of each.
-    where
-        Source of the profiles, for errors.
-
-    Raises
-    ------
-    UnknownNameError
-        For a prompt or generator that wrote none of them.
+    A prompt is given by ``name`` or ``name@version``, a generator by its spec, the beginning of one, or its id; one
+    that wrote none of them is an `UnknownNameError`, which names `where` they are from.
     """
     found = list(profiles)
-    if prompts:
-        found = [p for name in prompts for p in _of_prompt(name, found, where)]
-    if generators:
-        found = [p for name in generators for p in _of_generator(name, found, where)]
-    return list({id(p): p for p in found}.values())
-
-
-def _of_prompt(wanted: str, profiles: list[Answer], where: str) -> list[Answer]:
-    found = [p for p in profiles if _is_or_begins(p.prompt, wanted)]
-    if not found:
-        raise unknown_name("prompt", wanted, sorted({p.prompt for p in profiles}), where=where)
+    for what, attributes, names in (
+        ("prompt", ("prompt",), prompts),
+        ("generator", ("generator", "generator_id"), generators),
+    ):
+        picked: dict[int, Answer] = {}
+        for name in names:
+            spellings = {name}
+            if what == "generator":
+                with contextlib.suppress(BftembedError):
+                    spellings.add(str(model_spec(name)))  # as the store has it, with "builtin:" spelled out
+            mine = [p for p in found if any(_begins(getattr(p, a), s) for a in attributes for s in spellings)]
+            if not mine:
+                known = {getattr(p, a) for p in found for a in attributes} - {""}
+                raise unknown_name(what, name, sorted(known), where=where)
+            picked |= {id(p): p for p in mine}
+        found = list(picked.values()) if names else found
     return found
 
 
-def _of_generator(wanted: str, profiles: list[Answer], where: str) -> list[Answer]:
-    names = {wanted}
-    with contextlib.suppress(BftembedError):
-        # The store holds a spec as `model_spec` writes it, with "builtin:" spelled out.
-        names.add(str(model_spec(wanted)))
-    found = [p for p in profiles if any(_is_or_begins(p.generator, name) for name in names)]
-    if found:
-        return found
-    ids = sorted({p.generator_id for p in profiles} - {""})
-    begun = [identity for identity in ids if len(wanted) >= 6 and identity.startswith(wanted)]
-    if len(begun) != 1:
-        raise unknown_name("generator", wanted, [*sorted({p.generator for p in profiles}), *ids], where=where)
-    return [p for p in profiles if p.generator_id == begun[0]]
-
-
-def _is_or_begins(value: str, wanted: str) -> bool:
+def _begins(value: str, wanted: str) -> bool:
     return value == wanted or (value.startswith(wanted) and value[len(wanted)] in "@:,")
 
 
@@ -228,7 +251,7 @@ def by_origin(profiles: Sequence[Answer]) -> dict[Origin, list[Answer]]:
     found: dict[Origin, list[Answer]] = defaultdict(list)
     for p in sorted(profiles, key=lambda p: (p.entity, p.key)):
         found[Origin(p.kind, p.prompt, p.generator, p.generator_id)].append(p)
-    return dict(sorted(found.items(), key=lambda item: item[0]))
+    return dict(sorted(found.items()))
 
 
 def origin_labels(origins: Sequence[Origin]) -> dict[Origin, str]:

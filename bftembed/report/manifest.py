@@ -1,7 +1,6 @@
 """Manifest of a run: what a report shows besides the scores, as `run.json` in the folder of the results.
 
-Any command may write one. A report does without it. Coordinates of a UMAP lie in the same folder as Parquet (columns x,
-y, label).
+Coordinates of a UMAP lie in the same folder as Parquet (columns x, y, label).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from bftembed.errors import BftembedError
 from bftembed.io import atomic_path, write_json
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    from numpy.typing import ArrayLike
+    from numpy.typing import NDArray
 
 SCHEMA_VERSION = 2
 _PACKAGES = (
@@ -90,53 +89,38 @@ class Manifest(_Part):
     umaps: tuple[Umap, ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the record to `path`, a folder (then as ``run.json`` in it) or a file; return the file."""
-        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
-        write_json(file, self.model_dump(mode="json"))
-        return file
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``run.json`` in a folder; return the file."""
+        write_json(Path(folder) / FILE_NAME, self.model_dump(mode="json"))
+        return Path(folder) / FILE_NAME
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Manifest:
-        """Read a record from a folder or file.
+    def load(cls, folder: str | os.PathLike[str]) -> Manifest:
+        """Read the ``run.json`` of a folder.
 
         Raises
         ------
         BftembedError
-            When the file is missing, not JSON, from a newer version, or has a wrong field; names file and field.
+            When the file is missing, not JSON, from a newer version, or has a wrong field.
         """
-        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        file = Path(folder) / FILE_NAME
         try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as err:
-            raise BftembedError(f"Cannot read the manifest {file}: {err.strerror}.") from err
-        except ValueError as err:
-            raise BftembedError(f"The manifest {file} is not JSON ({err}). Write it again, or remove it.") from err
-        try:
-            found = cls.model_validate(raw)
-        except ValidationError as err:
-            first = err.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise BftembedError(f"The manifest {file}: {field}: {first['msg']}.") from err
+            found = cls.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as err:  # pydantic's ValidationError is a ValueError
+            raise BftembedError(f"Cannot read the manifest {file}: {' '.join(str(err).split())}.") from err
         if found.schema_version > SCHEMA_VERSION:
             raise BftembedError(f"{file} was written by a newer bftembed (schema {found.schema_version}).")
         return found
 
 
-def write_points(coordinates: ArrayLike, labels: Sequence[str] | None, path: str | os.PathLike[str]) -> None:
-    """Write points for a `Umap`: `coordinates` of shape ``(n, 2)``, and one label each (None for unlabelled points)."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def write_points(coordinates: NDArray[Any], labels: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Write points for a `Umap`: `coordinates` of shape ``(n, 2)``, and one label each (``""`` for none)."""
+    import pandas as pd
 
-    xy = np.asarray(coordinates, dtype=np.float32)
-    names = [""] * len(xy) if labels is None else [str(x) for x in labels]
-    if xy.ndim != 2 or xy.shape[1] != 2 or len(names) != len(xy):
-        raise BftembedError(f"Points need coordinates (n, 2) and n labels, got {xy.shape} and {len(names)} labels.")
+    x, y = coordinates.astype("float32").T
     with atomic_path(path) as temporary:
-        pq.write_table(pa.table({"x": xy[:, 0], "y": xy[:, 1], "label": pa.array(names, pa.string())}), temporary)
+        pd.DataFrame({"x": x, "y": y, "label": [str(text) for text in labels]}).to_parquet(temporary, index=False)
 
 
 def read_points(umap: Umap, folder: Path) -> pd.DataFrame:

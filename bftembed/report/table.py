@@ -1,13 +1,16 @@
-"""The table of scores that every task gives and every renderer takes."""
+"""The table of scores that every task gives and every renderer takes, and its forms as text."""
 
 from __future__ import annotations
 
+import io
 import math
-from dataclasses import dataclass, replace
+import shutil
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
 
@@ -29,49 +32,44 @@ LIMITS = ("chance", "upper-bound")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of scores.
+    """A column of scores."""
 
-    Attributes
-    ----------
-    key
-        Name of the column in `Row.cells`.
-    title
-        Header.
-    group
-        Header above neighboring columns of the same group, ``""`` for none.
-    better
-        Which values are better: ``"higher"``, ``"lower"`` or ``""``. Decides the cell that is marked as best.
-    digits
-        Number of decimals.
-    limits
-        Range of the axis in figures; None leaves it to the data.
-    signed
-        Whether values are differences, shown with their sign.
-    drawn
-        Whether figures have a panel of it.
-    """
-
+    #: Name of the column in `Row.cells`.
     key: str
     title: str
+    #: Header above neighboring columns of the same group, ``""`` for none.
     group: str = ""
+    #: Which values are better. Decides the cell that is marked as best.
     better: Literal["higher", "lower", ""] = "higher"
+    #: Number of decimals.
     digits: int = 3
+    #: Range of the axis in figures; None leaves it to the data.
     limits: tuple[float, float] | None = None
+    #: Whether values are differences, shown with their sign.
     signed: bool = False
+    #: Whether figures have a panel of it.
     drawn: bool = True
+
+    def number(self, value: float) -> str:
+        """Return a value with the decimals of the column."""
+        return number(value, self.digits, self.signed)
+
+    def interval(self, cell: Cell) -> str:
+        """Return the ends of the interval of a cell, ``"0.498, 0.526"``; empty without one."""
+        known = not (math.isnan(cell.low) or math.isnan(cell.high))
+        return f"{self.number(cell.low)}, {self.number(cell.high)}" if known else ""
+
+    def line(self, cell: Cell | None) -> str:
+        """Return a cell on one line: ``"0.512 [0.498, 0.526]"``."""
+        if cell is None or math.isnan(cell.value):
+            return "" if cell is None else cell.text or "–"
+        ends = self.interval(cell)
+        return " ".join(filter(None, (self.number(cell.value), ends and f"[{ends}]", cell.text)))
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A score with its 95 % interval; NaN where there is none.
-
-    Attributes
-    ----------
-    value, low, high
-        The score and the ends of its interval.
-    text
-        Shown after the number, or in place of a value that is NaN.
-    """
+    """A score with the ends of its 95 % interval, NaN where there is none; `text` is shown after or in place of it."""
 
     value: float = math.nan
     low: float = math.nan
@@ -91,27 +89,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Scores of one run under one protocol.
-
-    Attributes
-    ----------
-    title
-        What was scored on which data.
-    columns, rows
-        In the order in which they are shown.
-    conclusions
-        What the scores say, in sentences; shown above the table.
-    footnotes
-        What the table does not show: intervals, items left out, why a value is missing.
-    published
-        Whether the scores were published by others on other data.
-    """
+    """Scores of one run under one protocol; columns and rows in the order in which they are shown."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    #: What the scores say, in sentences; shown above the table.
     conclusions: tuple[str, ...] = ()
+    #: What the table does not show: intervals, items left out, why a value is missing.
     footnotes: tuple[str, ...] = ()
+    #: Whether the scores were published by others on other data.
     published: bool = False
 
     def is_best(self, row: Row, column: Column) -> bool:
@@ -127,31 +114,14 @@ class Table:
             return math.nan
         return max(finite) if column.better == "higher" else min(finite)
 
-    def plain(self) -> Table:
-        """Return the table with all texts free of control characters, which a model or a file may emit."""
-        return self.changed(printable)
-
-    def changed(self, change: Callable[[str], str]) -> Table:
-        """Return the table with all of its texts changed by a function."""
-        columns = (replace(c, title=change(c.title), group=change(c.group)) for c in self.columns)
-        rows = (
-            Row(
-                change(r.name), {k: replace(c, text=change(c.text)) for k, c in r.cells.items()}, r.kind, change(r.note)
-            )
-            for r in self.rows
-        )
-        notes = tuple(map(change, self.conclusions)), tuple(map(change, self.footnotes))
-        return Table(change(self.title), tuple(columns), tuple(rows), *notes, self.published)
-
     def frame(self) -> pd.DataFrame:
         """Return the table as a DataFrame of formatted cells for papers: index the rows, columns (group, title)."""
         import pandas as pd
 
-        data = [[formatted(row.cells.get(c.key), c) for c in self.columns] for row in self.rows]
-        index = pd.Index([row.name for row in self.rows], name="")
-        if any(c.group for c in self.columns):
-            return pd.DataFrame(data, index, pd.MultiIndex.from_tuples([(c.group, c.title) for c in self.columns]))
-        return pd.DataFrame(data, index, pd.Index([c.title for c in self.columns]))
+        data = [[c.line(row.cells.get(c.key)) for c in self.columns] for row in self.rows]
+        titles = pd.MultiIndex.from_tuples([(c.group, c.title) for c in self.columns])
+        columns = titles if any(c.group for c in self.columns) else titles.get_level_values(1)
+        return pd.DataFrame(data, pd.Index([row.name for row in self.rows], name=""), columns)
 
 
 def printable(text: str) -> str:
@@ -165,23 +135,6 @@ def number(value: float, digits: int = 3, signed: bool = False) -> str:
         return "–"
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text
-
-
-def interval(cell: Cell, column: Column) -> str:
-    """Return the ends of the interval of a cell, ``"0.498, 0.526"``; empty without one."""
-    if math.isnan(cell.low) or math.isnan(cell.high):
-        return ""
-    return f"{number(cell.low, column.digits, column.signed)}, {number(cell.high, column.digits, column.signed)}"
-
-
-def formatted(cell: Cell | None, column: Column) -> str:
-    """Return a cell on one line: ``"0.512 [0.498, 0.526]"``."""
-    if cell is None:
-        return ""
-    if math.isnan(cell.value):
-        return cell.text or "–"
-    ends = interval(cell, column)
-    return " ".join(x for x in (number(cell.value, column.digits, column.signed), ends and f"[{ends}]", cell.text) if x)
 
 
 def write_tables(tables: list[Table], path: Any) -> None:
@@ -205,20 +158,94 @@ def write_tables(tables: list[Table], path: Any) -> None:
         header = ["table", "row", "kind", "column", "value", "low", "high", "note"]
         write_text(path, pd.DataFrame(lines, columns=header).to_csv(index=False))
     elif suffix == "tex":
-        escaped = [t.changed(_latex) for t in tables]
-        write_text(path, "\n".join(t.frame().style.to_latex(caption=t.title, hrules=True) for t in escaped))
+        write_text(path, "\n".join(f"% {printable(t.title)}\n{t.frame().to_latex(escape=True)}" for t in tables))
     else:
         write_text(path, "\n".join(f"## {t.title}\n\n{_markdown(t)}\n" for t in tables))
 
 
 def _markdown(table: Table) -> str:
-    head = ["", *(f"{c.group} {c.title}".strip() for c in table.columns)]
-    body = [[row.name, *(formatted(row.cells.get(c.key), c) for c in table.columns)] for row in table.rows]
+    frame = table.frame()
+    head = ["", *(" ".join(filter(None, [name] if isinstance(name, str) else name)) for name in frame.columns)]
+    body = [[str(name), *cells] for name, cells in zip(frame.index, frame.to_numpy(), strict=True)]
     lines = [[text.replace("|", "\\|") for text in line] for line in (head, ["---"] * len(head), *body)]
     notes = "".join(f"\n{note}\n" for note in (*table.conclusions, *table.footnotes))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" + notes
 
 
-def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+#: Characters per line where the output is not a terminal.
+_WIDTH = 160
+_MAX_NAME = 40
+
+
+def text(tables: Iterable[Table], width: int | None = None) -> str:
+    """Return tables as text: means above their intervals, one column per metric, footnotes below.
+
+    Parameters
+    ----------
+    tables
+        What to show.
+    width
+        Number of characters per line; None is that of the terminal, or 160 where there is none.
+    """
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    wide = width or (shutil.get_terminal_size((_WIDTH, 24)).columns if terminal else _WIDTH)
+    written = io.StringIO()
+    console = Console(file=written, width=wide, force_terminal=terminal, highlight=False, markup=False, emoji=False)
+    for i, table in enumerate(tables):
+        if i:
+            console.print()
+        _print(console, table, wide)
+    return written.getvalue().rstrip("\n")
+
+
+def _print(console: Any, table: Table, width: int) -> None:
+    from rich import box
+    from rich.table import Table as Grid
+
+    console.print(printable(table.title), style="bold")
+    names = [printable(row.name) + f" ({row.kind})" * (row.kind not in ("subject", row.name)) for row in table.rows]
+    left = min(_MAX_NAME, max(map(len, names), default=0))
+    for columns in _fitting(table.columns, width - left):
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+        grid.add_column("", overflow="fold", min_width=left, max_width=_MAX_NAME)
+        for column in columns:
+            grid.add_column("\n".join(filter(None, (column.group, column.title))), justify="right", no_wrap=True)
+        for name, row in zip(names, table.rows, strict=True):
+            cells = [_cell(row.cells.get(c.key), c, table.is_best(row, c)) for c in columns]
+            grid.add_row(name, *cells, style="" if row.kind in SUBJECT_KINDS else "dim")
+        console.print(grid)
+    notes = [f"{row.name}: {row.note}" for row in table.rows if row.note]
+    for line in (*table.conclusions, *table.footnotes, *notes):
+        console.print(printable(line))
+
+
+def _fitting(columns: Sequence[Column], width: int) -> list[list[Column]]:
+    """Return the columns in parts that fit beside the names."""
+    parts: list[list[Column]] = [[]]
+    used = 0
+    for column in columns:
+        size = 3 + max(len(column.title), len(column.group), 14 if column.signed else 9)
+        if parts[-1] and used + size > width:
+            parts.append([])
+            used = 0
+        parts[-1].append(column)
+        used += size
+    return parts
+
+
+def _cell(cell: Cell | None, column: Column, best: bool) -> str:
+    if cell is None:
+        return ""
+    if math.isnan(cell.value):
+        return printable(cell.text) or "–"
+    # The best value of a column is marked without color, so that a log file shows it too.
+    shown = column.number(cell.value) + ("*" if best else "")
+    ends = "" if math.isnan(cell.low) else f"{_short(cell.low, column)}, {_short(cell.high, column)}"
+    return "\n".join(filter(None, (shown, ends, printable(cell.text))))
+
+
+def _short(value: float, column: Column) -> str:
+    text = number(value, min(column.digits, 2), column.signed)
+    return text.replace("0.", ".", 1) if abs(value) < 0.995 and "." in text else text

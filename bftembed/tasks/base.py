@@ -1,4 +1,4 @@
-"""The long table of results (one row type, one Parquet file), the list of benchmarks, and tables and reports of it."""
+"""The long table of results (one Parquet file), the lists of benchmarks and evaluations, and tables of both."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import dataclasses
 import importlib
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.io import atomic_path, refuse_input_as_output
+from bftembed.registry import Registry
 from bftembed.report.table import BASELINE_KINDS, KINDS, Cell, Column, Row, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
 
@@ -28,7 +30,6 @@ REASONS = (
     "undefined",  # the metric is not defined on these data
     "too-few",  # fewer items than the method needs
     "no-vectors",  # no item that has a label has a vector
-    "unavailable",  # a program, package or file that it needs is not there
     "error",  # the computation failed
 )
 
@@ -147,7 +148,7 @@ def to_frame(results: Iterable[Result], out: str | os.PathLike[str] | None = Non
     summarized = {key(r) for r in rows if r.seed is None}
     of_seeds: dict[tuple[Any, ...], list[Result]] = {}
     for row in rows:
-        if row.seed is not None and row.split == "all" and key(row) not in summarized:
+        if row.split == "all" and key(row) not in summarized:
             of_seeds.setdefault(key(row), []).append(row)
     rows += [over_seeds(found) for found in of_seeds.values()]
     frame = ordered(pd.DataFrame([dataclasses.astuple(r) for r in rows], columns=list(COLUMNS)), "the results")
@@ -180,15 +181,7 @@ def write_results(results: Iterable[Result] | pd.DataFrame, path: str | os.PathL
 def read_results(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
     """Read one results file or merge several; files of schema 1 are converted.
 
-    Parameters
-    ----------
-    paths
-        One path or several. A row that occurs several times with the same content is kept once.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns in the order of the file, ``seed`` as nullable Int64, rows sorted by key.
+    Rows are sorted by key, with ``seed`` as nullable Int64; one that occurs several times is kept once.
 
     Raises
     ------
@@ -241,14 +234,7 @@ def _read_one(file: Path) -> pd.DataFrame:
 
 
 def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return a results table with typed columns, rows sorted by key and repeats dropped.
-
-    Parameters
-    ----------
-    frame
-        Rows of one or several tables.
-    where
-        Where they come from, for messages.
+    """Return a results table with typed columns, rows sorted by key and repeats dropped; `where` is for messages.
 
     Raises
     ------
@@ -268,36 +254,6 @@ def ordered(frame: pd.DataFrame, where: str) -> pd.DataFrame:
             f"{where}: the row ({name}) occurs twice, with the values {values}. Give the runs different names."
         )
     return table
-
-
-@dataclass(frozen=True, slots=True)
-class TaskInfo:
-    """The card of a gene-level task.
-
-    Attributes
-    ----------
-    name
-        As in the column ``task`` of the results.
-    kind
-        What is labelled: ``"genes"`` or ``"pairs"``.
-    source, license
-        Origin and license of the data.
-    split_rule
-        How the data are divided for fitting and scoring.
-    main_metric, direction
-        The metric that decides, and whether ``"higher"`` or ``"lower"`` values of it are better.
-    version
-        Raised whenever equal input may give another value.
-    """
-
-    name: str
-    kind: str
-    source: str
-    license: str
-    split_rule: str
-    main_metric: str
-    direction: str
-    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +283,21 @@ class Metric:
         return Column(self.name, self.title, self.group, self.better, limits=self.limits)
 
 
+def named_files(given: Mapping[str, Any] | str | os.PathLike[str] | Iterable[Any]) -> dict[str, Any]:
+    """Return name → what is scored, of a mapping, or of files, each ``NAME=FILE`` or named by its stem."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    found: dict[str, Any] = {}
+    for text in map(str, [given] if isinstance(given, (str, os.PathLike)) else given):
+        name, sign, file = text.partition("=")
+        if not sign or Path(text).exists():
+            name, file = Path(text).stem, text
+        if not name or name in found:
+            raise BftembedError(f"{text}: an embedding needs a name of its own, NAME={text}.")
+        found[name] = file
+    return found
+
+
 #: Benchmark → module with the verb of that name and with ``tables``, which makes tables of its rows of the results. The
 #: command line, ``bftembed.bench`` and the report have no other list.
 TASKS = {
@@ -336,6 +307,35 @@ TASKS = {
     "multimodal": "bftembed.tasks.multimodal",
     "perturbation": "bftembed.tasks.perturbation",
 }
+#: Evaluation → ``"module:object"``.
+EVALUATIONS = Registry(
+    "evaluation",
+    {
+        "mmlu": "bftembed.tasks.llm.multiple_choice:MMLU",
+        "mmlu-generated": "bftembed.tasks.llm.multiple_choice:MMLU_GENERATED",
+        "cmmlu": "bftembed.tasks.llm.multiple_choice:CMMLU",
+        "cmmlu-generated": "bftembed.tasks.llm.multiple_choice:CMMLU_GENERATED",
+        "pubmedqa": "bftembed.tasks.llm.multiple_choice:PUBMEDQA",
+        "pubmedqa-generated": "bftembed.tasks.llm.multiple_choice:PUBMEDQA_GENERATED",
+        "responses": "bftembed.tasks.llm.responses:RESPONSES",
+        "geneagent": "bftembed.tasks.llm.geneagent:GENEAGENT",
+        "geneagent-go": "bftembed.tasks.llm.geneagent:GENEAGENT_GO",
+        "geneagent-online": "bftembed.tasks.llm.geneagent:GENEAGENT_ONLINE",
+        "geneagent-no-tools": "bftembed.tasks.llm.geneagent:GENEAGENT_NO_TOOLS",
+        "geneagent-go-no-tools": "bftembed.tasks.llm.geneagent:GENEAGENT_GO_NO_TOOLS",
+        "healthbench": "bftembed.tasks.llm.healthbench:HEALTHBENCH",
+        "healthbench-hard": "bftembed.tasks.llm.healthbench:HEALTHBENCH_HARD",
+        "healthbench-consensus": "bftembed.tasks.llm.healthbench:HEALTHBENCH_CONSENSUS",
+        "healthbench-judge": "bftembed.tasks.llm.healthbench:HEALTHBENCH_JUDGE",
+        **{
+            name: f"bftembed.tasks.llm.vcworld:{name}"
+            for data in ("perturbqa", "tahoe", "vcworld")
+            for kind in ("de", "dir")
+            for name in (f"{data}-{kind}", f"{data}-{kind}-generated", f"{data}-{kind}-random-evidence")
+        },
+    },
+    group="bftembed.evaluations",
+)
 #: Benchmark of rows whose task has another name; gene-level tasks are known by their protocols.
 _BENCHMARK_OF = {"matching": "multimodal"}
 _GENE_PROTOCOLS = ("strict", "genept")
@@ -344,29 +344,24 @@ _GENE_PROTOCOLS = ("strict", "genept")
 def tables_of(frame: pd.DataFrame) -> dict[str, list[Table]]:
     """Return the tables of results of any mix of tasks: heading → tables, in the order of `TASKS`.
 
-    Parameters
-    ----------
-    frame
-        Results, as from `read_results`.
+    Of a task that is not known here, a table per run and protocol with a column per metric.
     """
     of_cells = {*TASKS, *_BENCHMARK_OF}
     of_genes = frame["protocol"].str.partition("/")[0].isin(_GENE_PROTOCOLS)
     benchmark = frame["task"].replace(_BENCHMARK_OF).where(~of_genes | frame["task"].isin(of_cells), "genes")
-    order = sorted(set(benchmark), key=lambda b: ([*TASKS, b].index(b), b))
+    benchmark = benchmark.where(~benchmark.isin(EVALUATIONS.names()), "evaluation")
+    modules = {**TASKS, "evaluation": "bftembed.tasks.llm.scores"}
     sections = {}
-    for name in order:
-        make = importlib.import_module(TASKS[name]).tables if name in TASKS else generic_tables
-        sections[name.capitalize()] = make(frame[benchmark == name])
+    for name in sorted(set(benchmark), key=lambda b: ([*TASKS, b].index(b), b)):
+        rows = frame[benchmark == name]
+        if name in modules:
+            sections[name.capitalize()] = importlib.import_module(modules[name]).tables(rows)
+            continue
+        for (run, protocol), part in rows.groupby(["run", "protocol"], sort=False):
+            metrics = [Metric(m, m, limits=None, concludes=False) for m in dict.fromkeys(part["metric"])]
+            table = score_table(part, metrics, title=f"{name} · {protocol} · {run}")
+            sections.setdefault(name.capitalize(), []).append(table)
     return sections
-
-
-def generic_tables(frame: pd.DataFrame) -> list[Table]:
-    """Return a table per run, task and protocol of a task that is not known here, a column per metric."""
-    found = []
-    for (run, task, protocol), rows in frame.groupby(["run", "task", "protocol"], sort=False):
-        metrics = [Metric(m, m, limits=None, concludes=False) for m in dict.fromkeys(rows["metric"])]
-        found.append(score_table(rows, metrics, title=f"{task} · {protocol} · {run}"))
-    return found
 
 
 def overall(frame: pd.DataFrame) -> pd.DataFrame:
@@ -380,7 +375,6 @@ def score_table(
     *,
     title: str,
     sort_by: str = "",
-    names: Callable[[Any], str] | None = None,
     footnotes: Sequence[str] = (),
 ) -> Table:
     """Return the table of the scores of one run under one protocol: a row per subject, a column per metric.
@@ -395,8 +389,6 @@ def score_table(
         Title of the table; the number of items is added.
     sort_by
         Metric by which rows of one kind are sorted, the best first; default the first.
-    names
-        Row of the results → name of the row of the table; default the subject.
     footnotes
         Shown first; reasons of missing values, and how many items were left out, follow.
 
@@ -406,23 +398,22 @@ def score_table(
         Rows in the order of `KINDS`; those of kind ``chance`` are one row with their range.
     """
     # One value is compared with several references.
-    scores = overall(frame).drop_duplicates(["kind", "subject", "metric"])
-    present = [m for m in metrics if (scores["metric"] == m.name).any()]
-    records = scores.to_dict("records")
+    records = overall(frame).drop_duplicates(["kind", "subject", "metric"]).to_dict("records")
+    present = [m for m in metrics if any(r["metric"] == m.name for r in records)]
     by_row: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records:
-        name = names(record) if names else record["subject"]
+        name = record["subject"]
         if record["kind"] in ("random", "shuffled") and record["kind"] not in name:
             name = f"{name}, {record['kind']}"  # drawn in the shape of a subject
         key = (record["kind"], "chance" if record["kind"] == "chance" else name)
         by_row.setdefault(key, {}).setdefault(record["metric"], []).append(record)
-    main = next((m for m in present if m.name == (sort_by or present[0].name)), None)
     rows = []
     for (kind, name), cells in by_row.items():
         notes = [r["note"] for found in cells.values() for r in found if r["note"] and not r["reason"]]
-        common = [n for n in dict.fromkeys(notes) if notes.count(n) > len(cells) / 2] if kind != "subject" else []
+        common = [n for n in dict.fromkeys(notes) if notes.count(n) > len(cells) / 2]
         made = {m.name: _cell(cells[m.name]) for m in present if m.name in cells}
-        rows.append(Row(name, made, kind, common[0] if common and kind != "chance" else ""))
+        rows.append(Row(name, made, kind, common[0] if common and kind not in ("subject", "chance") else ""))
+    main = next((m for m in present if m.name == sort_by), present[0] if present and not sort_by else None)
 
     def place(row: Row) -> tuple[Any, ...]:
         value = row.cells[main.name].value if main and main.name in row.cells else math.nan
@@ -432,12 +423,9 @@ def score_table(
     rows.sort(key=place)
     used = sorted({r["n"] for r in records if r["kind"] != "chance" and not math.isnan(r["value"])})
     count = f" · n = {used[-1]:,}" if len(used) == 1 else f" · n = {used[0]:,} to {used[-1]:,}" if used else ""
-    table = Table(f"{title}{count}", tuple(m.column() for m in present), tuple(rows))
-    return dataclasses.replace(
-        table,
-        conclusions=tuple(conclusions(table, [m.name for m in present if m.concludes])),
-        footnotes=(*footnotes, *_left_out(records), *_missing(records, present)),
-    )
+    columns = tuple(m.column() for m in present)
+    told = _conclusions(rows, [m.column() for m in present if m.concludes])
+    return Table(f"{title}{count}", columns, tuple(rows), told, (*footnotes, *_left_out(records, present)))
 
 
 def _cell(records: list[dict[str, Any]]) -> Cell:
@@ -448,13 +436,12 @@ def _cell(records: list[dict[str, Any]]) -> Cell:
     return Cell(sum(values) / len(values), min(values), max(values))
 
 
-def conclusions(table: Table, metrics: Sequence[str]) -> list[str]:
+def _conclusions(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[str, ...]:
     """Return one sentence: on which metrics a subject exceeds every baseline, by intervals that do not overlap."""
-    columns = [c for c in table.columns if c.key in metrics]
-    subjects = [r for r in table.rows if r.kind == "subject"]
-    baselines = [r for r in table.rows if r.kind in BASELINE_KINDS]
+    subjects = [r for r in rows if r.kind == "subject"]
+    baselines = [r for r in rows if r.kind in BASELINE_KINDS]
     if not subjects or not baselines or not columns:
-        return []
+        return ()
     exceeded = []
     for column in columns:
         sign = -1 if column.better == "lower" else 1
@@ -465,32 +452,29 @@ def conclusions(table: Table, metrics: Sequence[str]) -> list[str]:
             if cell and highest and min(sign * cell.low, sign * cell.high) > max(highest):
                 exceeded.append(f"{row.name} on {f'{column.group} {column.title}'.strip()}")
     if not exceeded:
-        return ["No subject differs from every baseline (95 % intervals overlap on every metric)."]
-    return [f"Above every baseline, by 95 % intervals that do not overlap: {', '.join(exceeded)}."]
+        return ("No subject differs from every baseline (95 % intervals overlap on every metric).",)
+    return (f"Above every baseline, by 95 % intervals that do not overlap: {', '.join(exceeded)}.",)
 
 
-def _left_out(records: list[dict[str, Any]]) -> list[str]:
-    counts: dict[int, list[str]] = {}
-    for r in records:
-        if r["n_missing"] and not r["reason"] and r["kind"] != "chance":
-            counts.setdefault(r["n_missing"], []).append(r["subject"])
-    if len(counts) == 1:
-        return [f"{n:,} items left out of all rows." for n in counts]
-    return [f"{n:,} items left out of {examples(dict.fromkeys(names))}." for n, names in counts.items()]
-
-
-def _missing(records: list[dict[str, Any]], metrics: Sequence[Metric]) -> list[str]:
-    """Return why values are missing, subjects and metrics of one reason together."""
-    title = {m.name: f"{m.group} {m.title}".strip() for m in metrics}
+def _left_out(records: list[dict[str, Any]], metrics: Sequence[Metric]) -> list[str]:
+    """Return how many items were left out, and why values are missing; subjects that are alike together."""
+    counts: dict[int, dict[str, None]] = {}
     why: dict[tuple[str, str], dict[str, None]] = {}
+    title = {m.name: f"{m.group} {m.title}".strip() for m in metrics}
     for r in records:
         if r["reason"]:
             why.setdefault((r["note"], r["subject"]), {})[title.get(r["metric"], r["metric"])] = None
+        elif r["n_missing"] and r["kind"] != "chance":
+            counts.setdefault(r["n_missing"], {})[r["subject"]] = None
     alike: dict[tuple[str, str], list[str]] = {}
     for (note, subject), names in why.items():
         what = "any metric" if 1 < len(title) == len(names) else ", ".join(names)
         alike.setdefault((what, note), []).append(subject)
-    return [f"No value of {names} for {examples(subjects)}: {note}." for (names, note), subjects in alike.items()]
+    told = [
+        f"{n:,} items left out of {'all rows' if len(counts) == 1 else examples(subjects)}."
+        for n, subjects in counts.items()
+    ]
+    return told + [f"No value of {what} for {examples(of)}: {note}." for (what, note), of in alike.items()]
 
 
 def report(
@@ -532,13 +516,13 @@ def report(
     folders = dict.fromkeys(p.parent for p in paths)
     refuse_input_as_output(file, *paths, *(f / FILE_NAME for f in folders))
     sections = tables_of(read_results(paths))
+    tables = [table for found in sections.values() for table in found]
     if suffix == ".html":
         from bftembed.report.html import write_page
 
         manifests = {f: Manifest.load(f) for f in folders if (f / FILE_NAME).is_file()}
-        return write_page(file, sections, title=title or "", manifests=manifests, sources=[p.name for p in paths])
-    tables = [table for found in sections.values() for table in found]
-    if suffix in (".png", ".svg"):
+        write_page(file, sections, title=title or "", manifests=manifests, sources=[p.name for p in paths])
+    elif suffix in (".png", ".svg"):
         from bftembed.report.figure import draw_tables
 
         draw_tables(file, tables, title or "")

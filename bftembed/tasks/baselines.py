@@ -1,10 +1,8 @@
-"""Baselines made in the run: of the expression (PCA, Harmony, BBKNN, scVI) and of gene vectors that know less."""
+"""Baselines made in the run: of the expression (PCA, Harmony, BBKNN) and of gene vectors that know less."""
 
 from __future__ import annotations
 
 import functools
-import importlib
-import logging
 import os
 import re
 import warnings
@@ -15,57 +13,51 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.cells.blocks import Compressed
-from bftembed.cells.vectors import Aggregation, opened, vectors_of
+from bftembed.cells.pipeline import Aggregation, vectors_of
 from bftembed.embeddings import GeneEmbeddings, embed_genes
-from bftembed.errors import BftembedError, MissingExtraError, examples, require, unknown_name
+from bftembed.entities.genes import GeneIndex
+from bftembed.errors import BftembedError, examples, require, unknown_name
+from bftembed.expression.matrix import Compressed
+from bftembed.expression.source import open_expression
 from bftembed.machine import available_memory
 from bftembed.tasks.data import ENCODER, listed, missing_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import anndata
     from numpy.typing import NDArray
 
-    from bftembed.cells.reading import Expression
+    from bftembed.expression.source import Expression
 
 Texts = str | os.PathLike[str] | Mapping[str, str]
 
 #: Baseline → its kind in the results (`bftembed.report.table.KINDS`).
 KIND_OF = {
-    **dict.fromkeys(("pca", "harmony", "bbknn", "scvi", "ncbi"), "reference"),
+    **dict.fromkeys(("pca", "harmony", "bbknn", "ncbi"), "reference"),
     **{"random": "random", "shuffled": "shuffled", "tfidf": "baseline", "symbol": "baseline"},
 }
 #: Made of the principal components of the expression; the last two correct batches.
 OF_COMPONENTS = ("pca", "harmony", "bbknn")
-#: Gene vectors, aggregated as the scored embedding was; of the first two there may be several draws: ``random:5``.
-OF_GENES = ("random", "shuffled", "tfidf", "symbol", "ncbi")
-DRAWN = ("random", "shuffled")
-#: The summaries that GenePT encoded.
-NCBI = "dataset:refseq-summaries"
-#: Dimensions of random gene vectors where no embedding states its own.
-N_RANDOM_DIMENSIONS = 384
-#: Principal components, or fewer where there are fewer cells or genes.
-N_COMPONENTS = 50
-#: Dimensions of the vectors that are made of BBKNN's graph.
-N_GRAPH_DIMENSIONS = 30
-MIN_CELLS_HARMONY, MIN_BATCH_BBKNN = 30, 3
-#: Dimensions and layers of scVI, as in scIB.
-N_LATENT, N_LAYERS = 30, 2
-#: Most variable genes that scVI is given, as in scIB.
-N_GENES = 2000
+# Gene vectors, aggregated as the scored embedding was; of the first two there may be several draws: ``random:5``.
+_OF_GENES = ("random", "shuffled", "tfidf", "symbol", "ncbi")
+_DRAWN = ("random", "shuffled")
+# The summaries that GenePT encoded.
+_NCBI = "dataset:refseq-summaries"
+# Dimensions of random gene vectors where no embedding states its own.
+_N_RANDOM_DIMENSIONS = 384
+# Principal components, or fewer where there are fewer cells or genes.
+_N_COMPONENTS = 50
+# Dimensions of the vectors that are made of BBKNN's graph.
+_N_GRAPH_DIMENSIONS = 30
+_MIN_CELLS_HARMONY, _MIN_BATCH_BBKNN = 30, 3
 
 
-def pca(expression: Any, *, n_components: int = N_COMPONENTS, seed: int = 0) -> NDArray[np.float32]:
+def pca(expression: Any, *, n_components: int = _N_COMPONENTS, seed: int = 0) -> NDArray[np.float32]:
     """Return the principal components of log-normalized expression, float32 (n_cells, at most n_components).
 
-    Of a SciPy sparse matrix or an array. Genes are centered and not scaled, as scib-metrics and scanpy do.
-
-    Raises
-    ------
-    BftembedError
-        For fewer than two cells or genes, values that are not finite, and expression that is the same in all cells.
+    Of a SciPy sparse matrix or an array. Genes are centered and not scaled, as scib-metrics and scanpy do. Raises
+    `BftembedError` for values that are not finite, and for expression without components.
     """
     from scipy.sparse import issparse
     from sklearn.decomposition import PCA
@@ -90,8 +82,10 @@ def harmony(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -
 
     if len(set(batches.tolist())) < 2:
         raise BftembedError("Harmony corrects batches, and there is one only.")
-    if len(components) < MIN_CELLS_HARMONY:
-        raise BftembedError(f"Harmony clusters cells by thirties: it needs {MIN_CELLS_HARMONY}, not {len(components)}.")
+    if len(components) < _MIN_CELLS_HARMONY:
+        raise BftembedError(
+            f"Harmony clusters cells by thirties: it needs {_MIN_CELLS_HARMONY}, not {len(components)}."
+        )
     harmonypy = require("harmonypy", "scib")
     batch, given = DataFrame({"batch": batches}), np.asarray(components, dtype=np.float64)
     made = harmonypy.run_harmony(given, batch, ["batch"], random_state=seed, verbose=False)
@@ -115,9 +109,9 @@ def bbknn(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> 
     if len(set(batches.tolist())) < 2:
         raise BftembedError("BBKNN balances batches, and there is one only.")
     names, sizes = np.unique(batches.astype(str), return_counts=True)
-    if sizes.min() < MIN_BATCH_BBKNN:
-        small = examples(names[sizes < MIN_BATCH_BBKNN].tolist())
-        raise BftembedError(f"BBKNN takes {MIN_BATCH_BBKNN} neighbors of each batch; {small} has fewer cells.")
+    if sizes.min() < _MIN_BATCH_BBKNN:
+        small = examples(names[sizes < _MIN_BATCH_BBKNN].tolist())
+        raise BftembedError(f"BBKNN takes {_MIN_BATCH_BBKNN} neighbors of each batch; {small} has fewer cells.")
     matrix = require("bbknn.matrix", "scib")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -131,7 +125,7 @@ def bbknn(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> 
     # eigenvalues are 1, and which of their vectors comes first is left to chance.
     first = 1 / scale / np.linalg.norm(1 / scale)
     rest = LinearOperator(normalized.shape, matvec=lambda x: normalized @ x - first * (first @ x), dtype=np.float64)
-    n = min(N_GRAPH_DIMENSIONS, len(components) - 2)
+    n = min(_N_GRAPH_DIMENSIONS, len(components) - 2)
     start = np.random.default_rng(seed).standard_normal(len(components))
     with threadpool_limits(limits=1):
         # The largest, not those of largest size: a negative one pairs cells that are *not* neighbors.
@@ -144,100 +138,6 @@ def bbknn(components: NDArray[Any], batches: NDArray[Any], *, seed: int = 0) -> 
 
 #: Baseline → function of principal components and batches.
 OF_BATCHES = {"harmony": harmony, "bbknn": bbknn}
-
-
-def scvi(
-    counts: Any,
-    batches: NDArray[Any],
-    *,
-    n_latent: int = N_LATENT,
-    n_genes: int = N_GENES,
-    max_epochs: int | None = None,
-    seed: int = 0,
-) -> NDArray[np.float32]:
-    """Return the latent means of scVI (Lopez et al. 2018), float32 (n_cells, n_latent).
-
-    As scIB ran it: two layers, a negative binomial, 2,000 variable genes, all cells to train on. On the CPU, in one
-    thread, so that equal seeds give equal vectors.
-
-    Parameters
-    ----------
-    counts
-        Raw counts, SciPy CSR (n_cells, n_genes). A cell without any has NaN.
-    batches
-        Batch of each cell, (n_cells,).
-    n_latent
-        Number of dimensions.
-    n_genes
-        Number of most variable genes (scanpy's flavor ``seurat``, of log1p of counts per 10,000).
-    max_epochs
-        Passes over the cells; default that of scvi-tools, 8 million / n_cells and at most 400.
-    seed
-        Seed of the weights and of the order of the cells.
-
-    Raises
-    ------
-    BftembedError
-        For values that are not counts, fewer than two batches, or fewer than two cells with counts.
-    MissingExtraError
-        Without scvi-tools, which no extra brings.
-    """
-    from anndata import AnnData
-    from pandas import DataFrame
-    from threadpoolctl import threadpool_limits
-
-    values = counts.data
-    if bad := int((~np.isfinite(values) | (values < 0) | (values != np.floor(values))).sum()):
-        raise BftembedError(f"scVI models counts, and {bad} values are none: give the raw counts (layer=…, --layer).")
-    if len(set(batches.tolist())) < 2:
-        raise BftembedError("scVI corrects batches, and there is one only.")
-    has = np.asarray(counts.sum(axis=1)).ravel() > 0
-    n = int(has.sum())
-    if n < 2:
-        raise BftembedError(f"scVI needs cells with counts, and {n} of {len(has)} have any.")
-    obs = DataFrame({"batch": batches[has].astype(str)}, index=[str(i) for i in range(n)])
-    cells = AnnData(counts[has].astype(np.float32), obs=obs)
-    if cells.n_vars > n_genes:
-        cells = cells[:, _variable(cells, n_genes)].copy()
-    size = next(b for b in (128, 127, 126) if n % b != 1)  # no batch of one cell: it has no variance
-    for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.simplefilter("ignore")
-        try:
-            tools, models = importlib.import_module("scvi"), importlib.import_module("scvi.model")
-        except ModuleNotFoundError as err:
-            raise MissingExtraError("The baseline scvi needs scvi-tools: pip install scvi-tools") from err
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            tools.settings.seed = seed
-            models.SCVI.setup_anndata(cells, batch_key="batch")
-            model = models.SCVI(cells, n_latent=n_latent, n_layers=N_LAYERS, gene_likelihood="nb")
-            quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-            machine = {"accelerator": "cpu", "devices": 1}
-            model.train(max_epochs=max_epochs, train_size=1.0, batch_size=size, **machine, **quiet)
-            latent = model.get_latent_representation()
-        finally:
-            torch.set_num_threads(threads)
-    found = np.full((len(has), n_latent), np.nan, dtype=np.float32)
-    found[has] = latent
-    return found
-
-
-def _variable(counts: Any, n: int) -> NDArray[np.bool_]:
-    """Return which genes vary most, bool (n_genes,), of an AnnData of counts."""
-    import scanpy
-
-    logged = counts.copy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scanpy.pp.normalize_total(logged, target_sum=1e4)
-        scanpy.pp.log1p(logged)
-        scanpy.pp.highly_variable_genes(logged, n_top_genes=n, flavor="seurat")
-    return logged.var["highly_variable"].to_numpy(dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,8 +157,10 @@ def parse_baselines(names: str | Iterable[str]) -> dict[str, int]:
         name, _, draws = text.partition(":")
         if name not in KIND_OF:
             raise unknown_name("baseline", name, list(KIND_OF))
-        if draws and (name not in DRAWN or not re.fullmatch(r"[1-9]\d?", draws)):
-            raise BftembedError(f"The baseline {text!r} is not known. Only {' and '.join(DRAWN)} take draws: random:5.")
+        if draws and (name not in _DRAWN or not re.fullmatch(r"[1-9]\d?", draws)):
+            raise BftembedError(
+                f"The baseline {text!r} is not known. Only {' and '.join(_DRAWN)} take draws: random:5."
+            )
         found[name] = int(draws or 1)
     return found
 
@@ -278,7 +180,7 @@ class CellBaselines:
     """Baselines of the cells of one AnnData or file, whose expression is read once.
 
     Of ``.X``, or `layer` or ``.raw``; gene vectors are aggregated over the matrix of the scored embedding. `batches`,
-    (n_cells,), are for Harmony, BBKNN and scVI; a cell without one has NaN in these.
+    (n_cells,), are for Harmony and BBKNN; a cell without one has NaN in these.
     """
 
     def __init__(
@@ -298,7 +200,7 @@ class CellBaselines:
         """Return a matrix of the data, SciPy CSR, and the same as an open expression; each is read once."""
         key = tuple(sorted(choice.items(), key=str))
         if key not in self._read:
-            with opened(self.data, **choice) as expression:
+            with open_expression(self.data, **choice) as expression:
                 matrix = whole_matrix(expression)
             memory = Compressed.from_scipy(matrix, expression.where)
             self._read[key] = matrix, replace(expression, matrix=memory)
@@ -317,26 +219,19 @@ class CellBaselines:
         return pca(logged), f"principal components of {expression.name}, {reason}{left_out}"
 
     def of_expression(self) -> list[Baseline]:
-        """Return PCA, Harmony, BBKNN and scVI, those that were named."""
+        """Return PCA, Harmony and BBKNN, those that were named."""
         found = []
-        for name in (n for n in (*OF_COMPONENTS, "scvi") if n in self.names):
+        for name in (n for n in OF_COMPONENTS if n in self.names):
             if name == "pca":
                 found.append(Baseline(name, self.components[0], KIND_OF[name], self.components[1]))
                 continue
             if self.batches is None:
                 raise BftembedError(f"The baseline {name!r} integrates batches, and this benchmark has none.")
             has = np.array([not missing_label(b) for b in self.batches], dtype=bool)
-            batches = np.array([str(b) for b in self.batches[has]])
-            if name == "scvi":
-                matrix, expression = self._expression(self.choice)
-                vectors = scvi(matrix[has], batches)
-                note = f"scVI of the counts in {expression.name}, {vectors.shape[1]} latent dimensions"
-            else:
-                vectors = OF_BATCHES[name](self.components[0][has], batches)
-                note = f"{name} of the {self.components[1]}"
+            vectors = OF_BATCHES[name](self.components[0][has], np.array([str(b) for b in self.batches[has]]))
             whole = np.full((len(has), vectors.shape[1]), np.nan, dtype=np.float32)
             whole[has] = vectors
-            found.append(Baseline(name, whole, KIND_OF[name], note))
+            found.append(Baseline(name, whole, KIND_OF[name], f"{name} of the {self.components[1]}"))
         return found
 
     def of_genes(
@@ -354,48 +249,41 @@ class CellBaselines:
         where they are given, ``random`` and ``symbol`` have vectors for the same genes only. `genes` are for
         ``shuffled``, `encoder` for ``ncbi`` (as GenePT's) and ``symbol``.
         """
-        wanted = [name for name in OF_GENES if name in self.names]
-        if not wanted:
-            return []
+        wanted = [name for name in _OF_GENES if name in self.names]
         if "tfidf" in wanted and texts is None:
             raise BftembedError("The baseline 'tfidf' needs texts (texts=…, --texts).")
-        if "shuffled" in wanted and genes is None:
+        if genes is None and "shuffled" in wanted:
             raise BftembedError("The baseline 'shuffled' needs gene embeddings (genes=…, --genes).")
-        how, choice, dim = _like(self.data, keys) or (Aggregation(), self.choice, N_RANDOM_DIMENSIONS)
-        of_texts, found = None if texts is None else read_texts(texts), []
-        with opened(self.data, **choice) as stored:
+        if not wanted:
+            return []
+        scored = genes if genes is not None else ""
+        how, choice, dim = _like(self.data, keys) or (Aggregation(), self.choice, _N_RANDOM_DIMENSIONS)
+        of_texts, found = {} if texts is None else dict(read_texts(texts)), []
+        with open_expression(self.data, **choice) as stored:
             # A matrix that does not fit into memory is streamed once per set of gene vectors.
-            expression = stored if shortage_of(stored) else self._expression(choice)[1]
-            symbols = _symbols(expression.genes) if of_texts is None else list(of_texts)
-            for name in wanted:
-                for draw in range(self.names[name]):
-                    if name == "random":
-                        vectors, note = random_vectors(symbols, dim, draw), f"Gaussian vectors, {dim} dimensions"
-                    elif name == "shuffled" and genes is not None:
-                        vectors, note = shuffled_vectors(GeneEmbeddings.of(genes), draw), "vectors of other genes"
-                    elif name == "tfidf":
-                        vectors, note = embed_genes(dict(of_texts or {}), "tfidf"), "TF-IDF of the texts"
-                    elif name == "symbol":
-                        vectors, note = embed_genes({s: s for s in symbols}, encoder), f"symbols by {encoder}"
-                    else:
-                        vectors, note = _ncbi(encoder), f"RefSeq summaries by {encoder}"
-                    of_cells, report = vectors_of(expression, vectors, how)
-                    matched = f"{report.n_matched:,} of {report.n_genes:,} genes"
-                    note = f"{note}, {matched}, aggregated by {replace(how, normalize=report.normalize)}"
-                    numbered = f"{name} {draw + 1}" if self.names[name] > 1 else name
-                    found.append(Baseline(numbered, of_cells, KIND_OF[name], note))
+            expression = stored if _shortage_of(stored) else self._expression(choice)[1]
+            resolved = (r.symbol for r in GeneIndex.default().resolve(list(expression.genes)) if r.symbol)
+            symbols = list(dict.fromkeys(resolved if texts is None else of_texts))
+            make: dict[str, tuple[str, Callable[[int], GeneEmbeddings]]] = {
+                "random": (f"Gaussian vectors, {dim} dimensions", lambda draw: random_vectors(symbols, dim, draw)),
+                "shuffled": ("vectors of other genes", lambda draw: shuffled_vectors(GeneEmbeddings.of(scored), draw)),
+                "tfidf": ("TF-IDF of the texts", lambda _: embed_genes(of_texts, "tfidf")),
+                "symbol": (f"symbols by {encoder}", lambda _: embed_genes({s: s for s in symbols}, encoder)),
+                "ncbi": (f"RefSeq summaries by {encoder}", lambda _: _ncbi(encoder)),
+            }
+            for name, draw in ((baseline, draw) for baseline in wanted for draw in range(self.names[baseline])):
+                note, vectors = make[name]
+                of_cells, report = vectors_of(expression, vectors(draw), how)
+                matched = f"{report.n_matched:,} of {report.n_genes:,} genes"
+                note = f"{note}, {matched}, aggregated by {replace(how, normalize=report.normalize)}"
+                numbered = f"{name} {draw + 1}" if self.names[name] > 1 else name
+                found.append(Baseline(numbered, of_cells, KIND_OF[name], note))
         return found
 
 
 @functools.lru_cache(maxsize=1)
 def _ncbi(encoder: str) -> GeneEmbeddings:
-    return embed_genes(dict(read_texts(NCBI)), encoder)
-
-
-def _symbols(genes: Sequence[str]) -> list[str]:
-    from bftembed.entities.genes import GeneIndex
-
-    return list(dict.fromkeys(r.symbol for r in GeneIndex.default().resolve(list(genes)) if r.symbol))
+    return embed_genes(dict(read_texts(_NCBI)), encoder)
 
 
 def _like(data: Any, keys: Sequence[str]) -> tuple[Aggregation, dict[str, Any], int] | None:
@@ -404,25 +292,20 @@ def _like(data: Any, keys: Sequence[str]) -> tuple[Aggregation, dict[str, Any], 
     if told is None:
         return None
     names = ("kind", "normalize", "weights", "gene_matrix", "denominator")
-    how = Aggregation(
-        **{name: told[name] for name in names if name in told},
-        top_k=int(told.get("top_k", 0)) or None,
-        l2=bool(told.get("l2", True)),
-    )
-    matrix = str(told.get("matrix", "X"))
-    slot, _, name = matrix.partition("/")
+    given = {name: told[name] for name in names if name in told}
+    how = Aggregation(**given, top_k=int(told.get("top_k", 0)) or None, l2=bool(told.get("l2", True)))
+    slot, _, name = str(told.get("matrix", "X")).partition("/")
     choice: dict[str, Any] = {"gene_column": told.get("gene_column") or None, "kind": how.kind}
-    choice |= {"use_raw": matrix == "raw/X", "layer": name if slot == "layers" else None}
-    if slot == "obsm":
-        choice["obsm"] = name
+    choice |= {"use_raw": slot == "raw", "layer": name if slot == "layers" else None}
+    choice |= {"obsm": name} if slot == "obsm" else {}
     # Of a whitened matrix the cells have fewer dimensions than the genes.
-    dim = N_RANDOM_DIMENSIONS if how.gene_matrix.startswith("whiten") else int(told.get("dim", N_RANDOM_DIMENSIONS))
-    return how, choice, dim
+    whitened = how.gene_matrix.startswith("whiten")
+    return how, choice, _N_RANDOM_DIMENSIONS if whitened else int(told.get("dim", _N_RANDOM_DIMENSIONS))
 
 
 def provenance_of(data: Any, key: str) -> dict[str, Any]:
     """Return the single values of ``.uns["bftembed"][key]``, or nothing."""
-    from bftembed.cells.writing import UNS
+    from bftembed.cells.output import UNS
     from bftembed.hdf5 import as_text, is_array, is_group, open_h5ad
 
     if not isinstance(data, (str, os.PathLike)):
@@ -440,12 +323,12 @@ def whole_matrix(expression: Expression) -> Any:
     """Return the whole matrix, SciPy CSR (n_cells, n_genes); an error where it does not fit into memory."""
     from scipy.sparse import vstack
 
-    if message := shortage_of(expression):
+    if message := _shortage_of(expression):
         raise BftembedError(message)
     return vstack([rows.to_csr(expression.n_genes) for rows in expression.matrix.rows(4096)], format="csr")
 
 
-def shortage_of(expression: Expression) -> str:
+def _shortage_of(expression: Expression) -> str:
     """Return why the matrix does not fit into memory, or ``""``; it is there twice while it is put together."""
     needed, free = 2 * 12 * expression.matrix.n_values, available_memory()
     if free is None or needed <= free:
@@ -455,16 +338,9 @@ def shortage_of(expression: Expression) -> str:
 
 def _log_counts(matrix: Any, expression: Expression) -> tuple[Any, str]:
     """Return log1p of counts per 10,000 of counts, logged values as they are, and which of the two."""
-    from bftembed.cells.examine import ValueSummary
-    from bftembed.cells.normalize import decide, log_cp10k
+    from bftembed.expression.normalize import examined, log_cp10k
 
-    values = matrix.data
-    if bad := int((~np.isfinite(values) | (values < 0)).sum()):
-        raise BftembedError(f"{expression.where}: {bad} values are NaN, infinite or negative: name another layer.")
-    totals = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
-    whole = bool((values == np.round(values)).all())
-    summary = ValueSummary(totals, totals, whole, float(values.max(initial=0.0)))
-    decision = decide("auto", summary, logged=expression.logged, where=expression.where, others=expression.others)
+    decision = examined(expression)[1]
     if decision.normalize == "log1p-cp10k":
         logged = type(matrix)((matrix.data.copy(), matrix.indices, matrix.indptr), matrix.shape)
         log_cp10k(logged)

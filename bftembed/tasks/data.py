@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Encoder of the baselines ``ncbi`` and ``symbol``.
 ENCODER = "builtin:all-minilm-l6-v2"
 # A label column of numbers with more distinct values than this is a measurement, not a label.
-MAX_NUMERIC_LABELS = 100
+_MAX_NUMERIC_LABELS = 100
 
 
 def read_cells(
@@ -145,7 +145,7 @@ def check_groups(column: NDArray[Any], label: str, where: str) -> set[Any]:
     wrong = ""
     if not present:
         wrong = f"has no value for any of the {len(column)} cells"
-    elif numbers and (len(numbers) > MAX_NUMERIC_LABELS or not all(float(x).is_integer() for x in numbers)):
+    elif numbers and (len(numbers) > _MAX_NUMERIC_LABELS or not all(float(x).is_integer() for x in numbers)):
         wrong = f"is a number per cell, not a label ({len(distinct)} distinct values: {examples(numbers, 3)})"
     elif len(distinct) > len(present) / 2:
         wrong = f"is an identifier, not a label: {len(distinct)} distinct values for {len(present)} cells"
@@ -155,7 +155,7 @@ def check_groups(column: NDArray[Any], label: str, where: str) -> set[Any]:
 
 
 def _as_matrix(value: Any, what: str, n_cells: int) -> NDArray[Any]:
-    from bftembed.cells.blocks import Compressed
+    from bftembed.expression.matrix import Compressed
     from bftembed.hdf5 import check_size
 
     if hasattr(value, "toarray"):  # SciPy crashes on indices out of range, so they are checked on the way
@@ -173,13 +173,12 @@ class ValidCells:
     """The cells that can be scored: those with all labels, and a finite vector, not zero, in every embedding.
 
     `labels` are text, ``""`` where missing; `alone` has the cells of embeddings that leave too few, which are scored by
-    themselves or fail alone; `note` says what is left out and why.
+    themselves or fail alone.
     """
 
     mask: NDArray[np.bool_]
     labels: dict[str, NDArray[Any]]
     alone: dict[str, NDArray[np.bool_]]
-    note: str
 
 
 def valid_cells(
@@ -193,24 +192,13 @@ def valid_cells(
     if any(len(has) != n_cells for has in present.values()):
         raise BftembedError(f"Columns of labels differ in length: { {k: len(v) for k, v in present.items()} }.")
     labeled = np.logical_and.reduce(list(present.values()))
-    reasons = [f"{int((~has).sum())} without a {name}" for name, has in present.items() if not has.all()]
-    mask, alone = labeled.copy(), {}
-    for name, values in embeddings.items():
-        matrix = as_matrix(name, values, n_cells)
-        own = labeled & has_vector(matrix)
-        if not fits(own):
-            alone[name] = own
-            continue
-        mask &= own
-        broken, zero = ~np.isfinite(matrix).all(axis=1), ~matrix.any(axis=1)
-        for lost, word in ((labeled & broken, "NaN or infinite"), (labeled & zero & ~broken, "all-zero")):
-            reasons += [f"{int(lost.sum())} {word} in {name}"] if lost.any() else []
-    note = "" if mask.all() else f"{int((~mask).sum())} cells left out: {', '.join(reasons)}"
-    texts = {
-        name: np.array([str(x) if has else "" for x, has in zip(column, present[name], strict=True)])
-        for name, column in columns.items()
-    }
-    return ValidCells(mask, texts, alone, note)
+    own = {name: labeled & has_vector(as_matrix(name, values, n_cells)) for name, values in embeddings.items()}
+    alone = {name: mask for name, mask in own.items() if not fits(mask)}
+    mask = np.logical_and.reduce([labeled, *(one for name, one in own.items() if name not in alone)])
+    pairs = {name: zip(column, present[name], strict=True) for name, column in columns.items()}
+    return ValidCells(
+        mask, {name: np.array([str(x) if has else "" for x, has in of]) for name, of in pairs.items()}, alone
+    )
 
 
 def has_vector(matrix: NDArray[Any]) -> NDArray[np.bool_]:

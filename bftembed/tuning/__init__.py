@@ -1,1 +1,1 @@
-"""The tuning stage: data, objective, trainer, export; and the uncertainty diagnostic."""
+"""Tuning: data, trainer, export; and the uncertainty diagnostic."""

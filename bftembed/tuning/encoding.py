@@ -1,9 +1,10 @@
-"""From conversations to tokens and labels."""
+"""Tokens and labels of conversations, and the default window for responses of their length."""
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bftembed.errors import BftembedError, examples
@@ -22,38 +23,24 @@ IGNORED = -100
 class Encoded:
     """A conversation as tokens.
 
-    Attributes
-    ----------
-    where
-        File and row.
-    input_ids
-        Tokens of prompt and response.
-    labels
-        As long, not shifted: the token itself where it is learnt (the assistant's turns and the token that ends each),
-        -100 elsewhere.
+    `labels` are as many as `input_ids`, not shifted: the token itself where it is learnt (the assistant's turns and the
+    token that ends each), -100 elsewhere. `answers` are the texts of the assistant as they were tokenized.
     """
 
     where: str
     input_ids: list[int]
     labels: list[int]
+    answers: tuple[str, ...] = ()
 
     @property
     def n_learnt(self) -> int:
-        """Tokens that are learnt; the first of a row never is, since nothing comes before it."""
+        """Number of learnt tokens, without the first of a row, which nothing predicts."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 @dataclass(frozen=True)
 class EncodedData:
-    """Rows that can be learnt from, and what became of the others.
-
-    Attributes
-    ----------
-    rows
-        Each with at least one token that is learnt.
-    dropped, truncated, empty
-        Where rows were left out as too long, were cut, or had no token left to learn (and were left out).
-    """
+    """Rows with a token to learn, and where the others were `dropped`, `truncated`, or left `empty` by cutting."""
 
     rows: list[Encoded]
     dropped: list[str] = field(default_factory=list)
@@ -61,13 +48,18 @@ class EncodedData:
     empty: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Return what to tell a person about rows that are not learnt as they are: one line per kind."""
-        kinds = (
-            (self.dropped, "longer than data.max_length, left out"),
-            (self.truncated, "longer than data.max_length, their end was cut (the model learns no ending from them)"),
-            (self.empty, "without a token to learn after cutting, left out"),
-        )
-        return [f"{len(found)} rows {what}: {examples(found)}" for found, what in kinds if found]
+        """Return a warning per kind of row that is not learnt as it is."""
+        kinds = {
+            "longer than data.max_length, left out": self.dropped,
+            "longer than data.max_length, cut (the model learns no ending from them)": self.truncated,
+            "without a token to learn after cutting, left out": self.empty,
+        }
+        return [f"{len(found)} rows {what}: {examples(found)}" for what, found in kinds.items() if found]
+
+
+def default_window(lengths: Sequence[int]) -> int:
+    """Return the paper's window of 256 where the median response is longer than that, else 32 tokens."""
+    return 256 if statistics.median(lengths) > 256 else 32
 
 
 def encode(conversation: Conversation, tokenizer: Any, *, template: str = "auto") -> Encoded:
@@ -77,25 +69,19 @@ def encode(conversation: Conversation, tokenizer: Any, *, template: str = "auto"
     as generation would give it, and the end token follows it. No answer is learnt inside of a thought that the template
     opens: it brings the thought along, or the thought is closed before it.
 
-    Parameters
-    ----------
-    conversation
-        Turns that end with the assistant's.
-    tokenizer
-        Of transformers, with an end token.
-    template
-        As in `bftembed.llm.chat.has_template`.
+    `tokenizer` has an end token; `template` is as in `bftembed.llm.chat.has_template`.
 
     Raises
     ------
     BftembedError
-        When the chat template refuses the conversation, or rewrites earlier turns so that what was learnt first is no
+        When the chat template rejects the conversation, or rewrites earlier turns so that what was learnt first is no
         longer what comes before the next turn (templates of reasoning models drop earlier thoughts).
     """
     chat = has_template(tokenizer, template)
     messages = [{"role": t.role, "content": t.content} for t in conversation.turns]
     ids: list[int] = []
     labels: list[int] = []
+    answers = []
     past = ""
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -103,7 +89,7 @@ def encode(conversation: Conversation, tokenizer: Any, *, template: str = "auto"
         try:
             prompt = prompt_text(tokenizer, messages[:i], template)
         except Exception as err:
-            raise BftembedError(f"{conversation.where}: the chat template refuses it: {err}") from err
+            raise BftembedError(f"{conversation.where}: the chat template rejects it: {err}") from err
         if not prompt.startswith(past):
             raise BftembedError(
                 f"{conversation.where}: the chat template rewrites earlier turns, so one row cannot teach them. "
@@ -116,8 +102,9 @@ def encode(conversation: Conversation, tokenizer: Any, *, template: str = "auto"
         response = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         ids += [*before, *response]
         labels += [IGNORED] * len(before) + response
+        answers.append(answer)
         past = prompt + answer + (tokenizer.eos_token if chat else "")
-    return Encoded(conversation.where, ids, labels)
+    return Encoded(conversation.where, ids, labels, tuple(answers))
 
 
 def encode_all(
@@ -128,45 +115,32 @@ def encode_all(
     max_length: int,
     over_long: str = "error",
 ) -> EncodedData:
-    """Encode conversations and settle what is too long.
+    """Encode conversations of up to `max_length` tokens.
 
-    Parameters
-    ----------
-    conversations, tokenizer, template
-        As in `encode`.
-    max_length
-        Longest row, in tokens.
-    over_long
-        ``"error"``, ``"truncate"`` (the end is cut) or ``"drop"``.
-
-    Raises
-    ------
-    BftembedError
-        For rows that are too long under ``"error"``, with the five longest named, and when no row is left.
+    `over_long` is ``"error"`` (the five longest are named), ``"truncate"`` (the end is cut) or ``"drop"``. No row left
+    is an error.
     """
-    kept: list[Encoded] = []
-    found: dict[str, list[str]] = {"dropped": [], "truncated": [], "empty": []}
+    data = EncodedData([])
     long: Counter[str] = Counter()
     for conversation in conversations:
         row = encode(conversation, tokenizer, template=template)
         if len(row.input_ids) > max_length:
             long[row.where] = len(row.input_ids)
             if over_long == "drop":
-                found["dropped"].append(row.where)
+                data.dropped.append(row.where)
                 continue
-            found["truncated"].append(row.where)
-            row = Encoded(row.where, row.input_ids[:max_length], row.labels[:max_length])
+            data.truncated.append(row.where)
+            row = replace(row, input_ids=row.input_ids[:max_length], labels=row.labels[:max_length])
         if row.n_learnt:
-            kept.append(row)
+            data.rows.append(row)
         else:
-            found["empty"].append(row.where)
+            data.empty.append(row.where)
     if long and over_long == "error":
         named = ", ".join(f"{where} ({n} tokens)" for where, n in long.most_common(5))
         raise BftembedError(
             f"{len(long)} of {len(conversations)} rows are longer than data.max_length={max_length}; the longest: "
             f"{named}. Raise max_length, or set data.over_long to 'truncate' or 'drop'."
         )
-    data = EncodedData(kept, **found)
-    if not kept:
+    if not data.rows:
         raise BftembedError("No row is left to learn from. " + " ".join(data.lines()))
     return data

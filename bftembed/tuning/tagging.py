@@ -1,31 +1,25 @@
-"""What the tokens of a response speak of: biomedical entity, causal connective, or neither.
+"""Tags of the tokens of a response: biomedical entity, causal connective, or other.
 
-Two taggers for entities: gene symbols by the packaged HGNC table, which needs nothing and knows genes alone, and any
-spaCy or scispaCy model that is installed. Tags are found in the text and carried to the tokens by character offsets, so
-that all pieces of ``BRCA1`` are one entity.
+Entities are gene symbols of the packaged HGNC table, or those of any installed spaCy or scispaCy model. Tags are found
+in the text and carried to the tokens by character offsets, so that all pieces of ``BRCA1`` are one entity.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import importlib.resources
+import itertools
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, unknown_name
-from bftembed.llm.reasoning import leading_opener
-from bftembed.tuning.encoding import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import numpy as np
-
-    from bftembed.tuning.data import Conversation
-    from bftembed.tuning.encoding import Encoded
 
     Span = tuple[int, int]
     Tagger = Callable[[str], list[Span]]
@@ -34,9 +28,8 @@ TAGS = ("entity", "connective", "other")
 ENTITY, CONNECTIVE, OTHER = range(3)
 
 _PIECE = re.compile(r"[^\W_]+")
-_JOINT = "-/"
-#: Most pieces of one name: HLA-DRB1, TNF-alpha-induced …
-_MOST_PIECES = 4
+#: Pieces of the longest names: HLA-DRB1, TNF-alpha-induced …
+_MAX_PIECES = 4
 #: Names of genes that in prose mean something else: ordinary words; clinical, laboratory and statistical abbreviations;
 #: complexes and vitamins. From reading what matched in PubMedQA and RefSeq.
 _PROSE = """
@@ -51,88 +44,12 @@ _NOT_GENES = frozenset(_PROSE.split())
 _SHORT_ALIASES = frozenset(("ABL", "AKT", "CBP", "ERK", "FAK", "HSF", "IFN", "IGF", "IRF", "JNK", "PKB", "PKC", "ROS"))
 
 
-@dataclass(frozen=True)
-class Response:
-    """One answer of a conversation.
-
-    Attributes
-    ----------
-    where
-        File and row.
-    text
-        What was tokenised.
-    offsets
-        Per token, first and one-past-last character in `text`.
-    start
-        How many labels of the conversation come before its first token. The token that ends an answer is not in it.
-    """
-
-    where: str
-    text: str
-    offsets: list[Span]
-    start: int
-
-
-def responses(conversation: Conversation, encoded: Encoded, tokenizer: Any) -> list[Response]:
-    """Find the text under the labels of an encoded conversation, one answer of the assistant after the other.
-
-    Parameters
-    ----------
-    conversation, encoded
-        A conversation, and what `bftembed.tuning.encoding.encode` made of it.
-    tokenizer
-        The tokenizer that was used, a fast one of transformers.
-
-    Raises
-    ------
-    BftembedError
-        For a tokenizer that knows no offsets, and labels that are not the tokens of the answers.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        raise BftembedError(f"{type(tokenizer).__name__} gives no offsets. Use a model with a fast tokenizer.")
-    labels = [label for label in encoded.labels if label != IGNORED]
-    found: list[Response] = []
-    at = 0
-    for turn in conversation.turns:
-        if turn.role != "assistant":
-            continue
-        stripped = turn.content.strip()  # as chat templates do, some of which open the thought in the prompt
-        unopened = stripped.removeprefix(leading_opener(stripped))
-        for text in dict.fromkeys((turn.content, stripped, unopened, unopened.removeprefix("\n"))):
-            tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            ids = tokens["input_ids"]
-            if labels[at : at + len(ids) + 1] == [*ids, tokenizer.eos_token_id]:
-                found.append(Response(encoded.where, text, [tuple(o) for o in tokens["offset_mapping"]], at))
-                at += len(ids) + 1
-                break
-        else:
-            break
-    if at != len(labels):
-        raise BftembedError(
-            f"{encoded.where}: the labels are not the tokens of its answers (from label {at}). "
-            "Encode it with this tokenizer, whole."
-        )
-    return found
-
-
 def tag_tokens(offsets: Sequence[Span], entities: Sequence[Span], connectives: Sequence[Span]) -> np.ndarray:
-    """Carry spans of a text to its tokens.
+    """Return the tag of each token, int8 (tokens,) of indices into `TAGS`.
 
-    Parameters
-    ----------
-    offsets
-        Per token, first and one-past-last character, as a tokenizer gives them.
-    entities, connectives
-        Spans of characters.
-
-    Returns
-    -------
-    ndarray
-        int8 (tokens,), indices into `TAGS`: a token that shares a character with an entity is ``entity``, else with a
-        connective ``connective``, else ``other``; so is a token without characters.
+    A token that shares a character with an entity is ``entity``, else with a connective ``connective``, else ``other``.
+    `offsets` are the first and one-past-last character of each token.
     """
-    import numpy as np
-
     end = max([stop for _, stop in (*offsets, *entities, *connectives)], default=0)
     marks = np.full(end + 1, OTHER, dtype=np.int8)
     for tag, spans in ((CONNECTIVE, connectives), (ENTITY, entities)):
@@ -145,23 +62,21 @@ def tag_tokens(offsets: Sequence[Span], entities: Sequence[Span], connectives: S
 def load_tagger(spec: str = "genes") -> Tagger:
     """Return a function from a text to the spans of its biomedical entities.
 
-    Parameters
-    ----------
-    spec
-        ``"genes"`` (`gene_spans`), or ``"spacy:MODEL"``: an installed spaCy or scispaCy model (``en_core_sci_sm``) or
-        its folder, all of whose entities count.
-
-    Raises
-    ------
-    BftembedError
-        For another name, and for spaCy or a model that is not installed, with the line that installs it.
+    `spec` is ``"genes"`` (`gene_spans`), or ``"spacy:MODEL"``: an installed spaCy or scispaCy model
+    (``en_core_sci_sm``) or its folder, all of whose entities count; another name or no such model is an error.
     """
     kind, _, model = spec.partition(":")
     if spec == "genes":
         return lambda text: [(first, last) for first, last, _ in gene_spans(text)]
-    if kind == "spacy" and model:
-        return _spacy_tagger(model)
-    raise unknown_name("tagger", spec, ["genes", "spacy:MODEL"])
+    if kind != "spacy" or not model:
+        raise unknown_name("tagger", spec, ["genes", "spacy:MODEL"])
+    try:
+        pipeline = importlib.import_module("spacy").load(model)
+    except (ImportError, OSError, ValueError) as err:
+        raise BftembedError(
+            f"The tagger spacy:{model} cannot be loaded ({err}). Install spaCy (pip install spacy) and the model."
+        ) from err
+    return lambda text: [(entity.start_char, entity.end_char) for entity in pipeline(text).ents]
 
 
 def gene_spans(text: str) -> list[tuple[int, int, str]]:
@@ -181,27 +96,20 @@ def gene_spans(text: str) -> list[tuple[int, int, str]]:
     """
     pieces = [match.span() for match in _PIECE.finditer(text)]
     prose = any(letter.islower() for letter in text)
-    found = []
-    at = 0
-    while at < len(pieces):
-        for last in range(_last_joined(text, pieces, at), at - 1, -1):
-            first, end = pieces[at][0], pieces[last][1]
-            if symbol := _gene(text[first:end], prose):
-                found.append((first, end, symbol))
-                at = last
+    found: list[tuple[int, int, str]] = []
+    for at, (first, end) in enumerate(pieces):
+        if found and first < found[-1][1]:
+            continue
+        ends = [end]
+        for before, after in itertools.pairwise(pieces[at : at + _MAX_PIECES]):
+            if text[before[1] : after[0]] not in ("-", "/"):
                 break
-        at += 1
+            ends.append(after[1])
+        for last in reversed(ends):
+            if symbol := _gene(text[first:last], prose):
+                found.append((first, last, symbol))
+                break
     return found
-
-
-def _last_joined(text: str, pieces: list[Span], at: int) -> int:
-    last = at
-    while last + 1 < len(pieces) and last + 1 - at < _MOST_PIECES:
-        between = text[pieces[last][1] : pieces[last + 1][0]]
-        if len(between) != 1 or between not in _JOINT:
-            break
-        last += 1
-    return last
 
 
 def _gene(name: str, prose: bool) -> str | None:
@@ -220,31 +128,11 @@ def _gene(name: str, prose: bool) -> str | None:
 def _names() -> dict[str, str]:
     index = GeneIndex.default()
     genes: dict[str, set[str]] = {}
-    for symbol in index:
-        record = index.get(symbol)
-        if record is not None:
-            for name in (*record.alias_symbols, *record.prev_symbols):
-                genes.setdefault(name, set()).add(symbol)
-    one = {name: next(iter(found)) if len(found) == 1 else name for name, found in genes.items()}
+    for record in filter(None, map(index.get, index)):
+        for name in (*record.alias_symbols, *record.prev_symbols):
+            genes.setdefault(name, set()).add(record.symbol)
+    one = {name: min(found) if len(found) == 1 else name for name, found in genes.items()}
     return one | {symbol: symbol for symbol in index}
-
-
-def _spacy_tagger(model: str) -> Tagger:
-    try:
-        spacy = importlib.import_module("spacy")
-    except ModuleNotFoundError as err:
-        raise BftembedError(f"The tagger spacy:{model} needs spaCy. Install it: pip install spacy") from err
-    try:
-        pipeline: Any = spacy.load(model)
-    except (OSError, ImportError, ValueError) as err:
-        raise BftembedError(
-            f"spaCy has no model {model!r} ({str(err).splitlines()[0]}). Install it: python -m spacy download {model}; "
-            "for scispaCy (en_core_sci_sm …): pip install scispacy, and pip install with the model's address from "
-            "its releases. Or give the model's folder."
-        ) from err
-    if not any("doc.ents" in pipeline.get_pipe_meta(name).assigns for name in pipeline.pipe_names):
-        raise BftembedError(f"The spaCy model {model!r} finds no entities: no part of it sets doc.ents. Take another.")
-    return lambda text: [(entity.start_char, entity.end_char) for entity in pipeline(text).ents]
 
 
 def connective_spans(text: str) -> list[Span]:
@@ -252,26 +140,19 @@ def connective_spans(text: str) -> list[Span]:
     return [match.span() for match in _connectives()[1].finditer(text)]
 
 
-@functools.cache
-def _connectives() -> tuple[str, re.Pattern[str]]:
-    lines = (importlib.resources.files("bftembed.tuning") / "causal_connectives.txt").read_text("utf-8").splitlines()
-    version = lines[0].rpartition(" ")[2]
-    forms = {form.strip() for line in lines if not line.startswith("#") for form in line.split("|") if form.strip()}
-    longest_first = sorted(forms, key=lambda form: (-len(form), form))
-    words = (r"\s+".join(re.escape(word) for word in form.split()) for form in longest_first)
-    return version, re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w|-\w)", re.IGNORECASE)
-
-
 def connectives_version() -> str:
     """Return the version of the list of connectives."""
     return _connectives()[0]
 
 
-def count_entities(text: str) -> set[str]:
-    """Return the distinct genes that a text names (`gene_spans`), as approved symbols."""
-    return {symbol for _, _, symbol in gene_spans(text)}
-
-
-def count_connectives(text: str) -> int:
-    """Return how many causal connectives a text has, repetitions counted."""
-    return len(connective_spans(text))
+@functools.cache
+def _connectives() -> tuple[str, re.Pattern[str]]:
+    lines = Path(__file__).with_name("causal_connectives.txt").read_text(encoding="utf-8").splitlines()
+    forms = {form.strip() for line in lines if not line.startswith("#") for form in line.split("|") if form.strip()}
+    gap = r"\S+(?:\s+\S+){0,5}?"
+    words = (
+        r"\s+".join(gap if word == "…" else re.escape(word) for word in form.split())
+        for form in sorted(forms, key=lambda form: (-len(form), form))
+    )
+    pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w|-\w)", re.IGNORECASE)
+    return lines[0].rpartition(" ")[2], pattern

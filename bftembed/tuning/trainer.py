@@ -1,22 +1,43 @@
-"""The adapter to TRL: `SFTTrainer` with our objectives. The only file that knows TRL (tested with 1.16)."""
+"""TRL's `SFTTrainer` with our objectives, and the training loop of a config: checkpoints that are whole, a clean stop.
+
+The only file that knows TRL (tested with 1.16).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import signal
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets import Dataset
+from peft import LoraConfig
 from torch import Tensor
-from trl import SFTTrainer
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer, pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from bftembed.errors import BftembedError
-from bftembed.objectives import objective_loss
+from bftembed.io import write_json
+from bftembed.llm.models import quiet_transformers
+from bftembed.objectives import ObjectiveLoss, objective_loss
 from bftembed.tuning.head import add_embedding_gradient_by_rows, add_nll_head, changed_logits
-from bftembed.tuning.measures import Measures, measures_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bftembed.config import TuneConfig
+    from bftembed.progress import Progress
+    from bftembed.tuning.encoding import Encoded
+
+#: Mark of a checkpoint that was written to its end.
+_WHOLE = "whole.json"
 
 
 class ObjectiveTrainer(SFTTrainer):
-    """TRL's `SFTTrainer` that minimises an objective of `bftembed.objectives`.
+    """TRL's `SFTTrainer` that minimizes an objective of `bftembed.objectives`.
 
     The loss of a step is equation 6 over the samples of the whole step: summed over accumulated micro-batches and
     ranks, divided by their number of samples that have a token to learn. So one batch of 4, two accumulated of 2, two
@@ -37,13 +58,15 @@ class ObjectiveTrainer(SFTTrainer):
     Raises
     ------
     BftembedError
-        For label smoothing, an adapter on the head, context or sequence parallelism, TRL's own losses, and the own
-        head on a model that scales or caps its logits.
+        For label smoothing, an adapter on the head, context or sequence parallelism, and the own head on a model that
+        scales or caps its logits.
 
     Notes
     -----
-    `Measures` of every step are logged beside the loss, with ``eval_`` in evaluation, where ``eval_nll`` and
-    ``eval_nll_per_token`` are plain NLL whatever the objective.
+    Logged beside the loss, with ``eval_`` in evaluation: ``nll`` (plain, mean over samples of the mean over tokens),
+    ``nll_per_token`` (plain, mean over tokens), ``mean_token_weight`` and ``share_weight_1`` in [0, 1],
+    ``mean_sample_coefficient``, ``sft_mass_kept`` (the objective's loss over plain SFT's on the same tokens),
+    ``share_short`` (samples shorter than the window), ``samples`` and ``tokens`` (learnt ones).
     """
 
     #: The loss is divided by the samples of all micro-batches here, so the trainer must not divide it again.
@@ -57,29 +80,42 @@ class ObjectiveTrainer(SFTTrainer):
         head: str = "auto",
         **kwargs: Any,
     ) -> None:
-        _refuse(kwargs)
+        targets = getattr(kwargs.get("peft_config"), "target_modules", None) or ()
+        if getattr(kwargs.get("args"), "label_smoothing_factor", 0):
+            raise BftembedError("Label smoothing is not possible: an objective's weights are confidences in the label.")
+        if not isinstance(targets, str) and any(name.split(".")[-1] in ("lm_head", "embed_out") for name in targets):
+            raise BftembedError(
+                "An adapter on the head (lm_head) would have no effect, since the NLL is taken from the head's weight. "
+                "Take it out of target_modules, or train the whole head by modules_to_save."
+            )
         super().__init__(*args, **kwargs)
         self._objective, self._options = objective, dict(options or {})
         objective_loss(torch.zeros(1), torch.ones(1, dtype=torch.bool), objective, **self._options)
         parallel = self.accelerator.parallelism_config
         if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
             raise BftembedError(
-                "Context and sequence parallelism are refused: they cut a sequence into shards, and the windows of "
-                "confidences reach across their borders. Use data parallelism, FSDP2 or ZeRO-3, and shorter rows."
+                "Context and sequence parallelism cut a sequence, and windows reach across the cuts. Use data "
+                "parallelism, FSDP2 or ZeRO-3, and shorter rows."
             )
-        self._own_head = _is_own_head(head, self)
+        changed = changed_logits(self.model.config)
+        if head == "own" and changed:
+            raise BftembedError(f"The model changes its logits ({changed}), which our head does not. Use head='trl'.")
+        plain = not changed and not self.is_deepspeed_enabled and self.args.device.type != "cuda"
+        self._own_head = head == "own" or (head == "auto" and plain)
         if self._own_head:
             inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             add_nll_head(inner)
             if self.accelerator.num_processes == 1:
                 add_embedding_gradient_by_rows(inner)
-        self._measures = {"train": Measures.zero(), "eval": Measures.zero()}
+        self._sums: dict[str, Tensor | int] = {"train": 0, "eval": 0}
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Return the micro-batches of a step, and the number of samples in it over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = [_valid_samples(batch) for batch in batches]
-        count = torch.stack(counts).sum().to(device) if counts else torch.zeros((), dtype=torch.long, device=device)
+        count = torch.zeros((), dtype=torch.long, device=device)
+        for batch in batches:
+            mask, segments = _targets(batch)
+            count += objective_loss(mask.float(), mask, "sft", segment_ids=segments).n_samples.to(device)
         return batches, self.accelerator.gather(count).sum()
 
     def compute_loss(
@@ -93,86 +129,208 @@ class ObjectiveTrainer(SFTTrainer):
         if return_outputs:
             raise BftembedError("ObjectiveTrainer makes no logits. Evaluate with prediction_loss_only=True.")
         training = self.model.training
-        nll = self._nll(model, inputs)
-        mask, segments = inputs["labels"][:, 1:] != -100, _segments(inputs)
+        given = {**inputs, "use_cache": False}
+        nll = model(**given, nll=True).nll if self._own_head else -model(**given, fused_lm_head=True).log_probs
+        mask, segments = _targets(inputs)
         found = objective_loss(nll, mask, self._objective, segment_ids=segments, **self._options)
-        measured = measures_of(nll.detach(), mask, found, segments, window=self._options.get("window", 256))
-        self._measures["train" if training else "eval"] += measured
+        plain = objective_loss(nll.detach(), mask, "sft", segment_ids=segments)
+        window = self._options.get("window", 256)
+        self._sums["train" if training else "eval"] += _sums(nll.detach()[mask], found, plain, mask, window)
         count = found.n_samples if num_items_in_batch is None else num_items_in_batch
         loss = found.loss_sum / count.clamp(min=1).to(found.loss_sum)
-        if training and num_items_in_batch is not None:
-            # The count is that of all ranks, and gradients are averaged over them.
-            loss = loss * self.accelerator.num_processes
-        return loss
-
-    def _nll(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        inputs = {**inputs, "use_cache": False}
-        if self._own_head:
-            return model(**inputs, nll=True).nll
-        return -model(**inputs, fused_lm_head=True).log_probs
+        # The count is that of all ranks, and gradients are averaged over them.
+        return loss * self.accelerator.num_processes if training and num_items_in_batch is not None else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures since the last log line, over all ranks."""
         mode = "train" if self.model.training else "eval"
-        sums = self.accelerator.reduce(self._measures[mode].sums.to(self.args.device), reduction="sum")
-        self._measures[mode] = Measures.zero()
-        prefix = "eval_" if mode == "eval" else ""
-        logs.update({prefix + name: value for name, value in Measures(sums.cpu()).ratios().items()})
+        sums = torch.as_tensor(self._sums[mode], dtype=torch.float64).expand(9).to(self.args.device)
+        self._sums[mode] = 0
+        measures = _ratios(self.accelerator.reduce(sums, reduction="sum").tolist())
+        logs.update({("eval_" if mode == "eval" else "") + name: value for name, value in measures.items()})
         super().log(logs, start_time)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none into checkpoints: the exported model has a card of its own."""
 
 
-class Collator:
-    """Pads rows to the longest of a batch; joins packed rows (those with ``seq_lengths``) without padding."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self._padded = DataCollatorForLanguageModeling(pad_token_id=pad_token_id)
-        self._packed = DataCollatorForLanguageModeling(pad_token_id=pad_token_id, padding_free=True)
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch as tensors."""
-        return (self._packed if "seq_lengths" in rows[0] else self._padded)(rows)
-
-
-def _refuse(kwargs: dict[str, Any]) -> None:
-    arguments, peft = kwargs.get("args"), kwargs.get("peft_config")
-    if getattr(arguments, "label_smoothing_factor", 0):
-        raise BftembedError(
-            "Label smoothing is refused: the weights of an objective are confidences in the true label, and smoothing "
-            "trains another one."
-        )
-    if getattr(arguments, "loss_type", "nll") != "nll" or kwargs.get("compute_loss_func") is not None:
-        raise BftembedError("loss_type and compute_loss_func are TRL's own losses; name the objective instead.")
-    targets = getattr(peft, "target_modules", None) or ()
-    if any(name.split(".")[-1] in ("lm_head", "embed_out") for name in targets if not isinstance(targets, str)):
-        raise BftembedError(
-            "An adapter on the head (lm_head) is refused: the NLL is taken from the head's own weight, so the adapter "
-            "would have no effect. Take it out of target_modules, or train the whole head by modules_to_save."
-        )
-
-
-def _is_own_head(head: str, trainer: ObjectiveTrainer) -> bool:
-    changed = changed_logits(trainer.model.config)
-    if head not in ("auto", "own", "trl"):
-        raise BftembedError(f"head={head!r} is none of 'auto', 'own', 'trl'.")
-    if head == "own" and changed:
-        raise BftembedError(f"The model changes its logits ({changed}), which our head does not. Use head='trl'.")
-    sharded = trainer.is_deepspeed_enabled
-    return head == "own" or (head == "auto" and not changed and not sharded and trainer.args.device.type != "cuda")
-
-
-def _segments(inputs: dict[str, Any]) -> Tensor | None:
-    """Return the number of each target's sample in its packed row, (batch, length - 1); None where rows are samples."""
+def _targets(inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """Return which targets are learnt, and the number of each one's sample in a packed row, (batch, length - 1)."""
     positions = inputs.get("position_ids")
-    return None if positions is None else (positions == 0).cumsum(1)[:, 1:]
+    return inputs["labels"][:, 1:] != -100, None if positions is None else (positions == 0).cumsum(1)[:, 1:]
 
 
-def _valid_samples(inputs: dict[str, Any]) -> Tensor:
-    """Return the number of samples with a token to learn, 0-d int64."""
-    mask, segments = inputs["labels"][:, 1:] != -100, _segments(inputs)
-    if segments is None:
-        return mask.any(1).sum()
-    row = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
-    return torch.tensor(len(torch.unique(torch.stack([row[mask], segments[mask]]), dim=1).T), device=mask.device)
+def _sums(nll: Tensor, found: ObjectiveLoss, plain: ObjectiveLoss, mask: Tensor, window: int) -> Tensor:
+    """Return sums over samples and tokens, float64 (9,), so that batches, micro-batches and ranks add up."""
+    weight, n = found.token_weight[mask], found.sample_tokens
+    values = [found.n_samples, n.sum(), weight.sum(), (weight >= 1).sum(), found.sample_weight.sum()]
+    values += [found.loss_sum.detach(), plain.loss_sum, nll.sum(), (n < window).sum()]
+    return torch.stack([v.to(torch.float64) for v in values]).cpu()
+
+
+def _ratios(sums: list[float]) -> dict[str, float]:
+    """Return the measures of `ObjectiveTrainer`; empty when nothing was measured."""
+    samples, tokens, token_weight, weight_at_1, coefficient, loss, sample_nll, token_nll, short = sums
+    if not samples or not tokens:
+        return {}
+    return {
+        "nll": sample_nll / samples,
+        "nll_per_token": token_nll / tokens,
+        "mean_token_weight": token_weight / tokens,
+        "share_weight_1": weight_at_1 / tokens,
+        "mean_sample_coefficient": coefficient / samples,
+        "sft_mass_kept": loss / sample_nll if sample_nll else 0.0,
+        "share_short": short / samples,
+        "samples": samples,
+        "tokens": tokens,
+    }
+
+
+def train(
+    config: TuneConfig,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Encoded],
+    held_out: Sequence[Encoded],
+    *,
+    window: int,
+    folder: Path,
+    bf16: bool,
+    progress: Progress,
+) -> ObjectiveTrainer:
+    """Train `model` in place on `rows`, and return its trainer. It goes on from the last whole checkpoint in `folder`.
+
+    The objective gets `window`; products are taken in bf16 when asked. A signal is a KeyboardInterrupt once the
+    checkpoint is written.
+    """
+    watch, resume = _Watch(progress), _last_whole_checkpoint(folder)
+    padded = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
+    packed = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=True)
+    dataset = _dataset_of(rows)
+    if config.data.packing:
+        dataset = pack_dataset(dataset, config.data.max_length, strategy="bfd")
+    lora = config.lora and LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,  # type: ignore[arg-type, unused-ignore]
+        lora_dropout=config.lora.dropout,
+        target_modules=config.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    with quiet_transformers(), warnings.catch_warnings():
+        # TRL 1 calls gradient checkpointing by the names that transformers 5 calls deprecated.
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+        trainer = ObjectiveTrainer(
+            model=model,
+            args=_arguments(config, folder, bf16=bf16, evaluates=bool(held_out)),
+            train_dataset=dataset,
+            eval_dataset=_dataset_of(held_out) if held_out else None,
+            processing_class=tokenizer,
+            data_collator=lambda batch: (packed if "seq_lengths" in batch[0] else padded)(batch),
+            peft_config=lora,
+            callbacks=[watch],
+            objective=config.objective.name,
+            options=config.objective.model_dump(exclude={"name"}) | {"window": window},
+        )
+        trainer.remove_callback(PrinterCallback)
+        with watch:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if watch.stopped:
+            raise KeyboardInterrupt
+        if held_out and "eval_loss" not in (trainer.state.log_history[-2:] or [{}])[-1]:
+            trainer.evaluate()
+    return trainer
+
+
+def _dataset_of(rows: Sequence[Encoded]) -> Dataset:
+    return Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
+
+
+def _last_whole_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint with a mark: the trainer writes file by file, and a kill may have cut one short."""
+    whole = (mark.parent for mark in folder.glob(f"checkpoint-*/{_WHOLE}"))
+    return max(whole, key=lambda checkpoint: int(checkpoint.name.removeprefix("checkpoint-")), default=None)
+
+
+def _arguments(config: TuneConfig, folder: Path, *, bf16: bool, evaluates: bool) -> SFTConfig:
+    options = config.training
+    return SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.schedule,
+        warmup_steps=options.warmup_ratio,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        optim=options.optimizer,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulate,
+        gradient_checkpointing=options.gradient_checkpointing,
+        bf16=bf16,
+        fp16=False,
+        use_cpu=not torch.cuda.is_available(),
+        seed=options.seed,
+        logging_steps=options.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if evaluates and options.eval_every else "no",
+        eval_steps=options.eval_every,
+        prediction_loss_only=True,
+        save_strategy="steps" if options.save_every else "no",
+        save_steps=options.save_every or 500,
+        save_total_limit=options.keep,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        # Rows come encoded and cut: TRL has nothing to prepare.
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        # The objective has no place for the balancing loss of mixtures of experts.
+        router_aux_loss_coef=0.0,
+        # A tokenizer without a padding token was given one, which a model need not know.
+        eos_token=None,
+    )
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Marks whole checkpoints, reports progress, and stops a run: at a NaN, and after a signal with a checkpoint.
+
+    On SIGINT or SIGTERM the step is finished and a checkpoint written. A second signal stops at once.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.stopped = False
+        self._progress = progress
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE, {"step": state.global_step})
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and loss != loss:
+            raise BftembedError(
+                f"The loss of step {state.global_step} is NaN. Lower training.learning_rate, or train in fp32."
+            )
+        if loss is not None and state.is_world_process_zero:
+            self._progress(state.global_step, state.max_steps, f"loss {loss:.4g}, nll {logs.get('nll', 0):.4g}")

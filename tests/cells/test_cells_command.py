@@ -1,113 +1,130 @@
-"""`bftembed cells embed`: what people and machines read, and the exit codes."""
+"""`bftembed cells embed`: what people and machines read, the exit codes, and the dry run."""
 
 from __future__ import annotations
 
 import json
-import sys
 
 import anndata
 import numpy as np
 import pytest
-import scipy.sparse as sp
+from cell_toys import cells_of, counts_of, embedded, files_in, with_empty_cells, write
 
-from bftembed.cells.embed import embed_cells
-from bftembed.cli import main
+from bftembed.io import sha256_file
 
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Give a function that runs the command and returns exit code, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bftembed", "cells", "embed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return exit_.value.code, captured.out, captured.err
-
-    return call
+COUNTS = ("n_used", "n_mapped", "n_ambiguous", "n_unresolved", "n_no_embedding")
 
 
-def test_command_writes_what_the_library_computes_and_says_what_it_did(run, cells_file, cells, genes_file, tmp_path):
+def test_the_command_writes_what_the_library_computes_and_says_what_it_did(run, cells, path, genes_file, tmp_path):
     out = tmp_path / "out.h5ad"
-    code, said, progress = run(cells_file, "--genes", genes_file, "--out", out)
-    assert code == 0
-    np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_bft"], embed_cells(cells, genes_file).obsm["X_bft"])
-    assert str(out) in said
-    assert "cells: 30/30" in progress
-
-
-def test_json_is_one_object_with_every_count(run, cells_file, genes_file, tmp_path):
-    code, said, progress = run(cells_file, "--genes", genes_file, "--out", tmp_path / "out.h5ad", "--json")
-    summary = json.loads(said)
-    assert (code, progress) == (0, "")
-    assert summary["out"] == str(tmp_path / "out.h5ad")
-    counts = ("n_used", "n_mapped", "n_ambiguous", "n_unresolved", "n_no_embedding")
-    assert sum(summary[name] for name in counts) == summary["n_genes"] == 6
-    assert summary["empty_cells"] == []
-    assert 0 < summary["coverage"] < 1
-
-
-def test_features_of_another_type_are_counted(run, cells, genes_file, tmp_path):
-    cells.var["feature_types"] = ["Gene Expression"] * 4 + ["Antibody Capture"] * 2
-    cells.write_h5ad(tmp_path / "cells.h5ad")
-    code, said, _ = run(tmp_path / "cells.h5ad", "--genes", genes_file, "--out", tmp_path / "out.h5ad", "--json")
-    summary = json.loads(said)
-    assert (code, summary["n_genes"], summary["n_other_features"]) == (0, 4, 2)
-    said = run(tmp_path / "cells.h5ad", "--genes", genes_file, "--out", tmp_path / "again.h5ad")[1]
-    assert ["other", "features", "2"] in [line.split() for line in said.splitlines()]
+    code, printed, progress = run("embed", path, "--genes", genes_file, "--out", out)
+    assert (code, str(out) in printed, "30/30" in progress) == (0, True, True)
+    np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_bft"], embedded(cells)[0])
+    code, printed, progress = run("embed", path, "--genes", genes_file, "--out", out, "--json")
+    found = json.loads(printed)
+    assert (code, progress, found["out"], found["empty_cells"]) == (0, "", str(out), [])
+    assert sum(found[name] for name in COUNTS) == found["n_genes"] == 6
+    assert (found["n_cells"], found["dim"], found["normalize"]) == (30, 4, "log1p-cp10k")
 
 
 def test_every_option_reaches_the_library(run, cells, genes_file, tmp_path):
-    path, out = tmp_path / "cells.h5ad", tmp_path / "out.h5ad"
-    values = cells.X.toarray()
-    values[3] = 0
-    cells.layers["counts"] = sp.csr_matrix(values)
+    cells.layers["counts"] = with_empty_cells([3]).X
     cells.var["symbol"] = list(cells.var_names)
-    cells.write_h5ad(path)
-    flags = ("--layer", "counts", "--gene-column", "symbol", "--normalize", "none", "--weights", "rank", "--top-k", 3)
-    more = ("--key", "X_new", "--gene-matrix", "center", "--no-l2", "--empty-cells", "nan", "--json")
-    code, said, _ = run(path, "--genes", genes_file, "--out", out, *flags, *more)
-    assert (code, json.loads(said)["empty_cells"]) == (0, ["cell3"])
-    expected = embed_cells(
-        cells,
-        genes_file,
-        layer="counts",
-        normalize="none",
-        weights="rank",
-        top_k=3,
-        gene_matrix="center",
-        l2=False,
-        empty_cells="nan",
-    )
-    np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_new"], expected.obsm["X_bft"])
+    path, out = write(cells, tmp_path)[0], tmp_path / "out.h5ad"
+    words = "--layer counts --gene-column symbol --normalize none --weights rank --top-k 3 --key X_new"
+    words += " --gene-matrix center --no-l2 --empty-cells nan --kind gene --json"
+    code, printed, _ = run("embed", path, "--genes", genes_file, "--out", out, *words.split())
+    assert (code, json.loads(printed)["empty_cells"]) == (0, ["cell3"])
+    options = {"layer": "counts", "normalize": "none", "weights": "rank", "top_k": 3, "gene_matrix": "center"}
+    expected, _ = embedded(cells, **options, l2=False, empty_cells="nan")
+    np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_new"], expected)
 
 
-def test_raw_flag_takes_raw(run, cells, genes_file, tmp_path):
+def test_a_modality_and_obsm(run, genes_file, tmp_path):
+    out = tmp_path / "e.h5ad"
+    both, _ = write(cells_of(), tmp_path, "h5mu")
+    code, _, _ = run("embed", both, "--modality", "rna", "--genes", genes_file, "--sidecar", out)
+    assert code == 0
+    np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_bft"], embedded(cells_of())[0])
+    cells = cells_of()
+    cells.obsm["ADT"], cells.uns["panel"] = counts_of(seed=3)[:, :4], list(cells.var_names[:4])
+    words = ["--obsm", "ADT", "--obsm-names", "uns/panel", "--normalize", "clr", "--empty-cells", "nan"]
+    code, _, _ = run("embed", write(cells, tmp_path)[0], *words, "--genes", genes_file, "--sidecar", out)
+    expected, _ = embedded(cells, obsm="ADT", obsm_names="uns/panel", normalize="clr", empty_cells="nan")
+    assert code == 0
+    np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_bft"], expected)
+
+
+def test_negative_values_point_to_raw(run, cells, genes_file, tmp_path):
     cells.raw = cells.copy()
     cells.X = cells.X.toarray() - 5
-    cells.write_h5ad(tmp_path / "cells.h5ad")
-    arguments = (tmp_path / "cells.h5ad", "--genes", genes_file, "--out", tmp_path / "out.h5ad")
-    code, _, error = run(*arguments)
-    assert code == 1
-    assert "\nerror: " in error
-    assert "--use-raw" in error
-    code, said, _ = run(*arguments, "--use-raw")
-    assert code == 0
-    assert "raw/X" in said
+    words = ("embed", write(cells, tmp_path)[0], "--genes", genes_file, "--out", tmp_path / "out.h5ad", "--json")
+    code, printed, error = run(*words)
+    assert (code, printed, "--use-raw" in error) == (1, "", True)
+    code, printed, _ = run(*words, "--use-raw")
+    assert (code, json.loads(printed)["matrix"]) == (0, "raw/X")
 
 
-@pytest.mark.parametrize(("missing", "expected"), [("--genes", 2), ("--out", 1)])
-def test_a_missing_option_is_an_error(run, cells_file, genes_file, tmp_path, missing, expected):
-    options = {"--genes": genes_file, "--out": tmp_path / "out.h5ad"}
-    del options[missing]
-    code, _, error = run(cells_file, *(part for pair in options.items() for part in pair))
-    assert code == expected
-    assert missing in error
+@pytest.mark.parametrize(
+    ("words", "code", "word"),
+    [
+        ("--out o.h5ad", 2, "--genes"),
+        ("--genes GENES", 1, "--out"),
+        ("--genes GENES --out o.h5ad --normalize log1p", 2, "log1p-cp10k"),
+        ("--genes GENES --out o.h5ad --top-k many", 2, "--top-k"),
+        ("--genes gone.safetensors --out o.h5ad", 1, "gone.safetensors"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(run, path, genes_file, tmp_path, monkeypatch, words, code, word):
+    monkeypatch.chdir(tmp_path)
+    left, printed, error = run("embed", path, *words.replace("GENES", str(genes_file)).split())
+    assert (left, printed, word in error) == (code, "", True)
+    assert error.strip().count("\n") == 0
+    assert files_in(tmp_path) == ["cells.h5ad"]
 
 
-def test_unknown_choice_is_a_usage_error_with_the_list(run, cells_file, genes_file, tmp_path):
-    code, _, error = run(cells_file, "--genes", genes_file, "--out", tmp_path / "o.h5ad", "--normalize", "log1p")
-    assert code == 2
-    assert "--normalize" in error
-    assert "log1p-cp10k" in error
+class TestTheDryRun:
+    """It says what embedding would do or reject, and writes nothing."""
+
+    def dry(self, run, path, genes_file, *words, place="--out"):
+        out = path.parent / "out.h5ad"
+        found = run("embed", path, "--genes", genes_file, place, out, "--dry-run", "--json", *words)
+        assert not out.exists()
+        return found
+
+    @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
+    @pytest.mark.parametrize("place", ["--out", "--sidecar"])
+    def test_it_foretells_the_run_and_leaves_nothing(self, run, genes_file, tmp_path, form, place):
+        path, _ = write(cells_of(form=form), tmp_path)
+        before = sha256_file(path)
+        code, printed, _ = self.dry(run, path, genes_file, place=place)
+        found, told = json.loads(printed), embedded(cells_of())[1]
+        assert code == 0
+        for name in (*COUNTS, "n_cells", "n_genes", "n_duplicates", "n_other_features", "normalize"):
+            assert found[name] == told[name]
+        assert (sha256_file(path), files_in(tmp_path)) == (before, ["cells.h5ad"])
+
+    @pytest.mark.parametrize(
+        ("change", "words", "word"),
+        [
+            ("negative", (), "negative"),
+            ("nan", (), "NaN"),
+            ("shares", (), "--normalize"),
+            ("foreign", (), "gene"),
+            ("empty", (), "cell3"),
+            ("taken", (), "X_bft"),
+            ("", ("--layer", "zzz"), "zzz"),
+        ],
+    )
+    def test_what_the_run_would_reject_is_an_error(self, run, genes_file, tmp_path, change, words, word):
+        counts = counts_of()
+        if change in ("negative", "nan"):
+            counts[4, 2] = -1 if change == "negative" else np.nan
+        cells = with_empty_cells([3]) if change == "empty" else cells_of(counts)
+        if change == "shares":
+            cells = cells_of(counts / counts.sum(axis=1, keepdims=True))
+        elif change == "foreign":
+            cells.var_names = [f"Foo{i}-x" for i in range(6)]
+        elif change == "taken":
+            cells.obsm["X_bft"] = np.zeros((30, 2))
+        code, _, error = self.dry(run, write(cells, tmp_path)[0], genes_file, *words)
+        assert (code, word in error) == (1, True)

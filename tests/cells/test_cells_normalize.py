@@ -1,21 +1,20 @@
-"""Counts or logged: the decision, its words, and the refusal of a second logarithm."""
+"""Counts, logged or neither: the decision and its evidence, and no second logarithm."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import scanpy
+import scipy.sparse as sp
+from cell_toys import GENES, cells_of, counts_of, embedded, reference, write
 
-from bftembed.cells.embed import embed_cells
-from bftembed.errors import BftembedError
-
-
-def decision(cells, embeddings, **options):
-    entry = embed_cells(cells, embeddings, **options).uns["bftembed"]["X_bft"]
-    return entry["normalize"], entry["reason"]
+from bftembed import BftembedError
+from bftembed.errors import UnknownNameError
 
 
-def logged(cells):
+def logged_cells():
+    """Cells as scanpy leaves them: logged X, counts in a layer, and an entry in uns."""
+    cells = cells_of()
     cells.layers["counts"] = cells.X.copy()
     scanpy.pp.normalize_total(cells, target_sum=1e4)
     scanpy.pp.log1p(cells)
@@ -23,92 +22,98 @@ def logged(cells):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.float64])
-def test_whole_numbers_are_counts(make_cells, embeddings, dtype):
-    normalize, reason = decision(make_cells(dtype=dtype), embeddings)
-    assert normalize == "log1p-cp10k"
-    assert "all values are whole numbers" in reason
-
-
-def test_counts_and_scanpys_normalisation_give_the_same_vectors(make_cells, embeddings):
-    by_us = embed_cells(make_cells(), embeddings).obsm["X_bft"]
-    by_scanpy = embed_cells(logged(make_cells()), embeddings)
-    np.testing.assert_allclose(by_us, by_scanpy.obsm["X_bft"], atol=1e-6)
-    assert by_scanpy.uns["bftembed"]["X_bft"]["normalize"] == "none"
-
-
-def test_what_uns_says_is_believed_and_named(cells, embeddings):
-    normalize, reason = decision(logged(cells), embeddings)
-    assert normalize == "none"
-    assert 'uns["log1p"]' in reason
-
-
-def test_logged_values_are_known_without_uns(cells, embeddings):
-    del logged(cells).uns["log1p"]
-    normalize, reason = decision(cells, embeddings)
-    assert normalize == "none"
-    assert reason.startswith("already logged: not whole numbers, largest")
-
-
-@pytest.mark.parametrize("keep_uns", [True, False])
-def test_second_logarithm_is_refused_and_the_counts_are_pointed_at(cells, embeddings, keep_uns):
-    logged(cells)
-    if not keep_uns:
-        del cells.uns["log1p"]
-    with pytest.raises(BftembedError, match=r"second logarithm is refused.*--layer counts"):
-        embed_cells(cells, embeddings, normalize="log1p-cp10k")
-    assert "X_bft" not in cells.obsm
-
-
-def test_uns_speaks_of_x_alone(cells, embeddings):
-    normalize, reason = decision(logged(cells), embeddings, layer="counts")
-    assert normalize == "log1p-cp10k"
-    assert "log1p" not in reason
-
-
-def test_counts_win_over_a_log1p_entry_left_behind_and_it_is_said(cells, embeddings):
-    cells.uns["log1p"] = {"base": None}
-    normalize, reason = decision(cells, embeddings)
-    assert normalize == "log1p-cp10k"
-    assert "left behind" in reason
-
-
-@pytest.mark.parametrize("say_logged", [True, False])
-def test_large_values_that_are_not_whole_are_not_guessed(cells, embeddings, say_logged):
-    scanpy.pp.normalize_total(cells, target_sum=1e4)
-    if say_logged:
+@pytest.mark.parametrize("uns", [False, True])
+def test_integers_are_counts_even_where_an_entry_of_log1p_was_left_behind(dtype, uns):
+    cells = cells_of(counts_of().astype(dtype))
+    if uns:
         cells.uns["log1p"] = {"base": None}
-    with pytest.raises(BftembedError, match="neither counts nor logged.*--normalize"):
-        embed_cells(cells, embeddings)
-    assert decision(cells, embeddings, normalize="log1p-cp10k")[0] == "log1p-cp10k"
+    found, told = embedded(cells)
+    np.testing.assert_allclose(found, reference(counts_of()), rtol=1e-5, atol=1e-6)
+    assert told["normalize"] == "log1p-cp10k"
+    assert ("log1p" in told["reason"]) == uns
 
 
-def test_shares_that_add_up_to_one_are_not_taken_for_logarithms(cells, embeddings):
-    scanpy.pp.normalize_total(cells, target_sum=1)
-    with pytest.raises(BftembedError, match="every cell has the same total, 1"):
-        embed_cells(cells, embeddings)
+@pytest.mark.parametrize("uns", [False, True])
+@pytest.mark.parametrize("container", ["memory", "h5ad", "zarr3"])
+def test_logged_values_are_taken_as_they_are(uns, container, tmp_path):
+    cells = logged_cells()
+    if not uns:
+        del cells.uns["log1p"]
+    data = cells if container == "memory" else write(cells, tmp_path, container)[0]
+    found, told = embedded(data)
+    np.testing.assert_allclose(found, reference(counts_of()), atol=1e-5)
+    assert told["normalize"] == "none"
+    assert ("log1p" in told["reason"]) == uns
+    # The entry of uns is about X alone.
+    assert embedded(data, layer="counts")[1]["normalize"] == "log1p-cp10k"
 
 
-def test_normalisation_is_by_the_total_over_all_genes(cells, embeddings):
-    by_hand = cells.copy()
-    by_hand.X = np.log1p(cells.X.toarray() / cells.X.sum(axis=1).A1[:, None] * 1e4)
-    expected = embed_cells(by_hand, embeddings, normalize="none", l2=False).obsm["X_bft"]
-    found = embed_cells(cells, embeddings, l2=False).obsm["X_bft"]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+def test_totals_are_over_all_genes_of_the_matrix():
+    cells = cells_of()
+    found, _ = embedded(cells[:, GENES[:5]].copy(), l2=False)
+    part = counts_of()[:, :5]
+    np.testing.assert_allclose(found, reference(part, GENES[:5], l2=False), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(found * 5, embedded(cells, l2=False)[0] * 6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("normalize", ["log1p-cp10k", "clr"])
+def test_a_second_logarithm_is_an_error_that_points_at_the_counts(normalize):
+    with pytest.raises(BftembedError, match="--layer counts"):
+        embedded(logged_cells(), normalize=normalize)
+
+
+@pytest.mark.parametrize("container", ["memory", "h5ad"])
+def test_what_is_neither_counts_nor_logged_is_not_guessed(container, tmp_path):
+    counts = counts_of()
+    totals = counts.sum(axis=1, keepdims=True)
+    for values, uns in ((counts / totals * 1e4, False), (counts / totals * 1e4, True), (counts / totals, False)):
+        cells = cells_of(values)
+        if uns:
+            cells.uns["log1p"] = {"base": None}
+        data = cells if container == "memory" else write(cells, tmp_path, container)[0]
+        with pytest.raises(BftembedError, match="--normalize"):
+            embedded(data)
+        for normalize, expected in (("log1p-cp10k", reference(counts)), ("none", reference(values, counts=False))):
+            found, told = embedded(data, normalize=normalize)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+            assert told["normalize"] == normalize
+
+
+def corrected_counts():
+    """Counts with the ambient RNA taken out, as SoupX leaves them: fractions, the largest below 30."""
+    counts = counts_of(60)
+    values = counts * (1 - 0.1 * np.random.default_rng(1).random(counts.shape))
+    return values.astype(np.float32)
+
+
+class TestFractionalCounts:
+    def test_they_are_not_taken_for_logged(self):
+        with pytest.raises(BftembedError, match="--normalize"):
+            embedded(cells_of(corrected_counts()))
+
+    def test_what_is_asked_for_is_done(self):
+        found, told = embedded(cells_of(corrected_counts()), normalize="log1p-cp10k")
+        np.testing.assert_allclose(found, reference(corrected_counts()), rtol=1e-5, atol=1e-5)
+        assert told["normalize"] == "log1p-cp10k"
 
 
 @pytest.mark.parametrize("position", [0, -1])
-def test_one_fraction_in_any_block_changes_the_decision(cells, embeddings, position):
-    cells.X = cells.X.astype(np.float64)
-    cells.X.data[position] += 0.5
-    assert decision(cells, embeddings, block_rows=2)[0] == "none"
+@pytest.mark.parametrize("more", [50.5, 0.5])
+def test_one_fraction_anywhere_makes_counts_doubtful(position, more):
+    cells = cells_of(counts_of().astype(np.float64))
+    cells.X.data[position] += more
+    with pytest.raises(BftembedError, match="--normalize"):
+        embedded(cells, block_rows=2)
 
 
-def test_file_is_decided_as_the_anndata_is(cells, embeddings, tmp_path):
-    logged(cells)
-    cells.layers["other"] = cells.X.copy()
-    cells.write_h5ad(tmp_path / "cells.h5ad")
-    for layer in (None, "other"):
-        report = embed_cells(tmp_path / "cells.h5ad", embeddings, out=tmp_path / "out.h5ad", layer=layer)
-        assert report.normalize == "none"
-        assert ('uns["log1p"]' in report.reason) == (layer is None)
-        assert (report.normalize, report.reason) == decision(cells, embeddings, layer=layer, overwrite=True)
+def test_the_centered_log_ratio_is_over_all_proteins_of_the_cell():
+    counts = counts_of().astype(np.float64)
+    clr = np.log1p(counts / np.exp(np.log1p(counts).mean(axis=1, keepdims=True)))
+    found, told = embedded(cells_of(sp.csr_matrix(counts).toarray()), normalize="clr")
+    np.testing.assert_allclose(found, reference(clr, counts=False), rtol=1e-5, atol=1e-6)
+    assert told["normalize"] == "clr"
+
+
+def test_an_unknown_normalization_is_an_error_with_the_known():
+    with pytest.raises(UnknownNameError, match="'log1p-cp10k'"):
+        embedded(cells_of(), normalize="log1p")

@@ -8,11 +8,9 @@ import anndata
 import cite_toys
 import numpy as np
 import pytest
-from integration_toys import as_anndata
 
 from bftembed.tasks.base import read_results, write_results
 from bftembed.tasks.cells import clustering
-from bftembed.testing import simulate_perturbations
 
 
 def asked(run, *words):
@@ -52,7 +50,6 @@ def test_an_embedding_that_fails_gives_exit_code_3(run, tmp_path):
     ("words", "code"),
     [
         (("--keys", "X_pca", "--label", "bulk"), 1),
-        (("--keys", "X_bft", "--label", "bulk_labels"), 1),
         (("--label", "bulk_labels"), 1),
         (("--keys", "X_pca", "--label", "bulk_labels", "--figure", "table.pdf"), 1),
         (("--keys", "X_pca"), 2),
@@ -61,20 +58,6 @@ def test_an_embedding_that_fails_gives_exit_code_3(run, tmp_path):
 def test_an_error_writes_nothing(run, pbmc_path, tmp_path, words, code):
     assert run("bench", "clustering", pbmc_path, *words, "--out", tmp_path / "r.parquet")[0] == code
     assert list(tmp_path.iterdir()) == []
-
-
-def test_integration(run, tmp_path, monkeypatch):
-    pytest.importorskip("scib_metrics")
-    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
-    as_anndata().write_h5ad(tmp_path / "cells.h5ad")
-    out, figure = tmp_path / "r.parquet", tmp_path / "table.svg"
-    words = ("--keys", "X_a", "--before", "X_pre", "--label", "kind", "--batch", "lot", "--out", out)
-    words += ("--figure", figure)
-    code, found = asked(run, "bench", "integration", tmp_path / "cells.h5ad", *words)
-    assert (code, found["failed"]) == (0, 0), found
-    (total,) = [row["value"] for row in found["scores"] if row["metric"] == "total"]
-    assert 0 < total < 1
-    assert figure.exists()
 
 
 def test_multimodal(run, tmp_path, monkeypatch):
@@ -88,25 +71,8 @@ def test_multimodal(run, tmp_path, monkeypatch):
     code, found = asked(run, *base, *files, "--baselines", "linked")
     assert code == 0, found
     assert {row["subject"] for row in found["scores"]} == {"text", "two", "linked", "chance"}
-    one = ("--genes", tmp_path / "text.safetensors", "--baselines", "")
-    assert {row["subject"] for row in asked(run, *base, *one)[1]["scores"]} == {"text", "chance"}
     for wrong in (("--genes", "=x"), ("--genes", "text=y"), ("--proteins", "txt=y")):
-        assert run(*base, *one, *wrong)[0] == 1
-
-
-def test_perturbation(run, tmp_path):
-    adata, genes = simulate_perturbations(n_perturbations=30, n_genes=120, cells_per_perturbation=12)
-    adata.write_h5ad(tmp_path / "screen.h5ad")
-    genes.save(tmp_path / "genes.safetensors")
-    out, figure = tmp_path / "r.parquet", tmp_path / "r.svg"
-    words = ("bench", "perturbation", tmp_path / "screen.h5ad", "--genes", f"text={tmp_path / 'genes.safetensors'}")
-    code, found = asked(run, *words, "--out", out, "--split", "unseen-gene", "--seeds", 2, "--figure", figure)
-    assert (code, found["failed"]) == (0, 0), found
-    assert set(read_results(out)["task"]) == {"perturbation"}
-    assert figure.exists()
-    out.unlink()
-    assert run(*words, "--out", out, "--control", "ctrl")[0] == 1
-    assert not out.exists()
+        assert run(*base, *files, *wrong)[0] == 1
 
 
 def test_tasks_are_listed(run):

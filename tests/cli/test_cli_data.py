@@ -57,7 +57,7 @@ def test_list_shows_where_files_lie_and_which_are_wrong(run, shared_data, tmp_pa
 def test_get_downloads_checks_and_goes_on_past_a_failure(run, cache, served):
     code, out, err = run("data", "get", "gene2vec-test-label", "huri", "gene2vec-valid-label", "--json")
     assert code == 3
-    assert [row["status"] for row in json.loads(out)["files"]] == ["failed", "failed", "here"]
+    assert [row["status"] for row in json.loads(out)["files"]] == ["failed", "not here", "here"]
     assert err.count("error: ") == 2
     path = cache / "data" / FILES["gene2vec-valid-label"].path
     assert path.read_bytes() == BODY

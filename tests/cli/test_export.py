@@ -13,6 +13,7 @@ from bftembed.testing import simulate_perturbations
 
 @pytest.fixture
 def screen(tmp_path):
+    pytest.importorskip("torch")
     data, genes = simulate_perturbations(n_perturbations=6, n_genes=40, cells_per_perturbation=4, dim=8, seed=1)
     data.obs = data.obs.rename(columns={"gene": "target", "cell_type": "line", "gem_group": "lane"})
     data.obs["target"] = pd.Categorical([x if x != "non-targeting" else "NT (ctrl)" for x in data.obs["target"]])
@@ -40,7 +41,7 @@ def test_state_writes_a_folder_that_check_accepts(run, screen):
     toml.write_text(toml.read_text().replace('bft = "train"', 'bft = "trein"').replace('val = ["', 'val = ["X-'))
     code, out, _ = run("export", "check", screen / "out", "--json")
     found = json.loads(out)
-    assert (code, found["ok"], set(found["findings"][0])) == (3, False, {"level", "file", "what", "remedy"})
+    assert (code, found["ok"], set(found["findings"][0])) == (3, False, {"level", "rule", "file", "what", "remedy"})
     assert run("export", "check", screen / "out")[0] == 3
 
 
@@ -49,16 +50,14 @@ def test_genes_are_held_out_in_any_spelling(run, screen):
 
     labels = set(anndata.read_h5ad(screen / "cells.h5ad", backed="r").obs["target"]) - {"NT (ctrl)"}
     gene = min(labels)
-    assert run(*arguments(screen, "--holdout-genes", gene.lower(), "--output-space", "all"))[0] == 0
+    assert run(*arguments(screen, "--holdout-genes", gene.lower()))[0] == 0
     assert tomllib.loads((screen / "out" / "unseen_gene.toml").read_text())["fewshot"]["bft.k562"]["test"] == [gene]
-    assert "output_space=all" in (screen / "out" / "train.sh").read_text()
 
 
 @pytest.mark.parametrize(
     ("words", "code"),
     [
         (("--holdout-cell-types", "jurkatt"), 1),
-        (("--output-space", "embedding"), 2),
         (("--hvg", "0"), 1),
     ],
 )

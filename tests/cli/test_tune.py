@@ -25,6 +25,7 @@ def test_pairs_are_made_of_a_table_without_the_genes_left_out(run, table, tmp_pa
 
 
 def test_tune_takes_a_config_with_and_without_the_word_run(run, tmp_path):
+    pytest.importorskip("trl")
     config = tmp_path / "c.yaml"
     config.write_text(f"recipe: tune\nout: {tmp_path}/run\ndata: {{train: {tmp_path}/nothing.jsonl}}\n")
     for words in (("tune",), ("tune", "run")):
@@ -35,12 +36,3 @@ def test_tune_takes_a_config_with_and_without_the_word_run(run, tmp_path):
     code, _, told = run("tune", config)
     assert code == 1
     assert "recipe: tune" in told
-
-
-def test_a_folder_for_llamafactory_is_written(run, table, tmp_path):
-    pairs, config = tmp_path / "pairs.jsonl", tmp_path / "c.yaml"
-    assert run("tune", "pairs", table, "--out", pairs)[0] == 0
-    config.write_text(f"recipe: tune\ndata: {{train: {pairs}}}\n")
-    code, printed, told = run("tune", "llamafactory", config, "--out", tmp_path / "lf", "--json")
-    assert code == 0, told
-    assert {"train.json", "dataset_info.json", "train.yaml", "bft_hook.py"} <= set(json.loads(printed)["files"])

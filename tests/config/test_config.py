@@ -11,7 +11,11 @@ from bftembed.config.loading import VERBS
 from bftembed.errors import BftembedError, UnknownNameError
 
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
-MINIMAL = {"cells": "builtin:pbmc68k_reduced", "profiles": [{"name": "facts", "generator": "facts"}]}
+MINIMAL = {
+    "cells": "builtin:pbmc68k_reduced",
+    "profiles": [{"name": "facts", "generator": "facts"}],
+    "benchmarks": [{"task": "clustering", "label": "x"}],
+}
 
 
 def write(tmp_path, text):
@@ -35,7 +39,7 @@ def test_there_is_a_config_for_every_verb():
 
 
 def test_a_config_survives_being_written_and_read(tmp_path):
-    config = RunConfig.model_validate({**MINIMAL, "n_genes": 40, "benchmarks": [{"task": "clustering", "label": "x"}]})
+    config = RunConfig.model_validate({**MINIMAL, "n_genes": 40, "eval": {"evaluations": ["mmlu"]}})
     save_config(config, tmp_path / "a.yaml")
     assert load_config(tmp_path / "a.yaml") == config
     assert yaml.safe_load(dump_config(config))["n_genes"] == 40

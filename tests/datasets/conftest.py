@@ -1,4 +1,4 @@
-"""No test finds a file of the user's: the data folders are unset and the cache is empty."""
+"""The data folders are unset and the cache is empty, so that no test finds a file of the user's."""
 
 from __future__ import annotations
 

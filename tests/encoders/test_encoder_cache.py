@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +23,8 @@ TEXTS = [f"text {i}" for i in range(10)]
 class Counting:
     """A real encoder that notes what it is given."""
 
-    def __init__(self, spec: str = "random:dim=8") -> None:
-        self._inner = encoder_from_spec(spec)
+    def __init__(self, spec: str = "random:dim=8", group_texts: int = 64) -> None:
+        self._inner, self.group_texts = encoder_from_spec(spec), group_texts
         self.seen: list[str] = []
 
     @property
@@ -44,45 +45,41 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "vectors.sqlite"
 
 
+def n_stored(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute("SELECT count(*) FROM vectors").fetchone()[0]
+
+
 def test_vectors_are_those_of_the_encoder_and_made_once(path):
-    engine = Counting()
+    engine = Counting(group_texts=3)
     expected = encoder_from_spec("random:dim=8").encode([*TEXTS, TEXTS[3]])
     with VectorCache(path) as cache:
-        first = CachedEncoder(engine, cache, group_texts=3)
+        first = CachedEncoder(engine, cache)
         np.testing.assert_array_equal(first.encode([*TEXTS, TEXTS[3]]), expected)
         assert (engine.seen, first.n_encoded, first.n_reused) == (TEXTS, 10, 0)
+        other = Counting("random:dim=8,seed=2")
+        assert not np.allclose(CachedEncoder(other, cache).encode(TEXTS), expected[:10])
+        assert other.seen == TEXTS
     engine.seen.clear()
     with VectorCache(path) as cache:
         again = CachedEncoder(engine, cache)
         made = again.encode([TEXTS[5], "new", TEXTS[0]])
-        assert (engine.seen, again.n_encoded, again.n_reused, len(cache)) == (["new"], 1, 2, 11)
+        assert (engine.seen, again.n_encoded, again.n_reused) == (["new"], 1, 2)
     assert made.dtype == np.float32
     np.testing.assert_array_equal(made[[0, 2]], expected[[5, 0]])
-    assert sorted(p.name for p in path.parent.iterdir()) == ["vectors.sqlite"]
+    assert [p.name for p in path.parent.iterdir()] == ["vectors.sqlite"]
 
 
-def test_another_encoder_finds_nothing(path):
+def test_what_the_encoder_reported_is_stored_too(path):
     with VectorCache(path) as cache:
-        a = CachedEncoder(Counting("random:dim=8,seed=1"), cache).encode(TEXTS)
-        other = Counting("random:dim=8,seed=2")
-        b = CachedEncoder(other, cache).encode(TEXTS)
-        wider = CachedEncoder(Counting("random:dim=9"), cache).encode(TEXTS)
-        assert len(cache) == 30
-    assert other.seen == TEXTS
-    assert not np.allclose(a, b)
-    assert wider.shape == (10, 9)
-
-
-def test_what_the_encoder_told_is_stored_too(path):
-    with VectorCache(path) as cache:
-        whole = CachedEncoder(Counting(), cache, group_texts=4)
+        whole = CachedEncoder(Counting(group_texts=4), cache)
         whole.encode(TEXTS[:6])
         whole.encode(TEXTS[4:])
-        assert (whole.report.n_texts, whole.total_report.n_texts) == (6, 10)
+        assert whole.report.n_texts == 10
     with VectorCache(path) as cache:
         again = CachedEncoder(Counting(), cache)
         again.encode(TEXTS)
-        assert again.total_report == again.report == whole.total_report
+        assert again.report == whole.report
 
 
 def test_an_error_loses_only_the_group_in_flight(path):
@@ -94,30 +91,13 @@ def test_an_error_loses_only_the_group_in_flight(path):
 
     with VectorCache(path) as cache:
         with pytest.raises(BftembedError, match="no answer"):
-            CachedEncoder(Failing(), cache, group_texts=2).encode(TEXTS)
-        assert len(cache) == 6
+            CachedEncoder(Failing(group_texts=2), cache).encode(TEXTS)
         rest = Counting()
-        CachedEncoder(rest, cache, group_texts=2).encode(TEXTS)
+        CachedEncoder(rest, cache).encode(TEXTS)
     assert rest.seen == TEXTS[6:]
 
 
-def test_progress_rises_to_the_end(path):
-    told = []
-    with VectorCache(path) as cache:
-        CachedEncoder(Counting(), cache).encode(TEXTS[:4])
-        CachedEncoder(Counting(), cache, group_texts=2).encode(TEXTS, lambda *step: told.append(step[:2]))
-    assert told == [(6, 10), (8, 10), (10, 10), (10, 10)]
-
-
-def test_two_connections_write_at_once(path):
-    with VectorCache(path) as one, VectorCache(path) as two:
-        a, b = CachedEncoder(Counting(), one, group_texts=1), CachedEncoder(Counting(), two, group_texts=1)
-        a.encode(TEXTS[:5])
-        b.encode(TEXTS)
-        assert (b.n_reused, b.n_encoded, len(one)) == (5, 5, 10)
-
-
-def test_an_encoder_fitted_on_its_texts_is_refused():
+def test_an_encoder_fitted_on_its_texts_is_an_error():
     with pytest.raises(BftembedError, match=r"tfidf is fitted.*builtin:all-minilm"):
         CachedEncoder(encoder_from_spec("tfidf"), None)
 
@@ -130,61 +110,49 @@ def test_an_encoder_fitted_on_its_texts_is_refused():
         CachedEncoder(Fitted(), None).encode(TEXTS)
 
 
-def test_vectors_unlike_the_spec_are_refused():
-    class Odd(Counting):
-        def encode(self, texts, progress=lambda *_: None):
-            return super().encode(texts, progress) * np.float32("nan")
-
-    with pytest.raises(BftembedError, match="expected finite numbers"):
-        CachedEncoder(Odd(), None).encode(TEXTS)
-
-
-def test_foreign_files_are_refused_and_not_touched(tmp_path):
+def test_foreign_files_are_errors_and_not_touched(tmp_path):
     text, other = tmp_path / "notes.txt", tmp_path / "other.sqlite"
     text.write_text("Not a database, but something dear to its owner.\n" * 40)
-    with sqlite3.connect(other) as database:
+    with closing(sqlite3.connect(other)) as database:
         database.execute("CREATE TABLE mine (x)")
-    database.close()
     for file in (text, other):
         before = sha256_file(file)
-        with pytest.raises(BftembedError, match="is not a cache of vectors"):
+        with pytest.raises(BftembedError, match="cannot be used as a cache"):
             VectorCache(file)
         assert sha256_file(file) == before
-    with pytest.raises(BftembedError, match="Cannot use the cache"):
-        VectorCache(tmp_path)
-    with pytest.raises(BftembedError, match="Cannot make the folder"):
-        VectorCache(text / "vectors.sqlite")
+    for wrong in (tmp_path, text / "vectors.sqlite"):
+        with pytest.raises(BftembedError, match="cannot be used as a cache"):
+            VectorCache(wrong)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ("UPDATE vectors SET vector = x'00'", "a vector of 1 bytes is not 8 finite numbers"),
-        (f"UPDATE vectors SET vector = x'{'0000c07f' * 8}'", "of 32 bytes is not 8 finite numbers"),
-        (f"UPDATE vectors SET vector = '{'x' * 32}'", "not 8 finite numbers"),
-        ("UPDATE vectors SET vector = CAST(x'ff' AS TEXT)", "is not a cache of vectors, or it is damaged"),
-        ("UPDATE groups SET report = '{}'", "the report of group 1"),
-        ("DELETE FROM groups", "the report of group 1"),
-        ("DELETE FROM meta", "says no version"),
-        ("UPDATE meta SET value = '2'", "of version 2; this bftembed reads up to 1"),
-        ("DROP TABLE vectors", "no such table"),
+        "UPDATE vectors SET vector = x'00'",
+        f"UPDATE vectors SET vector = x'{'0000c07f' * 8}'",
+        "UPDATE vectors SET vector = CAST(x'ff' AS TEXT)",
+        "UPDATE vectors SET \"group\" = 'x'",
+        "UPDATE groups SET report = '{}'",
+        "UPDATE groups SET report = '{'",
+        "DELETE FROM groups",
+        "UPDATE meta SET value = '2'",
+        "ALTER TABLE vectors RENAME COLUMN vector TO other",
     ],
 )
-def test_damage_is_named(path, change, message):
+def test_damage_is_an_error(path, change):
     with VectorCache(path) as cache:
         CachedEncoder(Counting(), cache).encode(TEXTS)
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute(change)
-    database.close()
-    with pytest.raises(BftembedError, match=message), VectorCache(path) as cache:
+    with pytest.raises(BftembedError, match="cannot be used as a cache"), VectorCache(path) as cache:
         CachedEncoder(Counting(), cache).encode(TEXTS)
 
 
-def test_a_full_disk_is_told_and_what_was_stored_stays(path):
+def test_a_full_disk_is_an_error_and_what_was_stored_stays(path):
     with VectorCache(path) as cache:
-        CachedEncoder(Counting("random:dim=4000"), cache, group_texts=1).encode(TEXTS[:1])
+        CachedEncoder(Counting("random:dim=4000"), cache).encode(TEXTS[:1])
         pages = cache._connection.execute("PRAGMA page_count").fetchone()[0]
         cache._connection.execute(f"PRAGMA max_page_count = {pages + 1}")
-        with pytest.raises(BftembedError, match=r"Cannot use the cache.*full.*What was stored is safe"):
+        with pytest.raises(BftembedError, match=r"full.*What was stored stays"):
             CachedEncoder(Counting("random:dim=4000"), cache).encode(TEXTS)
-        assert len(cache) == 1
+    assert n_stored(path) == 1

@@ -12,7 +12,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from llm_tools import LlamaServer, json_response, reset
+from llm_tools import LlamaServer, json_response
 from llm_tools import status_error as error
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response
 from bftembed.embeddings import embed_genes
 from bftembed.encoders.base import encoder_from_spec
 from bftembed.encoders.openai import _tokens
-from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.errors import BftembedError
 
 KEY = "sk-planted-0123456789abcdef"
 DIM = 8
@@ -29,7 +29,8 @@ TEXTS = [f"Gene {i} is a kinase of the membrane." for i in range(10)]
 
 @pytest.fixture(autouse=True)
 def no_openai_environment(monkeypatch):
-    """Hide the keys and addresses of whoever runs the tests."""
+    """Hide the keys and addresses of whoever runs the tests; the official client waits a moment only."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
 
@@ -78,7 +79,7 @@ class Scripted:
         self.server.expect_request("/v1/embeddings", method="POST").respond_with_handler(handle)
 
     def spec(self, **options):
-        options = {"base_url": self.base_url, "backoff": 0.01, "timeout": 10, "dimensions": DIM, **options}
+        options = {"base_url": self.base_url, "timeout": 10, "dimensions": DIM, **options}
         return "openai:m," + ",".join(f"{k}={v}" for k, v in options.items() if v is not None)
 
     def encoder(self, **options):
@@ -138,20 +139,6 @@ def test_openais_models_are_known_and_others_are_asked(scripted):
     assert scripted.asked["gene"] == 1
 
 
-def test_no_more_requests_than_allowed_are_in_flight(scripted):
-    flying, most = [], []
-
-    def script(body, n, _):
-        flying.append(1)
-        most.append(len(flying))
-        time.sleep(0.05)
-        flying.pop()
-
-    scripted.answers(script)
-    scripted.encoder(batch=1, concurrency=3).encode(TEXTS)
-    assert 2 <= max(most) <= 3
-
-
 def test_a_request_holds_at_most_300_000_tokens(scripted):
     scripted.answers()
     texts = ["x" * 3 * 8000 + str(i) for i in range(40)]
@@ -159,77 +146,15 @@ def test_a_request_holds_at_most_300_000_tokens(scripted):
     assert sorted(len(body["input"]) for body in scripted.bodies) == [3, 37]
 
 
-TRANSIENT = {
-    **{str(s): lambda _, s=s: error(s) for s in (408, 409, 429, 500, 502, 503, 504, 529)},
-    "html": lambda _: Response("<html><body>Bad gateway</body></html>", 200, mimetype="text/html"),
-    "truncated": lambda _: Response('{"data": [{"embedd', 200, mimetype="application/json"),
-    "empty": lambda _: Response("", 200, mimetype="application/json"),
-    "no data": lambda _: json_response({"object": "list"}),
-    "items are numbers": lambda _: json_response({"data": [1]}),
-    "error in 200": lambda _: json_response({"error": {"message": "upstream is busy", "code": 502}}),
-    "reset": reset,
-}
-
-
-@pytest.mark.parametrize("name", TRANSIENT)
-def test_a_fault_that_passes_is_retried(scripted, name):
-    scripted.answers(lambda body, n, request: TRANSIENT[name](request) if n < 2 else None)
+def test_a_fault_that_passes_is_retried_and_one_that_stays_ends_the_run(scripted):
+    scripted.answers(lambda body, n, request: error(503) if n in (0, 2, 3) else error(401) if n == 4 else None)
     np.testing.assert_array_equal(scripted.encoder().encode(TEXTS), expected())
-    assert len(scripted.bodies) == 3
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("503", "answered 503: no"),
-        ("html", "is not JSON: '<html>"),
-        ("no data", "no list of vectors"),
-        ("reset", "broke"),
-    ],
-)
-def test_a_fault_that_stays_ends_the_run_and_says_how_to_go_on(scripted, name, said):
-    scripted.answers(lambda body, n, request: TRANSIENT[name](request))
-    with pytest.raises(BftembedError, match=rf"{said}.*\(attempts: 3\).*--cache"):
-        scripted.encoder(attempts=3).encode(TEXTS)
-    assert len(scripted.bodies) == 3
-
-
-def test_a_read_timeout_is_retried_and_retry_after_is_honoured(scripted):
-    def script(body, n, _):
-        if n == 0:
-            time.sleep(0.6)
-        return error(429, Retry_After="1") if n == 1 else None
-
-    scripted.answers(script)
-    scripted.encoder(timeout=0.3).encode(TEXTS[:2])
-    assert len(scripted.bodies) == 3
-    assert scripted.times[2] - scripted.times[1] > 0.9
-
-
-@pytest.mark.parametrize(
-    ("reply", "remedy"),
-    [
-        (lambda: error(401, "bad key"), "401: bad key. Set OPENAI_API_KEY"),
-        (lambda: error(402, "pay"), "no credit left"),
-        (lambda: error(403, "not you"), "The key may not use this model"),
-        (lambda: error(429, "quota", code="insufficient_quota"), "no credit left"),
-        (lambda: error(429, "later", Retry_After="3600"), "asks to wait 3600"),
-        (lambda: Response("<html>nothing here</html>", 404), "Check the model, and base_url: most end in /v1"),
-        (lambda: error(400, "bad dimensions"), "400: bad dimensions. Check the model and the options"),
-    ],
-)
-def test_what_would_fail_every_request_ends_the_run_at_once(scripted, reply, remedy):
-    scripted.answers(lambda *_: reply())
-    with pytest.raises(BftembedError, match=remedy):
+    assert len(scripted.bodies) == 2
+    with pytest.raises(BftembedError, match=r"answered 503.*--cache"):
+        scripted.encoder(max_retries=1).encode(TEXTS)
+    with pytest.raises(BftembedError, match="Set OPENAI_API_KEY"):
         scripted.encoder().encode(TEXTS)
-    assert len(scripted.bodies) == 1
-
-
-def test_an_unknown_model_lists_those_of_the_server(scripted):
-    scripted.answers(lambda *_: error(404, "The model `m` does not exist", code="model_not_found"))
-    scripted.server.expect_request("/v1/models").respond_with_json({"data": [{"id": "mm"}, {"id": "other"}]})
-    with pytest.raises(UnknownNameError, match=r"Unknown model 'm' in localhost/v1\..*Known: mm, other"):
-        scripted.encoder().encode(TEXTS)
+    assert len(scripted.bodies) == 5
 
 
 def changed(**change):
@@ -245,22 +170,13 @@ def changed(**change):
 
 NAN = float("nan")
 FAULTS = {
-    "too few": (lambda body, n, _: answer(items_of(body)[:-1]), "9 vectors for 10 texts, from text 0 "),
-    "too many": (lambda body, n, _: answer([*items_of(body), item(10, [1] * DIM)]), "11 vectors for 10 texts"),
-    "none": (lambda body, n, _: answer([]), "0 vectors for 10 texts"),
-    "twice the same index": (changed(index=3), "vectors that are numbered 0, 1, 2, 3, 3 …, not 0 to 9"),
-    "index is text": (changed(index="4"), "vectors that are numbered 0, 1, 2, 3, '4' …"),
-    "null": (changed(embedding=None), r"no vector \(null.*text 4 \('Gene 4"),
-    "a word": (changed(embedding="no base64"), r"no vector \(.*text 4 "),
-    "three bytes": (changed(embedding="AAAA"), r"no vector \(.*text 4 "),
-    "null inside": (changed(embedding=[None] * DIM), r"no vector \(.*text 4 "),
-    "token vectors": (changed(embedding=[[1.0] * DIM]), r"no vector \(.*text 4 "),
-    "too short": (changed(embedding=[1.0] * 7), "a vector of 7 numbers for text 4 .*, where 8 were expected"),
-    "empty": (changed(embedding=[]), "a vector of 0 numbers for text 4 "),
-    "nan": (changed(embedding=[NAN] * DIM), "NaN or infinite values for text 4 "),
-    "nan as base64": (changed(embedding=item(0, [NAN] * DIM)["embedding"]), "NaN or infinite values for text 4 "),
-    "infinite": (changed(embedding=[1e300] * DIM), "NaN or infinite values for text 4 "),
-    "zero": (changed(embedding=[0.0] * DIM), "a vector of zeros for text 4 "),
+    "too few": (lambda body, n, _: answer(items_of(body)[:-1]), "no vector for each of 10 texts, from text 0 "),
+    "too many": (lambda body, n, _: answer([*items_of(body), item(10, [1] * DIM)]), "no vector for each"),
+    "null": (changed(embedding=None), r"a vector for text 4 \('Gene 4"),
+    "a word": (changed(embedding="no base64"), "a vector for text 4 "),
+    "too short": (changed(embedding=[1.0] * 7), "text 4 .*of another length"),
+    "nan as base64": (changed(embedding=item(0, [NAN] * DIM)["embedding"]), "text 4 .*NaN"),
+    "infinite": (changed(embedding=[1e300] * DIM), "text 4 .*infinite"),
 }
 
 
@@ -268,18 +184,12 @@ FAULTS = {
 def test_an_answer_that_cannot_be_is_refused_with_the_texts_number(scripted, name):
     script, said = FAULTS[name]
     scripted.answers(script)
-    with pytest.raises(BftembedError, match=f"localhost/v1 gave {said}"):
+    with pytest.raises(BftembedError, match=f"localhost/v1 gave .*{said}"):
         scripted.encoder().encode(TEXTS)
     assert len(scripted.bodies) == 1
 
 
-def test_a_probe_of_several_lengths_is_refused(scripted):
-    scripted.answers(lambda body, n, _: answer([{"index": 0, "embedding": []}]))
-    with pytest.raises(BftembedError, match="a vector of 0 numbers for text 0 \\('gene'\\)"):
-        _ = scripted.encoder(dimensions=None).spec
-
-
-@pytest.mark.parametrize("status", [400, 413, 422, 500])
+@pytest.mark.parametrize("status", [413, 500])
 def test_a_batch_that_is_too_long_is_asked_in_halves(scripted, status):
     message = "input is too large to process. increase the physical batch size" if status == 500 else "too many tokens"
 
@@ -316,22 +226,12 @@ def test_a_long_text_is_the_mean_of_its_pieces_weighted_by_tokens(scripted):
     assert (report.n_texts, report.n_chunked, report.n_chunks, report.n_truncated) == (3, 1, len(pieces), 0)
 
 
-@pytest.mark.parametrize("text", ["TP53 is a tumour suppressor.", "β-catenin 腫瘍", "ACGT" * 30, "1234567", "😀" * 5])
-def test_tokens_are_counted_on_the_high_side(text):
-    counted = len(_tokens(text))
-    assert counted >= len(text.replace(" ", "")) / 3
-    assert counted >= sum(not character.isascii() for character in text)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("batch=0", "batch=0 must be from 1 to 2048"),
         ("batch=4096", "batch=4096 must be from 1 to 2048"),
         ("concurrency=0", "concurrency=0"),
-        ("timeout=0", "timeout=0.0"),
-        ("attempts=0", "attempts=0"),
-        ("max_tokens=0", "max_tokens=0"),
         ("dimensions=0", "dimensions=0"),
         ("base_url=localhost:8000", "is not an address"),
         ("api_key=abc", "Unknown option 'api_key'"),
@@ -342,23 +242,12 @@ def test_wrong_options_are_refused(options, message):
         encoder_from_spec(f"openai:m,{options}")
 
 
-def test_a_server_that_is_not_there_and_a_key_in_the_address_are_named_at_once():
-    with pytest.raises(BftembedError, match="cannot be reached"):
-        encoder_from_spec("openai:m,backoff=30,base_url=http://127.0.0.1:1/v1").encode(TEXTS)
-    for url in (f"http://user:{KEY}@host/v1", f"http://host/v1?key={KEY}"):
-        with pytest.raises(BftembedError, match="belongs in OPENAI_API_KEY") as raised:
-            encoder_from_spec(f"openai:m,base_url={url}")
-        assert KEY not in str(raised.value)
-
-
 ECHOES = {
     "fine": lambda body, key: None,
     "as the vector": lambda body, key: answer([item(0, [1] * DIM) | {"embedding": key}]),
-    "error 400": lambda body, key: error(400, f"your key is {key}"),
     "error 401": lambda body, key: error(401, f"your key is {key}"),
     "error 503": lambda body, key: error(503, f"your key is {key}"),
     "html": lambda body, key: Response(f"<html>{key}</html>", 200),
-    "unknown model": lambda body, key: error(404, key),
 }
 
 
@@ -375,7 +264,7 @@ def test_the_key_appears_nowhere_even_when_the_server_echoes_it(scripted, tmp_pa
     scripted.answers(script)
     said = ""
     try:
-        embed_genes({"A": "a gene"}, scripted.spec(attempts=2), cache=tmp_path / "v", out=tmp_path / "o.safetensors")
+        embed_genes({"A": "a gene"}, scripted.spec(max_retries=1), cache=tmp_path / "v", out=tmp_path / "o.safetensors")
     except BftembedError as err:
         said = str(err) + str(err.__cause__) + repr(err.args)
     assert set(seen) == {KEY}
@@ -383,25 +272,6 @@ def test_the_key_appears_nowhere_even_when_the_server_echoes_it(scripted, tmp_pa
     assert KEY not in said + caplog.text
     for file in tmp_path.iterdir():
         assert KEY.encode() not in file.read_bytes()
-
-
-def test_an_interrupt_cancels_what_is_in_flight(scripted):
-    interrupted, waited_for = threading.Event(), []
-
-    def script(body, n, _):
-        if n and not interrupted.wait(60):
-            waited_for.append(body)
-
-    scripted.answers(script)
-
-    def interrupt(done, total, note):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        scripted.encoder(batch=2, timeout=120).encode(TEXTS, interrupt)
-    interrupted.set()
-    assert not waited_for
-    assert not [thread for thread in threading.enumerate() if thread.name == "bftembed-api"]
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bftembed.entities.coverage import coverage, rows
 from bftembed.entities.genes import GeneIndex
-from bftembed.entities.proteins import ProteinIndex, ProteinResolution, antibodies, spelling_keys
+from bftembed.entities.proteins import ProteinIndex, ProteinResolution, _antibody_table, _spelling_keys
 
 INDEX = ProteinIndex.default()
-TABLE = antibodies()
+TABLE = _antibody_table()
 CD3 = ("CD3D", "CD3E", "CD3G")
 
 
@@ -28,26 +25,17 @@ def one(name: str) -> ProteinResolution:
     [
         ("CD3", CD3, "CD3"),
         ("HLA-DR", ("HLA-DRA", "HLA-DRB1"), "HLA-DR"),
-        ("HLA.DR", ("HLA-DRA", "HLA-DRB1"), "HLA-DR"),
         ("CD45RA", ("PTPRC",), "CD45RA"),
-        ("CD45RO", ("PTPRC",), "CD45RO"),
         ("CD45", ("PTPRC",), "PTPRC"),
-        ("CD8a", ("CD8A",), "CD8A"),
         ("CD56", ("NCAM1",), "NCAM1"),
         ("CD16", ("FCGR3A", "FCGR3B"), "CD16"),
         ("TCRab", ("TRAC", "TRBC1", "TRBC2"), "TCRab"),
-        ("TCRαβ", ("TRAC", "TRBC1", "TRBC2"), "TCRab"),
         ("TCR α/β", ("TRAC", "TRBC1", "TRBC2"), "TCRab"),
         ("TCR gamma/delta", ("TRGC1", "TRGC2", "TRDC"), "TCRgd"),
         ("TCR Vα7.2", ("TRAV1-2",), "TRAV1-2"),
         ("IgD", ("IGHD",), "IGHD"),
-        ("IgM", ("IGHM",), "IGHM"),
         ("PD-1", ("PDCD1",), "PDCD1"),
-        ("PD1", ("PDCD1",), "PDCD1"),
-        ("pd 1", ("PDCD1",), "PDCD1"),
-        ("CD279", ("PDCD1",), "PDCD1"),
         ("CD57", ("B3GAT1",), "CD57"),
-        ("4-1BB", ("TNFRSF9",), "TNFRSF9"),
         ("IL7Ralpha", ("IL7R",), "IL7R"),
         ("FcεRIα", ("FCER1A",), "FCER1A"),
         ("HLA-A-B-C", ("HLA-A", "HLA-B", "HLA-C"), "HLA-A,B,C"),
@@ -65,19 +53,11 @@ def test_antibody_name_gives_its_genes(name, genes, entity):
     "name",
     [
         "anti-CD3",
-        "Anti-Human CD3",
         "ADT_CD3",
         "CD3_TotalSeqB",
-        "CD3-TotalSeq-C",
-        "CD3_TotalA",
-        "CD3_TSB",
         "CD3_PROT",
         "Hu.CD3",
-        "cd3",
-        "CD-3",
         "CD3-1",
-        "CD3-2",
-        "CD3.1",
         " CD3 ",
         "prot:CD3",
     ],
@@ -94,7 +74,7 @@ def test_number_of_a_clone_is_not_joined_to_the_cd_number():
 
 
 def test_ig_alpha_is_not_iga():
-    assert spelling_keys("Igα") == ("igalpha", "iga")
+    assert _spelling_keys("Igα") == ("igalpha", "iga")
     assert one("IgA").genes == ("IGHA1", "IGHA2")
     assert one("Ig alpha").genes == one("Igα").genes == ("CD79A",)
 
@@ -107,19 +87,12 @@ def test_ig_alpha_is_not_iga():
         ("CD26 (Adenosine)", ("DPP4",)),
         ("MHCII (HLA-DR)", ("HLA-DRA", "HLA-DRB1")),
         ("CD158e1 (KIR3DL1, NKB1)", ("KIR3DL1",)),
-        ("CD223(lag3)", ("LAG3",)),
         ("CD197-CCR7", ("CCR7",)),
         ("CD127-IL7Ra", ("IL7R",)),
-        ("CD278_ICOS", ("ICOS",)),
     ],
 )
 def test_two_names_of_one_protein_are_read_together(name, genes):
     assert one(name).genes == genes
-
-
-def test_brackets_keep_the_more_special_name():
-    assert one("PTPRC (CD45RA)").entity == "CD45RA"
-    assert one("CD45RA (PTPRC)").entity == "CD45RA"
 
 
 def test_names_of_different_proteins_are_ambiguous():
@@ -133,27 +106,14 @@ def test_names_of_different_proteins_are_ambiguous():
     "name",
     [
         "IgG1",
-        "IgG2a",
-        "IgG2b",
-        "IgG2b-control",
         "IgG1_control_TotalSeqB",
-        "mouse IgG1",
         "Mouse IgG2a κ isotype Ctrl",
-        "Rat-IgG1-1",
-        "Rat IgG2b",
         "Armenian Hamster IgG",
-        "mIgG1",
         "Isotype_MOPC.21",
     ],
 )
 def test_isotype_control_is_missing_with_a_note(name):
     assert one(name) == ProteinResolution(name, "missing", note="isotype control: it has no gene")
-
-
-def test_human_immunoglobulins_are_targets():
-    assert one("IgG").genes == ("IGHG1", "IGHG2", "IGHG3", "IGHG4")
-    assert one("IgG Fc").entity == "IgG"
-    assert one("IGHG1").status == "used"
 
 
 @pytest.mark.parametrize("name", ["HTO-1", "HTO_A", "Hashtag3", "Cell Hashtag 1"])
@@ -181,37 +141,12 @@ def test_gap_unknown_or_hostile_name_is_missing(name):
     assert (one(name).status, one(name).genes, one(name).symbol) == ("missing", (), None)
 
 
-def test_one_string_instead_of_a_list_is_refused():
-    with pytest.raises(TypeError, match="list of names"):
-        INDEX.resolve("CD3")
-
-
-def test_every_gene_of_the_table_is_an_approved_symbol():
-    genes = GeneIndex.default()
-    assert [(row.name, gene) for row in TABLE for gene in row.genes if gene not in genes] == []
-
-
 def test_table_has_no_spelling_of_two_rows():
     owners: dict[str, set[str]] = {}
     for row in TABLE:
         for name in (row.name, *row.synonyms):
-            owners.setdefault(spelling_keys(name)[0], set()).add(row.name)
+            owners.setdefault(_spelling_keys(name)[0], set()).add(row.name)
     assert {key: names for key, names in owners.items() if len(names) > 1} == {}
-
-
-def test_table_has_well_formed_rows():
-    names = Counter(row.name for row in TABLE)
-    assert names.most_common(1)[0][1] == 1
-    assert {row.epitope for row in TABLE} == {"", "isoform", "carbohydrate"}
-    assert all(row.note for row in TABLE if row.epitope or len(row.genes) > 1)
-
-
-def test_table_never_gives_an_approved_symbol_another_gene():
-    genes = GeneIndex.default()
-    for row in TABLE:
-        for name in (row.name, *row.synonyms):
-            if name in genes:
-                assert (row.genes, row.epitope) == ((name,), ""), name
 
 
 def test_table_agrees_with_hgnc_on_the_names_that_both_know():
@@ -239,21 +174,11 @@ def test_entity_resolves_to_the_same_genes(name):
         assert (again.genes, again.entity) == (resolution.genes, resolution.entity)
 
 
-@given(st.sampled_from(TABLE), st.sampled_from(["{}", "anti-{}", "ADT_{}", "{}_TotalSeqB", " {}", "Hu.{}"]))
-def test_decorated_name_resolves_as_the_plain_one(row, decoration):
-    assert one(decoration.format(row.name)).genes == one(row.name).genes
-
-
 def test_shared_panel_resolves_but_for_its_isotype_controls(shared_data):
     import h5py
 
     with h5py.File(shared_data("cells/citefuse_citeseq_pbmc500.h5ad")) as file:
         names = [name.decode() for name in file["uns/ADT_names"][:]]
     resolutions = INDEX.resolve(names)
-    assert (len(names), coverage(resolutions).resolved) == (49, 47)
+    assert (len(names), sum(bool(r.genes) for r in resolutions)) == (49, 47)
     assert [r.name for r in resolutions if r.status == "missing"] == ["IgG1", "IgG2a"]
-
-
-def test_rows_of_proteins_list_their_genes():
-    (row,) = rows(INDEX.resolve(["CD3"]))
-    assert (row["entity"], row["symbol"], row["genes"], row["via"]) == ("CD3", "", "CD3D,CD3E,CD3G", "antibody")

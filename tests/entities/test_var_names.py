@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bftembed.entities.lists import read_names, read_var_names
-from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.errors import BftembedError
 from bftembed.hdf5 import open_h5ad
 
 pytestmark = pytest.mark.filterwarnings("ignore:Variable names are not unique")
@@ -41,12 +41,6 @@ def test_var_names_keep_duplicates_and_file_order(h5ad):
         assert read_var_names(handle) == NAMES
 
 
-def test_named_index_is_found_through_its_attribute(tmp_path):
-    var = pd.DataFrame(index=pd.Index(["TP53", "EGFR"], name="hugo"))
-    anndata.AnnData(np.ones((1, 2), dtype="float32"), var=var).write_h5ad(tmp_path / "a.h5ad")
-    assert read_var_names(tmp_path / "a.h5ad") == ["TP53", "EGFR"]
-
-
 @pytest.mark.parametrize(
     "column",
     [
@@ -60,17 +54,8 @@ def test_column_of_every_kind_of_text_is_read(h5ad, column):
     path = h5ad(["a", "b", "c", "d"], gene_name=list(column) if isinstance(column, list) else column)
     assert read_var_names(path, "gene_name") == NAMES
     assert read_names(path, column="gene_name").duplicates == {"TP53": 1}
-
-
-def test_gap_in_a_column_is_blank(h5ad):
-    path = h5ad(["a", "b", "c"], gene_name=pd.Categorical(["TP53", None, "MYC"]))
-    assert read_var_names(path, "gene_name") == ["TP53", "", "MYC"]
-    assert read_names(path, column="gene_name").blank == 1
-
-
-def test_unknown_column_suggests_the_nearest(h5ad):
-    with pytest.raises(UnknownNameError, match="Did you mean 'gene_name'"):
-        read_var_names(h5ad(["a", "b"], gene_name=["TP53", "EGFR"]), "gene_names")
+    gaps = h5ad(["a", "b", "c"], gene_name=pd.Categorical(["TP53", None, "MYC"]))
+    assert read_var_names(gaps, "gene_name") == ["TP53", "", "MYC"]
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -86,11 +71,6 @@ def test_numbers_instead_of_names_suggest_the_columns_that_hold_names(h5ad, firs
     assert "--column" in message
 
 
-def test_numbers_instead_of_names_and_no_other_column(h5ad):
-    with pytest.raises(BftembedError, match="set var_names with anndata"):
-        read_names(h5ad(["0", "1"], n_cells=[1, 2]))
-
-
 def test_entrez_ids_are_names_only_where_their_column_is_named(h5ad):
     path = h5ad(["7157", "1956"], entrez=["7157", "1956"])
     for read in (read_var_names, read_names):
@@ -100,30 +80,16 @@ def test_entrez_ids_are_names_only_where_their_column_is_named(h5ad):
     assert read_names(path, column="_index").names == ("7157", "1956")
 
 
-def test_one_name_among_numbers_is_enough_and_blanks_do_not_count(h5ad):
-    assert read_var_names(h5ad(["7157", "EGFR"])) == ["7157", "EGFR"]
-    with pytest.raises(BftembedError, match="only numbers"):
-        read_var_names(h5ad(["7157", "", "5"]))
-
-
 def rewrite(path, change):
     with h5py.File(path, "r+") as file:
         change(file)
     return path
 
 
-@pytest.mark.parametrize("empty", [True, False])
-def test_missing_var_names_suggest_the_columns(h5ad, empty):
-    path = h5ad(["a", "b"], feature_name=["TP53", "EGFR"])
-
-    def change(file):
-        index = file["var"].attrs["_index"]
-        del file["var"][index]
-        if empty:
-            file["var"][index] = np.array([b"", b""])
-
+def test_blank_var_names_suggest_the_columns(h5ad):
+    path = h5ad(["", ""], feature_name=["TP53", "EGFR"])
     with pytest.raises(BftembedError, match=r"are missing.*'feature_name' \('TP53', 'EGFR'\)"):
-        read_var_names(rewrite(path, change))
+        read_var_names(path)
 
 
 def test_file_without_var_is_refused(h5ad):
@@ -132,19 +98,6 @@ def test_file_without_var_is_refused(h5ad):
 
     with pytest.raises(BftembedError, match="there is no var"):
         read_names(rewrite(h5ad(), change))
-
-
-def test_file_without_raw_is_refused_where_raw_is_asked_for(h5ad):
-    with pytest.raises(BftembedError, match="there is no raw/var"):
-        read_var_names(h5ad(), use_raw=True)
-
-
-def test_names_of_raw_are_read(tmp_path):
-    adata = anndata.AnnData(np.ones((1, 3), dtype="float32"), var=pd.DataFrame(index=["A", "B", "C"]))
-    adata.raw = adata
-    adata[:, :2].copy().write_h5ad(tmp_path / "a.h5ad")
-    assert read_var_names(tmp_path / "a.h5ad") == ["A", "B"]
-    assert read_var_names(tmp_path / "a.h5ad", use_raw=True) == ["A", "B", "C"]
 
 
 def test_table_of_the_oldest_anndata_is_read(tmp_path, pbmc_path):
@@ -161,7 +114,8 @@ def test_table_of_the_oldest_anndata_is_read(tmp_path, pbmc_path):
 def test_categories_of_anndata_0_7_are_not_read_as_numbers(tmp_path):
     with h5py.File(tmp_path / "old.h5ad", "w") as file:
         var = file.create_group("var")
-        var.attrs["_index"] = b"names"
+        var.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.1.0", "_index": "names"})
+        var.attrs["column-order"] = np.array(["symbol"], dtype=h5py.string_dtype())
         var["names"] = np.array([b"a", b"b", b"c"])
         var["symbol"] = np.array([1, 0, -1], dtype="i1")
         var["__categories/symbol"] = np.array([b"EGFR", b"TP53"])
@@ -171,22 +125,19 @@ def test_categories_of_anndata_0_7_are_not_read_as_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (lambda f: f["var/gene_name/codes"].write_direct(np.array([9, 9], dtype="i1")), "the code 9, but 2"),
-        (lambda f: f["var/gene_name"].pop("categories"), "cannot be read as a column"),
-        (
-            lambda f: (f["var/gene_name"].pop("codes"), f["var"].pop("gene_name"), f["var"].create_group("gene_name")),
-            "n",
-        ),
+        lambda var: var["gene_name/codes"].write_direct(np.array([9, 9], dtype="i1")),
+        lambda var: var["gene_name"].pop("categories"),
+        lambda var: var.pop("_index"),
+        lambda var: var.attrs.pop("encoding-type"),
     ],
-    ids=["code out of range", "no categories", "no codes"],
+    ids=["code out of range", "no categories", "no index", "no table"],
 )
-def test_damaged_column_is_refused_by_name(h5ad, change, message):
-    path = rewrite(h5ad(["a", "b"], gene_name=pd.Categorical(["TP53", "EGFR"])), change)
-    with pytest.raises(BftembedError, match=message) as caught:
+def test_damaged_table_is_an_error_with_its_file(h5ad, change):
+    path = rewrite(h5ad(["a", "b"], gene_name=pd.Categorical(["TP53", "EGFR"])), lambda file: change(file["var"]))
+    with pytest.raises(BftembedError, match=r"cells\.h5ad: var cannot be read"):
         read_var_names(path, "gene_name")
-    assert "var/gene_name" in str(caught.value)
 
 
 def test_shape_bomb_is_refused_before_it_is_read(h5ad):
@@ -196,60 +147,3 @@ def test_shape_bomb_is_refused_before_it_is_read(h5ad):
 
     with pytest.raises(BftembedError, match=r"shape \(1000000000000,\)"):
         read_var_names(rewrite(h5ad(gene_name=NAMES), change), "gene_name")
-
-
-def test_matrix_is_no_column(h5ad):
-    def change(file):
-        del file["var"]["gene_name"]
-        file["var"]["gene_name"] = np.ones((2, 2))
-
-    with pytest.raises(BftembedError, match=r"shape \(2, 2\)"):
-        read_var_names(rewrite(h5ad(gene_name=NAMES), change), "gene_name")
-
-
-def test_index_attribute_cannot_lead_out_of_var(h5ad):
-    def change(file):
-        file["secret"] = np.array([b"x"])
-        file["var"].attrs["_index"] = "/secret"
-
-    path = rewrite(h5ad(["TP53", "EGFR"]), change)
-    assert read_var_names(path) == ["TP53", "EGFR"]
-    with pytest.raises(UnknownNameError):
-        read_var_names(path, "/secret")
-
-
-def test_link_to_another_file_is_refused(h5ad, tmp_path):
-    def change(file):
-        file["var/stolen"] = h5py.ExternalLink("other.h5", "/x")
-
-    with pytest.raises(BftembedError, match="link to another file"):
-        read_names(rewrite(h5ad(), change))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"not hdf5", "not a HDF5 file"), (b"", "not a HDF5 file"), (None, "No such file")]
-)
-def test_file_that_is_no_h5ad_is_refused(tmp_path, content, message):
-    path = tmp_path / "cells.h5ad"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(BftembedError, match=message):
-        read_names(path)
-    with pytest.raises(BftembedError, match=message):
-        read_names(str(path))
-
-
-def test_truncated_h5ad_is_refused(h5ad):
-    path = h5ad()
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(BftembedError, match="truncated or damaged"):
-        read_names(path)
-
-
-def test_h5ad_of_another_suffix_is_recognised(h5ad):
-    path = h5ad(["TP53", "EGFR"])
-    assert read_names(path.rename(path.with_suffix(".h5"))).names == ("TP53", "EGFR")
-
-
-def test_shared_cells_are_read(shared_data):
-    assert len(read_var_names(shared_data("cells/citefuse_citeseq_pbmc500.h5ad"))) == 19_521

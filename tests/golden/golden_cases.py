@@ -21,7 +21,7 @@ import bftembed
 from bftembed import bench
 from bftembed.cells.sentences import cell_sentences, embed_cells_as_sentences
 from bftembed.export import check_state, export_state
-from bftembed.profiles.export import export_profiles
+from bftembed.profiles.selection import export_profiles
 from bftembed.testing import simulate_perturbations
 
 # Tolerances were found by runs with one and two threads, and with the instructions of another processor (OpenBLAS for
@@ -103,7 +103,7 @@ class Inputs:
 
     @functools.cached_property
     def pbmc_path(self):
-        from bftembed.datasets.cells import data_path
+        from bftembed.datasets import data_path
 
         return data_path("builtin:pbmc68k_reduced")
 
@@ -373,7 +373,7 @@ def _(inputs):
 
 @case("genes", "strict, with all that is made of texts", loose=ORDER)
 def _(inputs):
-    options = {"seeds": 1, "texts": inputs.texts, "encoder": "tfidf:dim=64"}
+    options = {"seeds": 1, "texts": inputs.texts}
     return _without_names(lift(bench.genes({"tfidf": inputs.tfidf}, [_task_folders(inputs)["monocyte"]], **options)))
 
 
@@ -392,12 +392,6 @@ def _without_names(values):
     They are as many as the names, and many explain equally little. `genept` has the baseline too, on one split.
     """
     return {key: value for key, value in values.items() if "|baseline|name only|" not in key}
-
-
-@case("genes", "strict, mlp", loose=ORDER)
-def _(inputs):
-    task = _task_folders(inputs)["monocyte"]
-    return lift(bench.genes({"tfidf": inputs.tfidf}, [task], probes="mlp", seeds=1, own=False, baselines=False))
 
 
 @case("genes", "genept")

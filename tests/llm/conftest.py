@@ -24,3 +24,9 @@ def no_openai_environment(monkeypatch):
     """Hide the keys and addresses of whoever runs the tests."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+    """Let the official client wait a moment only between two tries."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)

@@ -5,29 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
-from llm_tools import Sampled, answer_of, stored
+from llm_tools import Sampled, answer_of
 from tests_paths import REPOSITORY
 
 from bftembed.errors import BftembedError
-from bftembed.llm.backends.gguf_header import gguf_parts, quantization_name, read_gguf_settings
-from bftembed.llm.backends.llamacpp import _gguf_file
+from bftembed.llm.backends.llamacpp import _gguf_parts, _read_gguf_settings
 from bftembed.llm.base import Request
-from bftembed.llm.chat import prompt_tokens
-from bftembed.llm.models import model_identity, resolve_model
-from bftembed.profiles.generate import generate_profiles
-from bftembed.profiles.prompts import get_prompt
+from bftembed.llm.chat import _prompt_tokens
+from bftembed.llm.models import model_files, model_identity, resolve_model
+from bftembed.profiles.generate import get_prompt
 
 pytest.importorskip("xllamacpp", reason="needs the extra [llamacpp]")
 pytestmark = pytest.mark.model
 MODEL = "builtin:smollm2-135m-instruct"
-GENES = ["TP53", "HLA-DRB1", "CD3D", "EGFR", "LYZ", "MS4A1"]
+GENES = ["TP53", "HLA-DRB1", "CD3D", "EGFR"]
 #: Thirty layers on a busy machine: one thread is the fastest.
 FAST = "threads=1,max_new_tokens=10"
 #: For processes that import what these tests do.
@@ -46,12 +42,12 @@ def ask(text, key="f" * 64):
 
 @pytest.fixture(scope="module")
 def gguf():
-    return _gguf_file(MODEL)
+    return model_files("language-model", MODEL)
 
 
 @pytest.fixture(scope="module")
 def engine():
-    return Sampled(f"llamacpp:{MODEL},{FAST},batch=3,context=512")
+    return Sampled(f"llamacpp:{MODEL},{FAST},batch=3,context=256")
 
 
 @pytest.fixture(scope="module")
@@ -68,38 +64,22 @@ def test_every_request_is_answered_and_counted(completions):
         assert c.text.strip()
 
 
-def test_one_at_a_time_answers_them_all_with_the_same_prompts(completions):
-    alone = Sampled(f"llamacpp:{MODEL},{FAST},batch=1")
-    out = {c.id: c for c in alone.generate(requests())}
-    assert {k: c.prompt_tokens for k, c in out.items()} == {k: c.prompt_tokens for k, c in completions.items()}
-    again = {c.id: c.text for c in alone.generate(requests()[:2])}
-    assert again == {r.id: out[r.id].text for r in requests()[:2]}
-
-
 def test_the_prompt_is_that_of_the_transformers_engine(completions):
     """The file's own chat template, token for token as many as transformers makes of it."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("language-model", MODEL).path)
     for request in requests():
-        assert completions[request.id].prompt_tokens == len(prompt_tokens(tokenizer, request.messages))
-
-
-def test_an_answer_that_ends_by_itself_stops_there():
-    long = Sampled(f"llamacpp:{MODEL},threads=1,max_new_tokens=60,batch=1")
-    (c,) = long.generate([ask("Say OK and nothing else.")])
-    assert c.finish_reason == "stop"
-    assert 0 < c.completion_tokens < 60
-    assert "<|im_end|>" not in c.text
+        assert completions[request.id].prompt_tokens == len(_prompt_tokens(tokenizer, request.messages))
 
 
 def test_a_prompt_beyond_the_context_is_an_error_of_that_item_alone(engine):
-    too_long = ask("gene " * 2000, "e" * 64)
+    too_long = ask("gene " * 500, "e" * 64)
     # Fits by itself, but not with its answer.
-    tight = ask("gene " * 460 + ". Tell me a long story about a girl who lived in a forest.", "d" * 64)
+    tight = ask("gene " * 204 + ". Tell me a long story about a girl who lived in a forest.", "d" * 64)
     out = {c.id: c for c in engine.generate([too_long, tight, *requests()[:1]])}
     assert "exceeds the available context size" in out["e" * 64].error
-    assert "exceeds the context of 512" in out["d" * 64].error
+    assert "exceeds the context of 256" in out["d" * 64].error
     assert out["e" * 64].finish_reason == out["d" * 64].finish_reason == "error"
     assert out[requests()[0].id].error == ""
 
@@ -146,7 +126,7 @@ def test_a_file_without_a_chat_template_gets_the_texts_as_paragraphs(gguf, tmp_p
 
 def with_template(gguf, file, template):
     """Write the packaged file with another chat template, which a comment makes as long as its own."""
-    own = read_gguf_settings(gguf)["tokenizer.chat_template"]
+    own = _read_gguf_settings(gguf)["tokenizer.chat_template"]
     file.write_bytes(
         gguf.read_bytes().replace(own.encode(), f"{template}{{#{' ' * 999}"[: len(own) - 2].encode() + b"#}")
     )
@@ -174,7 +154,7 @@ def test_a_template_that_loses_the_system_message_gets_it_from_the_user(gguf, tm
     tokenizer.chat_template = template + "<|im_start|>assistant\n{{ style }}"
     for options, given in (("", {}), (",template_style=terse", {"style": "terse"})):
         # The two tokenizers read an empty line as one token or two.
-        assert found[options] == pytest.approx(len(prompt_tokens(tokenizer, requests()[0].messages, **given)), abs=1)
+        assert found[options] == pytest.approx(len(_prompt_tokens(tokenizer, requests()[0].messages, **given)), abs=1)
     assert found[",template_style=terse"] > found[""]
 
 
@@ -198,49 +178,10 @@ def test_an_answer_inside_of_a_thought_that_the_prompt_opened_is_empty(gguf, tmp
     assert answer_of(c.text) == ""
 
 
-def test_a_killed_run_goes_on_and_writes_none_twice(tmp_path):
-    spec = f"llamacpp:{MODEL},{FAST},batch=1,context=512"
-    out = tmp_path / "killed"
-    command = [sys.executable, "-c", "from bftembed.cli import main; main()", "profiles", "generate"]
-    command += [",".join(GENES), "--generator", spec, "--out", str(out)]
-    with (tmp_path / "stdout").open("wb") as stdout:
-        process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not 1 <= len(stored(out)) < len(GENES):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    kept = stored(out)
-    assert 0 < len(kept) < len(GENES), "the run was over before it was killed, or wrote nothing"
-    report = generate_profiles(GENES, generator=spec, out=out)
-    assert report.written == len(GENES) - len(kept)
-    assert kept.items() <= stored(out).items()
-    assert generate_profiles(GENES, generator=spec, out=out).written == 0
-    whole = generate_profiles(GENES, generator=spec, out=tmp_path / "whole")
-    assert whole.written == len(GENES)
-    assert stored(tmp_path / "whole") == stored(out)
-
-
-def test_the_library_writes_nothing_to_stdout_or_stderr():
-    code = (
-        "from llm_tools import Sampled, gene_requests\n"
-        "from bftembed.llm.base import Request\n"
-        f"engine = Sampled('llamacpp:{MODEL},threads=1,max_new_tokens=2,batch=1,context=256')\n"
-        "list(engine.generate([Request('a' * 64, ({'role': 'user', 'content': 'Hi'},))]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=WITH_TOOLS)
-    assert (done.stdout, done.stderr) == ("", "")
-
-
 DAMAGES = {
-    "empty": (lambda data: b"", "is not a GGUF file"),
-    "text": (lambda data: b"hello world" * 100, "is not a GGUF file"),
-    "magic alone": (lambda data: data[:4], "damaged or cut"),
     "header cut": (lambda data: data[:1_000_000], "damaged or cut"),
-    "tensors cut": (lambda data: data[: len(data) // 2], "is cut: its tensors end at byte 98362432"),
-    "one byte short": (lambda data: data[:-1], "is cut"),
     "huge counts": (lambda data: data[:8] + b"\xff" * 5000, "damaged or cut"),
     "old version": (lambda data: data[:4] + b"\x01" + data[5:3000], "GGUF version 1"),
-    "broken header": (lambda data: data[:3000] + bytes(400) + data[3400:], "damaged or cut"),
 }
 
 
@@ -289,15 +230,9 @@ def test_what_only_the_library_can_see_is_an_error_and_no_abort(gguf, tmp_path):
     ("spec", "message"),
     [
         ("llamacpp:./no/such.gguf", "No such GGUF file: no/such.gguf"),
-        ("llamacpp", "needs a model"),
         ("llamacpp:builtin:smollm3", "Did you mean 'smollm2-135m-instruct'"),
-        (f"llamacpp:{MODEL},max_new_tokens=0", "must be at least 1"),
-        (f"llamacpp:{MODEL},batch=0", "batch=0 must be at least 1"),
         (f"llamacpp:{MODEL},threads=-1", "threads=-1"),
-        (f"llamacpp:{MODEL},temperature=-1", "temperature=-1.0 in"),
-        (f"llamacpp:{MODEL},top_p=0", "top_p=0.0 in"),
         (f"llamacpp:{MODEL},context=9000", "was trained for 8192 tokens"),
-        (f"llamacpp:{MODEL},treads=2", "Did you mean 'threads'"),
     ],
 )
 def test_wrong_files_and_options_are_refused(spec, message):
@@ -305,26 +240,12 @@ def test_wrong_files_and_options_are_refused(spec, message):
         Sampled(spec)
 
 
-def test_the_header_is_read_as_the_gguf_package_reads_it(gguf):
-    from gguf import GGUFReader
-
-    settings, reader = read_gguf_settings(gguf), GGUFReader(gguf)
-    expected = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-    assert settings == pytest.approx({name: value for name, value in expected.items() if not isinstance(value, list)})
-    assert [quantization_name(n) for n in (settings["general.file_type"], 0, 999, None)] == [
-        "Q4_1",
-        "F32",
-        "type 999",
-        "",
-    ]
-
-
 def test_a_split_model_needs_all_its_parts(tmp_path):
     first, second = (tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2))
     first.write_bytes(b"GGUF")
     with pytest.raises(BftembedError, match=r"m-00002-of-00002.gguf"):
-        gguf_parts(first)
+        _gguf_parts(first)
     second.write_bytes(b"GGUF")
-    assert gguf_parts(first) == gguf_parts(second) == [first, second]
+    assert _gguf_parts(first) == _gguf_parts(second) == [first, second]
     with pytest.raises(BftembedError, match="Give the file itself"):
-        gguf_parts(tmp_path)
+        _gguf_parts(tmp_path)

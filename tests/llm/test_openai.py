@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import logging
@@ -20,12 +19,12 @@ from llm_tools import status_error as error
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Response
 
-from bftembed.errors import BftembedError, UnknownNameError
+from bftembed.errors import BftembedError
 from bftembed.llm.base import Request
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
 
-pytestmark = pytest.mark.usefixtures("no_openai_environment")
+pytestmark = pytest.mark.usefixtures("no_openai_environment", "short_waits")
 
 GENES = ["TP53", "EGFR", "MYC", "KRAS", "BRCA1", "BRCA2", "CD3D", "LYZ"]
 KEY = "sk-planted-0123456789abcdef"
@@ -51,7 +50,7 @@ class Scripted:
 
     def __init__(self, server):
         self.server = server
-        self.bodies, self.asked, self.times = [], Counter(), []
+        self.bodies, self.asked = [], Counter()
         self.base_url = server.url_for("/v1")
         self._lock = threading.Lock()
 
@@ -60,7 +59,6 @@ class Scripted:
             body = request.get_json()
             with self._lock:
                 self.bodies.append(body)
-                self.times.append(time.monotonic())
                 n = self.asked[gene_of(body)]
                 self.asked[gene_of(body)] += 1
             result = script(body, n, request)
@@ -69,11 +67,11 @@ class Scripted:
         self.server.expect_request("/v1/chat/completions", method="POST").respond_with_handler(handle)
 
     def engine(self, **options):
-        options = {"base_url": self.base_url, "backoff": 0.01, "timeout": 10, **options}
+        options = {"base_url": self.base_url, "timeout": 10, **options}
         return Sampled("openai:m," + ",".join(f"{k}={v}" for k, v in options.items()))
 
     def spec(self, more=""):
-        return f"openai:m,base_url={self.base_url},backoff=0.01{more}"
+        return f"openai:m,base_url={self.base_url}{more}"
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +96,6 @@ def stored(folder):
         return {p.entity: p for p in store.answers()}
 
 
-def test_completions_come_with_reason_and_counts_in_any_order(scripted):
-    scripted.answers(lambda body, n, _: time.sleep(0.3) if gene_of(body) == "TP53" else None)
-    out = list(scripted.engine(concurrency=4).generate(requests()))
-    assert out[-1].id == requests()[0].id or out[0].id != requests()[0].id
-    assert {c.id: c.text for c in out} == {r.id: f"{r.metadata['entity']} is a gene." for r in requests()}
-    assert all((c.finish_reason, c.prompt_tokens, c.completion_tokens, c.error) == ("stop", 30, 5, "") for c in out)
-
-
 def test_the_body_holds_what_the_options_say(scripted):
     scripted.answers(lambda body, n, _: None)
     one(scripted.engine(max_new_tokens=7, temperature=0.5, seed=3))
@@ -117,20 +107,6 @@ def test_the_body_holds_what_the_options_say(scripted):
     assert not {"max_tokens", "seed"} & set(second)
 
 
-def test_no_more_requests_than_allowed_are_in_flight(scripted):
-    flying, most = [], []
-
-    def script(body, n, _):
-        flying.append(1)
-        most.append(len(flying))
-        time.sleep(0.05)
-        flying.pop()
-
-    scripted.answers(script)
-    assert len(list(scripted.engine(concurrency=3).generate(requests()))) == 8
-    assert 2 <= max(most) <= 3
-
-
 #: As Mistral sends them.
 THINKING, TEXT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "x"}
 
@@ -140,22 +116,15 @@ THINKING, TEXT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"
     [
         (lambda: answer("x", "length"), "length", ""),
         (lambda: answer("x", "eos"), "stop", ""),
-        (lambda: answer("x", "end_turn"), "stop", ""),
-        (lambda: answer("x", "max_tokens"), "length", ""),
         (lambda: answer("x", "tool_calls"), "tool_calls", ""),
         (lambda: answer("x", None), "unknown", ""),
-        (lambda: answer("x", {"type": "stop"}), "unknown", ""),
         (lambda: json_response({"choices": [{"text": "x", "finish_reason": "stop"}]}), "stop", ""),
         (lambda: answer("x", reasoning_content="hm"), "stop", "hm"),
-        (lambda: answer("x", reasoning="hm"), "stop", "hm"),
         (lambda: answer("x", reasoning=[{"type": "text", "text": "hm"}]), "stop", "hm"),
-        (lambda: answer([THINKING, TEXT]), "stop", "hm"),
-        (lambda: answer([{"type": "thinking", "thinking": "hm"}, TEXT]), "stop", "hm"),
+        (lambda: answer([THINKING, {"type": "text", "text": ""}, THINKING, TEXT]), "stop", "hmhm"),
         (lambda: answer([{"type": "reasoning", "summary": [TEXT]}, TEXT]), "stop", "x"),
         (lambda: answer([{"type": "redacted_thinking", "data": "9f"}, TEXT]), "stop", ""),
-        (lambda: answer([{"type": "text", "text": ""}, THINKING, {"text": "x"}]), "stop", "hm"),
-        (lambda: answer([{"type": "output_text", "text": "x", "annotations": []}]), "stop", ""),
-        (lambda: answer(["x"], "length"), "length", ""),
+        (lambda: answer(["x"], "length", usage=None), "length", ""),
     ],
 )
 def test_finish_reasons_and_reasoning_are_read(scripted, reply, reason, reasoning):
@@ -163,16 +132,6 @@ def test_finish_reasons_and_reasoning_are_read(scripted, reply, reason, reasonin
     completion = one(scripted.engine())
     assert (completion.text, completion.reasoning, completion.error) == ("x", reasoning, "")
     assert completion.finish_reason == reason
-
-
-def test_chunks_of_text_are_joined_around_the_thoughts_between_them(scripted, tmp_path):
-    chunks = [THINKING, {"type": "text", "text": "TP53 is "}, THINKING, {"type": "text", "text": "a gene."}]
-    scripted.answers(lambda *_: answer(chunks))
-    report = generate_profiles(["TP53"], generator=scripted.spec(), out=tmp_path / "s")
-    assert (report.failed, report.marks) == ((), {"ok": 1})
-    profile = stored(tmp_path / "s")["TP53"]
-    assert (profile.text, profile.reasoning) == ("TP53 is a gene.", "hmhm")
-    assert scripted.asked["TP53"] == 1
 
 
 def test_no_answer_that_may_be_cut_or_hold_reasoning_is_ok(scripted, tmp_path):
@@ -222,19 +181,11 @@ def test_an_answer_that_a_reasoning_parser_took_for_a_thought_is_text_where_thin
     assert bool(completion.error) == bool(said)
 
 
-def test_a_server_that_does_not_count_gives_zero(scripted):
-    scripted.answers(lambda *_: answer("x", usage=None))
-    completion = one(scripted.engine())
-    assert (completion.prompt_tokens, completion.completion_tokens) == (0, 0)
-
-
 TRANSIENT = {
-    **{str(s): lambda _, s=s: error(s) for s in (408, 409, 429, 500, 502, 503, 504, 529)},
+    "503": lambda _: error(503),
     "429 rate limit": lambda _: error(429, code="rate_limit_exceeded", Retry_After="0"),
     "html": lambda _: Response("<html><body>Bad gateway</body></html>", 200, mimetype="text/html"),
-    "html 502": lambda _: Response("<html><body>Bad gateway</body></html>", 502, mimetype="text/html"),
     "truncated": lambda _: Response('{"choices": [{"message": {"con', 200, mimetype="application/json"),
-    "empty": lambda _: Response("", 200, mimetype="application/json"),
     "error in 200": lambda _: json_response({"error": {"message": "upstream is busy", "code": 502}}),
     "reset": reset,
 }
@@ -248,17 +199,11 @@ def test_a_fault_that_passes_is_retried(scripted, name):
     assert scripted.asked["TP53"] == 3
 
 
-def test_a_read_timeout_is_retried(scripted):
-    scripted.answers(lambda body, n, _: time.sleep(0.6) if n == 0 else None)
-    assert one(scripted.engine(timeout=0.2)).text == "TP53 is a gene."
-    assert scripted.asked["TP53"] == 2
-
-
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("503", "answered 503: no"),
-        ("html", "is not JSON: '<html><body>Bad gateway"),
+        ("html", "Bad gateway"),
         ("error in 200", "upstream is busy"),
         ("reset", "the connection to"),
     ],
@@ -266,34 +211,12 @@ def test_a_read_timeout_is_retried(scripted):
 def test_an_item_without_an_answer_is_an_error_of_that_item_alone(scripted, name, said):
     bad = lambda body, n, request: TRANSIENT[name](request) if gene_of(body) == "MYC" else None  # noqa: E731
     scripted.answers(bad)
-    out = {c.id: c for c in scripted.engine(attempts=3).generate(requests())}
+    out = {c.id: c for c in scripted.engine(max_retries=2).generate(requests())}
     failed = out.pop(requests()[2].id)
     assert said in failed.error
-    assert failed.error.endswith("(attempts: 3)")
     assert failed.finish_reason == "error"
     assert scripted.asked["MYC"] == 3
     assert all(not c.error for c in out.values())
-
-
-def test_retry_after_is_honored(scripted):
-    scripted.answers(lambda body, n, _: None if n else error(429, Retry_After="1"))
-    assert one(scripted.engine()).error == ""
-    first, second = scripted.times
-    assert 0.9 <= second - first < 4
-
-
-@pytest.mark.parametrize("value", ["soon", "nan", "-3", "Sat, 21 Nov 2026 10:00:30 GMT"])
-def test_a_retry_after_that_is_no_number_of_seconds_is_the_usual_wait(scripted, value):
-    scripted.answers(lambda body, n, _: None if n else error(429, Retry_After=value))
-    assert one(scripted.engine()).error == ""
-    assert scripted.asked["TP53"] == 2
-
-
-def test_a_server_that_asks_for_an_hour_ends_the_run(scripted):
-    scripted.answers(lambda *_: error(429, Retry_After="3600"))
-    with pytest.raises(BftembedError, match="asks to wait 3600"):
-        one(scripted.engine())
-    assert scripted.asked["TP53"] == 1
 
 
 @pytest.mark.parametrize(
@@ -304,24 +227,12 @@ def test_a_server_that_asks_for_an_hour_ends_the_run(scripted):
             "error",
             "maximum context length is 8 tokens",
         ),
-        (lambda: error(400, "bad"), "error", "answered 400: bad"),
-        (lambda: json_response({"detail": "unprocessable"}, 422), "error", "answered 422: unprocessable"),
         (lambda: json_response({"object": "error", "message": "old vLLM"}, 400), "error", "old vLLM"),
-        (lambda: answer(None), "error", "no whole answer"),
         (lambda: answer(None, "length"), "error", "raise max_new_tokens"),
         (lambda: answer(None, refusal="I will not"), "error", "I will not"),
-        (lambda: answer(None, reasoning_content="hm"), "error", "no whole answer"),
-        (lambda: answer([THINKING], "length"), "error", "raise max_new_tokens"),
-        (lambda: answer("half", "error"), "error", "finish reason error"),
         (lambda: answer("half", "abort"), "error", "finish reason abort"),
         (lambda: json_response({"choices": []}), "error", "no choices[0]"),
-        (lambda: json_response({"output": [{"type": "message", "content": [TEXT]}]}), "error", "no choices[0]"),
-        (lambda: json_response([1]), "error", "not a JSON object"),
-        (lambda: answer(3), "error", "no choices[0]"),
-        (lambda: answer({"text": "x"}), "error", "no choices[0]"),
         (lambda: answer([{"type": "image_url", "image_url": {}}, TEXT]), "error", "no choices[0]"),
-        (lambda: answer([{"type": "text", "text": ["x"]}]), "error", "no choices[0]"),
-        (lambda: answer("", "content_filter"), "content_filter", "finish reason content_filter"),
         (lambda: answer(None, "content_filter"), "content_filter", "finish reason content_filter"),
     ],
 )
@@ -341,7 +252,6 @@ def test_a_fault_of_one_item_is_stored_and_not_retried(scripted, tmp_path, reply
     [
         (lambda: error(401, "bad key"), "401: bad key. Set OPENAI_API_KEY"),
         (lambda: error(402, "pay"), "no credit left"),
-        (lambda: error(403, "not you"), "403: not you. The key may not use this model"),
         (lambda: error(429, "quota", code="insufficient_quota"), "no credit left"),
         (lambda: error(429, "quota", type="insufficient_quota", code=None), "no credit left"),
         (lambda: Response("<html>nothing here</html>", 404), "Check the model, and base_url: most end in /v1"),
@@ -374,24 +284,16 @@ def test_a_run_in_which_all_items_fail_alike_stops_and_says_why(scripted, tmp_pa
     assert (report.written, report.failed) == (60, ())
 
 
-def test_an_unknown_model_lists_those_of_the_server(scripted):
-    scripted.answers(lambda *_: error(404, "The model `m` does not exist", code="model_not_found"))
-    models = {"data": [{"id": "mm"}, {"id": "smollm2"}]}
-    scripted.server.expect_request("/v1/models").respond_with_json(models)
-    with pytest.raises(UnknownNameError, match=r"Unknown model 'm' in localhost/v1\..*Known: mm, smollm2"):
-        list(scripted.engine().generate(requests()))
-
-
 def test_a_server_that_went_away_ends_the_run(scripted, tmp_path):
     scripted.answers(lambda body, n, _: None if gene_of(body) == "CD3D" else error(503))
     names = ["CD3D", *GENES[:6], "CD3E", "CD4", "CD8A", "MS4A1"]
     with pytest.raises(BftembedError, match="8 requests in a row got no readable answer .* --retry-failed"):
-        generate_profiles(names, generator=scripted.spec(",attempts=2,concurrency=1"), out=tmp_path / "s")
+        generate_profiles(names, generator=scripted.spec(",max_retries=1,concurrency=1"), out=tmp_path / "s")
     assert len(stored(tmp_path / "s")) == 9
     scripted.server.clear()
     scripted.answers(lambda *_: None)
     report = generate_profiles(
-        names, generator=scripted.spec(",attempts=2,concurrency=1"), out=tmp_path / "s", retry_failed=True
+        names, generator=scripted.spec(",max_retries=1,concurrency=1"), out=tmp_path / "s", retry_failed=True
     )
     assert (report.written, report.failed) == (10, ())
 
@@ -405,13 +307,11 @@ def test_a_server_whose_answers_have_an_unknown_shape_ends_the_run_and_each_is_p
     assert len(scripted.asked) == 8
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http://no-such-host.invalid/v1", "TLS"])
-def test_a_server_that_cannot_be_reached_ends_the_run_at_once(scripted, monkeypatch, url):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "TLS"])
+def test_a_server_that_cannot_be_reached_ends_the_run(scripted, url):
     url = scripted.base_url.replace("http:", "https:") if url == "TLS" else url
-    # Another try would come after the time that a test may take.
     with pytest.raises(BftembedError, match="cannot be reached"):
-        list(Sampled(f"openai:m,base_url={url},backoff=10000").generate(requests()))
+        list(Sampled(f"openai:m,base_url={url},max_retries=1").generate(requests()))
 
 
 @pytest.mark.parametrize(
@@ -419,12 +319,8 @@ def test_a_server_that_cannot_be_reached_ends_the_run_at_once(scripted, monkeypa
     [
         ("concurrency=0", "concurrency=0"),
         ("timeout=0", "timeout=0.0"),
-        ("attempts=0", "attempts=0"),
-        ("max_new_tokens=0", "max_new_tokens=0"),
-        ("temperature=3", r"temperature=3.0 in \[0, 2\]"),
-        ("token_parameter=tokens", "token_parameter='tokens'"),
+        ("max_retries=-1", "max_retries=-1"),
         ("base_url=localhost:8000", "base_url is not an address"),
-        ("base_url=http://x:port/v1", "base_url is not an address"),
         ("api_key=abc", "Unknown option 'api_key'"),
     ],
 )
@@ -436,13 +332,13 @@ def test_wrong_options_are_refused(options, message):
 def test_the_address_and_the_parameter_follow_the_environment_and_the_host(monkeypatch):
     engine = Sampled("openai:gpt")
     assert engine.fingerprint()["server"] == "api.openai.com/v1"
-    assert engine.body(requests()[0])["max_completion_tokens"] == 512
+    assert engine._body(requests()[0])["max_completion_tokens"] == 512
     monkeypatch.setenv("OPENAI_BASE_URL", "http://node7:8000/v1/")
     fingerprint = Sampled("openai:gpt,seed=4,concurrency=2,timeout=3").fingerprint()
     assert fingerprint["server"] == "node7/v1"
     assert fingerprint["sampling"] == {"max_new_tokens": 512, "temperature": 0.0, "seed": 4}
     assert set(fingerprint) == {"engine", "model", "server", "sampling"}
-    assert "max_tokens" in Sampled("openai:gpt").body(requests()[0])
+    assert "max_tokens" in Sampled("openai:gpt")._body(requests()[0])
 
 
 def test_a_key_in_the_wrong_place_is_refused_and_not_shown(monkeypatch):
@@ -460,10 +356,7 @@ ECHOES = {
     "content": lambda key: answer(f"your key is {key}"),
     "error 400": lambda key: error(400, f"your key is {key}"),
     "error 401": lambda key: error(401, f"your key is {key}"),
-    "error 503": lambda key: error(503, f"your key is {key}"),
-    "html": lambda key: Response(f"<html>{key}</html>", 200),
     "cut off at the key": lambda key: Response("x" * 50 + key, 200),
-    "unknown model": lambda key: error(404, key),
 }
 
 
@@ -479,10 +372,9 @@ def test_the_key_appears_nowhere_even_when_the_server_echoes_it(scripted, tmp_pa
         return ECHOES[name](key)
 
     scripted.answers(script)
-    scripted.server.expect_request("/v1/models").respond_with_json({"data": [{"id": KEY}]})
     said = ""
     try:
-        report = generate_profiles(GENES[:2], generator=scripted.spec(",attempts=2"), out=tmp_path / "s")
+        report = generate_profiles(GENES[:2], generator=scripted.spec(",max_retries=1"), out=tmp_path / "s")
         said = repr(report)
     except BftembedError as err:
         said = "".join(traceback.format_exception(err))
@@ -521,26 +413,6 @@ def test_an_interrupt_in_flight_keeps_what_came(scripted, tmp_path):
     assert [scripted.asked[gene] for gene in GENES] == [1] * 4 + [2] * 4
 
 
-def test_what_came_and_was_not_taken_yet_is_kept_on_an_interrupt(scripted):
-    scripted.answers(lambda body, n, _: time.sleep(5) if gene_of(body) in GENES[4:] else None)
-    completions = scripted.engine().generate(requests())
-    taken = [next(completions)]
-    time.sleep(0.5)
-    with pytest.raises(KeyboardInterrupt):
-        taken.append(completions.throw(KeyboardInterrupt()))
-        taken.extend(completions)
-    assert {c.id for c in taken} == {r.id for r in requests()[:4]}
-
-
-def test_it_works_where_an_event_loop_runs_already(scripted):
-    scripted.answers(lambda *_: None)
-
-    async def cell_of_a_notebook():
-        return len(list(scripted.engine().generate(requests())))
-
-    assert asyncio.run(cell_of_a_notebook()) == 8
-
-
 def test_a_consumer_that_stops_leaves_no_thread(scripted):
     scripted.answers(lambda body, n, _: None if gene_of(body) == "TP53" else time.sleep(0.3))
     completions = scripted.engine().generate(requests())
@@ -574,18 +446,6 @@ def real_spec(server, more=""):
 
 
 @pytest.mark.model
-def test_a_real_server_writes_profiles(llama_server, tmp_path):
-    report = generate_profiles(GENES, generator=real_spec(llama_server), out=tmp_path / "s")
-    assert (report.written, report.failed) == (8, ())
-    profiles = stored(tmp_path / "s").values()
-    assert sum(p.completion_tokens for p in profiles) == report.tokens > 0
-    for p in profiles:
-        assert p.text
-        assert p.finish_reason == ("length" if p.completion_tokens == 8 else "stop")
-        assert p.prompt_tokens > 20
-
-
-@pytest.mark.model
 def test_a_real_servers_complaint_is_an_error_of_that_item(llama_server):
     long = Request("e" * 64, ({"role": "user", "content": "gene " * 9000},))
     out = {c.id: c for c in Sampled(real_spec(llama_server)).generate([long, *requests(["TP53"])])}
@@ -603,7 +463,7 @@ def test_a_real_server_killed_and_restarted_loses_nothing(llama_server, tmp_path
             restarts.append(threading.Thread(target=llama_server.start))
             restarts[0].start()
 
-    spec = real_spec(llama_server, ",attempts=40,backoff=0.2")
+    spec = real_spec(llama_server, ",max_retries=40")
     try:
         report = generate_profiles(GENES, generator=spec, out=tmp_path / "s", progress=progress)
     finally:
@@ -612,26 +472,3 @@ def test_a_real_server_killed_and_restarted_loses_nothing(llama_server, tmp_path
     assert restarts
     assert (report.written, report.failed) == (8, ())
     assert all(p.text for p in stored(tmp_path / "s").values())
-
-
-@pytest.mark.model
-def test_a_killed_client_of_a_real_server_writes_no_profile_twice(llama_server, tmp_path):
-    spec = real_spec(llama_server)
-    arguments = ["profiles", "generate", ",".join(GENES), "--generator", spec, "--out", str(tmp_path / "s")]
-    process = subprocess.Popen([sys.executable, "-c", "from bftembed.cli import main; main()", *arguments])
-    kept = {}
-    while process.poll() is None and len(kept) < 2:
-        time.sleep(0.02)
-        try:
-            kept = stored(tmp_path / "s")
-        except BftembedError:  # the run begins
-            continue
-    process.kill()
-    process.wait()
-    kept = stored(tmp_path / "s")
-    assert 2 <= len(kept) < 8
-    report = generate_profiles(GENES, generator=spec, out=tmp_path / "s")
-    assert report.written == 8 - len(kept)
-    after = stored(tmp_path / "s")
-    assert len(after) == 8
-    assert all(after[gene] == profile for gene, profile in kept.items())

@@ -24,7 +24,7 @@ from bftembed.llm.backends import openai_batch
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
 
-pytestmark = pytest.mark.usefixtures("no_openai_environment")
+pytestmark = pytest.mark.usefixtures("no_openai_environment", "short_waits")
 
 GENES = ["TP53", "EGFR", "MYC", "KRAS", "BRCA1", "BRCA2", "CD3D", "LYZ"]
 KEY = "sk-planted-0123456789abcdef"
@@ -97,6 +97,7 @@ class FakeBatches:
             "status": "validating",
             "metadata": asked["metadata"],
             "created_at": int(time.time()),
+            "input_file_id": asked["input_file_id"],
             "output_file_id": None,
             "error_file_id": None,
             "errors": None,
@@ -178,11 +179,7 @@ def fake(http_server):
 @pytest.fixture
 def spec(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path / "cache"))
-    return f"openai-batch:m,base_url={fake.base_url},poll=0.02,backoff=0.01,attempts=3"
-
-
-def notes(tmp_path):
-    return sorted((tmp_path / "cache" / "openai-batch").glob("*.json"))
+    return f"openai-batch:m,base_url={fake.base_url},poll=0.02,max_retries=2"
 
 
 def stored(folder):
@@ -224,22 +221,7 @@ def test_items_that_fail_or_are_missing_are_errors_and_retried_alone(fake, spec,
     assert {gene_of(c) for c in fake.calls[1]} == set(report.failed)
 
 
-@pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
-def test_a_batch_that_comes_to_nothing_gives_errors_and_is_submitted_anew_on_retry(fake, spec, tmp_path, status):
-    fake.steps = ["validating", status]
-    fake.lines = dict.fromkeys(GENES[2:])
-    report = generate_profiles(GENES, generator=spec, out=tmp_path / "s")
-    assert report.failed == tuple(sorted(GENES if status == "failed" else GENES[2:]))
-    error = stored(tmp_path / "s")["LYZ"].error
-    assert error.startswith(f"the batch batch-0 gave no answer for it ({status})")
-    assert ("no line of JSON" in error) == (status == "failed")
-    assert notes(tmp_path) == []
-    fake.steps, fake.lines = ["completed"], {}
-    assert generate_profiles(GENES, generator=spec, out=tmp_path / "s", retry_failed=True).failed == ()
-    assert {gene_of(c) for c in fake.calls[1]} == set(report.failed)
-
-
-@pytest.mark.parametrize(("limit", "sizes"), [(5, [8, 4, 4]), (3, [8, 4, 2, 2, 2, 2]), (1, [8, 4, 2] + [1] * 8)])
+@pytest.mark.parametrize(("limit", "sizes"), [(5, [8, 4, 4]), (1, [8, 4, 2, 1, 1, 2, 1, 1, 4, 2, 1, 1, 2, 1, 1])])
 def test_a_batch_that_is_too_large_for_the_account_is_split_until_it_fits(fake, spec, tmp_path, limit, sizes):
     fake.limit = limit
     report = generate_profiles(GENES, generator=spec, out=tmp_path / "s")
@@ -247,36 +229,31 @@ def test_a_batch_that_is_too_large_for_the_account_is_split_until_it_fits(fake, 
     assert [len(calls) for calls in fake.calls] == sizes
     paid = [gene_of(c) for b in fake.batches.values() if b["status"] == "completed" for c in b["calls"]]
     assert sorted(paid) == sorted(GENES)
-    assert len(notes(tmp_path)) == sum(b["status"] == "completed" for b in fake.batches.values())
     assert generate_profiles(GENES, generator=spec, out=tmp_path / "s").written == 0
     assert len(fake.calls) == len(sizes)
 
 
-def test_one_request_that_is_too_large_for_the_account_is_an_error_and_ends(fake, spec, tmp_path):
-    fake.limit = 0
-    report = generate_profiles(GENES[:3], generator=spec, out=tmp_path / "s")
-    assert report.failed == tuple(sorted(GENES[:3]))
-    assert "Enqueued token limit" in stored(tmp_path / "s")["MYC"].error
-    assert [len(calls) for calls in fake.calls] == [3, 2, 1, 1, 1]
-    assert notes(tmp_path) == []
+def test_a_batch_that_failed_is_an_error_of_its_requests_and_submitted_anew_on_retry(fake, spec, tmp_path):
+    fake.steps = ["validating", "failed"]
+    assert generate_profiles(GENES, generator=spec, out=tmp_path / "s").failed == tuple(sorted(GENES))
+    assert stored(tmp_path / "s")["LYZ"].error == "the batch batch-0 gave no answer for it (failed): no line of JSON"
+    fake.steps = ["completed"]
+    assert generate_profiles(GENES, generator=spec, out=tmp_path / "s", retry_failed=True).failed == ()
+    assert [len(calls) for calls in fake.calls] == [8, 8]
 
 
-def test_batches_that_were_enqueued_together_wait_for_each_other(fake, spec, monkeypatch):
-    """The limit is of all that is enqueued: of two batches that fit alone, the first one fails while both wait."""
-    monkeypatch.setattr(openai_batch, "MAX_REQUESTS", 4)
-    fake.limit = 5
-    assert sorted(c.error for c in Sampled(spec).generate(requests())) == [""] * 8
-    paid = [gene_of(c) for b in fake.batches.values() if b["status"] == "completed" for c in b["calls"]]
-    assert sorted(paid) == sorted(GENES)
-
-
-def test_a_run_killed_while_it_splits_goes_on(fake, spec, tmp_path):
-    fake.limit = 4
-    kill_when(lambda: any(b["status"] == "completed" for b in fake.batches.values()), spec, tmp_path / "s")
-    assert generate_profiles(GENES, generator=spec, out=tmp_path / "s").failed == ()
-    assert len(stored(tmp_path / "s")) == 8
-    paid = [gene_of(c) for b in fake.batches.values() if b["status"] == "completed" for c in b["calls"]]
-    assert sorted(paid) == sorted(GENES)
+def test_what_an_expired_batch_did_not_answer_is_submitted_again(fake, spec):
+    fake.steps = ["validating", "expired"]
+    fake.lines = dict.fromkeys(GENES[2:])
+    out = []
+    for completion in Sampled(spec).generate(requests()):
+        out.append(completion)
+        fake.steps, fake.lines = ["completed"], {}
+    assert {c.id: c.error for c in out} == {r.id: "" for r in requests()}
+    assert [len(calls) for calls in fake.calls] == [8, 6]
+    fake.steps = ["expired"]
+    fake.lines = dict.fromkeys(GENES)
+    assert all("(expired)" in c.error for c in Sampled(spec).generate(requests(attempt=2)))
 
 
 def kill_when(condition, spec, out):
@@ -290,21 +267,10 @@ def kill_when(condition, spec, out):
     process.wait()
 
 
-def test_a_run_killed_between_submission_and_result_finds_its_batch(fake, spec, tmp_path):
-    fake.held.clear()
-    kill_when(lambda: len(fake.looks) >= 2, spec, tmp_path / "s")
-    assert len(notes(tmp_path)) == 1
-    fake.held.set()
-    report = generate_profiles(GENES, generator=spec, out=tmp_path / "s")
-    assert (report.written, report.failed, len(fake.batches)) == (8, (), 1)
-
-
-def test_a_run_killed_before_the_answer_to_its_submission_finds_its_batch(fake, spec, tmp_path):
-    """The note is there without the batch's name: it is found among the service's batches, on any page."""
+def test_a_run_that_was_killed_while_its_batch_was_at_work_collects_it(fake, spec, tmp_path):
+    """Found among the service's batches, on any page, behind those of others."""
     fake.held.clear()
     kill_when(lambda: len(fake.looks) >= 1, spec, tmp_path / "s")
-    (note,) = notes(tmp_path)
-    note.write_text(json.dumps({**json.loads(note.read_text()), "batch": ""}))
     for i in range(2):
         other = {**fake.batches["batch-0"], "id": f"other-{i}", "metadata": None}
         fake.batches[f"other-{i}"] = other
@@ -313,20 +279,10 @@ def test_a_run_killed_before_the_answer_to_its_submission_finds_its_batch(fake, 
     assert len(fake.calls) == 1
 
 
-def test_a_note_whose_batch_was_never_made_is_submitted(fake, spec, tmp_path):
-    folder = tmp_path / "cache" / "openai-batch"
-    folder.mkdir(parents=True)
-    # As earlier versions wrote it.
-    kept = {"requests": [[r.id, 1] for r in requests()], "server": "localhost/v1", "created": time.time(), "batch": ""}
-    (folder / "3f2a.json").write_text(json.dumps(kept))
-    out = list(Sampled(spec).generate(requests()))
-    assert [c.error for c in out] == [""] * 8
-    assert len(fake.calls) == 1
-    assert len(notes(tmp_path)) == 1
-
-
 def test_a_lost_answer_to_a_submission_makes_no_second_batch(fake, spec):
     fake.lose_the_answer_to_a_submission = True
+    with pytest.raises(BftembedError, match="the same command collects it"):
+        list(Sampled(spec).generate(requests()))
     assert all(c.text for c in Sampled(spec).generate(requests()))
     assert len(fake.batches) == 1
 
@@ -340,6 +296,9 @@ def test_what_was_partly_stored_is_collected_from_the_same_batch(fake, spec):
     assert len(fake.batches) == 1
     assert len(list(generator.generate(requests(attempt=2)))) == 8
     assert len(fake.batches) == 2
+    fake.files.clear()  # as a user may delete them
+    assert len(list(generator.generate(requests()))) == 8
+    assert len(fake.batches) == 3
 
 
 @pytest.mark.parametrize(("limit", "value", "n"), [("MAX_REQUESTS", 3, 3), ("MAX_BYTES", 3000, None)])
@@ -352,28 +311,12 @@ def test_many_requests_are_split(fake, spec, monkeypatch, limit, value, n):
     assert limit != "MAX_BYTES" or all(len(fake.files[f"file-{i}"]) <= value for i in range(len(fake.batches)))
 
 
-def test_one_window_of_the_runner_is_one_batch():
-    from bftembed.llm.runner import _BATCHES_PER_WINDOW
-
-    assert Sampled("openai-batch:m").batch_size * _BATCHES_PER_WINDOW == openai_batch.MAX_REQUESTS
-
-
-@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/", "/v1/files/"])
-def test_faults_that_pass_are_retried(fake, spec, path):
-    fake.faults[path] = [status_error(503), Response("<html>busy</html>", 200)]
-    out = list(Sampled(spec).generate(requests()))
-    assert [c.error for c in out] == [""] * 8
-    assert len(fake.batches) == 1
-
-
 @pytest.mark.parametrize(
     ("path", "status", "fields", "message"),
     [
         ("/v1/files", 401, {}, "Set OPENAI_API_KEY"),
         ("/v1/batches", 429, {"code": "insufficient_quota"}, "no credit left"),
         ("/v1/batches", 400, {}, "answered 400: no. The run stops; what was submitted goes on"),
-        ("/v1/files", 404, {}, "Check the model, and base_url"),
-        ("/v1/batches/", 404, {}, "answered 404: no.*with the same key"),
     ],
 )
 def test_what_cannot_go_on_ends_the_run_with_a_remedy(fake, spec, path, status, fields, message):
@@ -382,30 +325,6 @@ def test_what_cannot_go_on_ends_the_run_with_a_remedy(fake, spec, path, status, 
         list(Sampled(spec).generate(requests()))
     assert [c.error for c in Sampled(spec).generate(requests())] == [""] * 8
     assert len(fake.batches) == 1
-
-
-def test_a_service_that_stays_away_ends_the_run_and_the_next_one_collects(fake, spec):
-    fake.faults["/v1/batches/"] = [status_error(503) for _ in range(3)]
-    with pytest.raises(BftembedError, match="the same command collects it"):
-        list(Sampled(spec).generate(requests()))
-    assert len(list(Sampled(spec).generate(requests()))) == 8
-    assert len(fake.batches) == 1
-
-
-def test_results_that_the_service_no_longer_keeps_are_errors(fake, spec):
-    generator = Sampled(spec)
-    list(generator.generate(requests()))
-    fake.files.clear()
-    assert {c.error for c in generator.generate(requests())} == {"the batch batch-0 gave no answer for it (completed)"}
-
-
-def test_old_notes_are_removed(fake, spec, tmp_path):
-    list(Sampled(spec).generate(requests()))
-    (note,) = notes(tmp_path)
-    note.write_text(json.dumps({**json.loads(note.read_text()), "created": time.time() - 31 * 86_400}))
-    list(Sampled(spec).generate(requests()))
-    assert len(fake.batches) == 2
-    assert len(notes(tmp_path)) == 1
 
 
 def test_the_key_appears_nowhere(fake, spec, tmp_path, monkeypatch, caplog):
@@ -423,12 +342,3 @@ def test_the_key_appears_nowhere(fake, spec, tmp_path, monkeypatch, caplog):
     assert report.failed == ("MYC", "TP53")
     assert KEY not in said
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
-
-
-def test_the_fingerprint_and_the_default_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("BFTEMBED_CACHE", str(tmp_path))
-    generator = Sampled("openai-batch:gpt,temperature=1")
-    assert generator.fingerprint()["engine"] == "openai-batch"
-    assert generator.fingerprint()["sampling"] == {"max_new_tokens": 512, "temperature": 1.0}
-    assert generator._notes == tmp_path / "openai-batch"
-    assert not list(tmp_path.iterdir())

@@ -12,10 +12,10 @@ from llm_tools import LlamaServer, Sampled, answer_of, gene_requests
 
 from bftembed.config import TuneConfig
 from bftembed.llm.chat import prompt_text, template_in
-from bftembed.llm.models import packaged_file, resolve_model
+from bftembed.llm.models import _packaged_file, resolve_model
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
-from bftembed.tuning.stage import _data, tune
+from bftembed.tuning.run import _data, tune
 
 pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.usefixtures("no_openai_environment")]
 gguf = pytest.importorskip("gguf", reason="needs the extra [local]")
@@ -97,7 +97,7 @@ def write_gguf(folder, template, file):
     """Write a model in half precision, with the metadata of the packaged file."""
     from safetensors.torch import load_file
 
-    packaged = gguf.GGUFReader(packaged_file("language-model", SMOLLM)[0])
+    packaged = gguf.GGUFReader(_packaged_file("language-model", SMOLLM)[0])
     replaced = {"tokenizer.chat_template": template, "general.file_type": int(gguf.LlamaFileType.MOSTLY_F16)}
     writer = gguf.GGUFWriter(file, "llama")
     for name, field in packaged.fields.items():

@@ -13,7 +13,6 @@ from bftembed.io import sha256_text
 from bftembed.llm.base import Answer
 from bftembed.llm.store import STORE_FILE, AnswerStore, ListedEntity
 from bftembed.profiles.generate import generate_profiles
-from bftembed.profiles.shards import merge_stores
 
 
 def profile(entity, text="a text", **fields):
@@ -61,11 +60,6 @@ def test_equal_content_has_an_equal_digest_whatever_its_history(tmp_path):
     with AnswerStore.writing(tmp_path / "two") as two:
         add(two, profile("A", "another text"))
         assert two.digest() != first
-
-
-def test_a_missing_store_says_how_to_make_one(tmp_path):
-    with pytest.raises(BftembedError, match=r"No profile store in .*none"):
-        AnswerStore.open(tmp_path / "none")
 
 
 def test_a_newer_schema_is_refused_untouched(tmp_path):
@@ -170,12 +164,6 @@ def test_a_batch_is_committed_wholly_or_not_at_all(tmp_path):
         assert len(store.answers()) == 1
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BftembedError, match="Cannot write"), AnswerStore.writing(tmp_path / "file"):
-        pass
-
-
 _SCHEMA_1 = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE generators (id TEXT PRIMARY KEY, spec TEXT NOT NULL, fingerprint TEXT NOT NULL) WITHOUT ROWID;
@@ -235,9 +223,3 @@ def test_a_store_of_the_first_edition_is_read_without_a_change_and_continued(tmp
             "EGFR": ("EGFR is written", 3),
             "MYC": ("MYC is written ", 1),
         }
-
-
-def test_stores_of_both_editions_are_merged(tmp_path):
-    old = store_of_the_first_edition(tmp_path / "old")
-    generate_profiles(["MYC"], generator="scripted:empty=0.5", out=tmp_path / "new")
-    assert merge_stores([old, tmp_path / "new"], tmp_path / "both")["added"] == 3

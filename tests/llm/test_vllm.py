@@ -52,10 +52,10 @@ class Engine:
     def render_cmpl(self, prompts):
         return [{"type": "token", **prompt} for prompt in prompts]
 
-    def add_request(self, request_id, prompt, params, lora_request=None):
+    def add_request(self, request_id, prompt, params):
         assert prompt["type"] == "token"
         self.waiting.append((request_id, prompt["prompt_token_ids"]))
-        self.seen.append((params.options, lora_request))
+        self.seen.append(params.options)
 
     def step(self):
         logger.info("a step")
@@ -97,11 +97,6 @@ class SamplingParams:
         assert output_kind == 2
         self.options = options
 """
-LORA_STAND_IN = """
-class LoRARequest(tuple):
-    def __new__(cls, name, number, path):
-        return super().__new__(cls, (name, number, path))
-"""
 
 
 @pytest.fixture
@@ -113,22 +108,11 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def adapter(tmp_path):
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text('{"r": 12}')
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    return folder
-
-
-@pytest.fixture
 def stand_in(tmp_path):
     place = tmp_path / "site"
-    (place / "vllm" / "lora").mkdir(parents=True)
+    (place / "vllm").mkdir(parents=True)
     (place / "vllm" / "__init__.py").write_text(STAND_IN)
     (place / "vllm" / "sampling_params.py").write_text(SAMPLING_STAND_IN)
-    (place / "vllm" / "lora" / "__init__.py").write_text("")
-    (place / "vllm" / "lora" / "request.py").write_text(LORA_STAND_IN)
     (place / "vllm-0.32.0.dist-info").mkdir()
     (place / "vllm-0.32.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
     return place
@@ -204,24 +188,10 @@ for thinking in ("auto", "off"):
     assert run(stand_in, code).stdout.split() == ["<think><stop<think>>", "<closed>"]
 
 
-def test_its_log_goes_to_stderr_and_ours_stays_in_stdout(stand_in, model):
+def test_options_reach_the_engine(stand_in, model):
     code = f"""
-print("before")
-engine = Sampled("vllm:{model},max_new_tokens=10")
-for c in engine.generate([ask("stop", "a")]):
-    print(c.text)
-print("after")
-"""
-    done = run(stand_in, code)
-    assert done.stdout.splitlines() == ["before", "<stop>", "after"]
-    assert "noise of the main process" in done.stderr
-    assert "a step" in done.stderr
-
-
-def test_options_reach_the_engine(stand_in, model, adapter):
-    code = f"""
-options = "max_new_tokens=5,dtype=bf16,tensor_parallel=2,batch=7,max_model_len=50,gpu_memory=0.5,eager=true"
-options += ",temperature=0.5,top_p=0.9,seed=3,quantization=fp8,lora={adapter}"
+options = "max_new_tokens=5,dtype=bf16,batch=7,extra.tensor_parallel_size=2,extra.max_model_len=50"
+options += ",temperature=0.5,top_p=0.9,seed=3,extra.quantization=fp8"
 engine = Sampled(f"vllm:{model},{{options}}")
 list(engine.generate([ask("x", "a"), ask("y", "b")]))
 list(engine.generate([ask("z", "c")]))
@@ -238,27 +208,14 @@ print(json.dumps([made.options, made.llm_engine.seen]))
         "dtype": "bfloat16",
         "tensor_parallel_size": 2,
         "max_num_seqs": 7,
-        "gpu_memory_utilization": 0.5,
-        "enforce_eager": True,
         "max_model_len": 50,
         "quantization": "fp8",
-        "enable_lora": True,
-        "max_loras": 1,
-        "max_lora_rank": 16,
     }
-    seeds = [params["seed"] for params, _ in sampled[1]]
+    seeds = [params["seed"] for params in sampled[1]]
     assert len(set(seeds)) == 3
-    assert sampled[1][0][0] == {"temperature": 0.5, "top_p": 0.9, "seed": seeds[0], "max_tokens": 5}
-    assert sampled[1][0][1] == ["adapter", 1, str(adapter)]
-    assert greedy[0] == {
-        "model": str(model),
-        "dtype": "auto",
-        "tensor_parallel_size": 1,
-        "max_num_seqs": 256,
-        "gpu_memory_utilization": 0.9,
-        "enforce_eager": False,
-    }
-    assert greedy[1] == [[{"temperature": 0.0, "max_tokens": 9}, None]]
+    assert sampled[1][0] == {"temperature": 0.5, "top_p": 0.9, "seed": seeds[0], "max_tokens": 5}
+    assert greedy[0] == {"model": str(model), "dtype": "auto", "max_num_seqs": 256}
+    assert greedy[1] == [{"temperature": 0.0, "max_tokens": 9}]
 
 
 def test_what_was_in_flight_is_dropped_when_the_run_is_abandoned(stand_in, model):
@@ -272,20 +229,8 @@ print("".join(key[0] for key in sys.modules["vllm"].LLM.made[0].llm_engine.abort
     assert run(stand_in, code).stdout.split() == ["c", "ab"]
 
 
-def test_an_engine_that_does_not_start_is_an_error_with_a_remedy(stand_in, model):
-    code = f"""
-from bftembed.errors import BftembedError
-engine = Sampled("vllm:{model},quantization=broken")
-try:
-    list(engine.generate([ask("x", "a")]))
-except BftembedError as err:
-    print(err)
-"""
-    (line,) = run(stand_in, code).stdout.splitlines()
-    assert line.startswith(f"vLLM cannot start {model} at {model}: no such quantization Its log above says more.")
-
-
-def test_the_fingerprint_is_cheap_and_names_what_decides_the_text(stand_in, model, adapter, monkeypatch):
+def test_the_fingerprint_is_cheap_and_names_what_decides_the_text(stand_in, model, monkeypatch):
+    pytest.importorskip("torch")
     monkeypatch.syspath_prepend(stand_in)
     engine = Sampled(f"vllm:{model},max_new_tokens=7,dtype=bf16")
     found = engine.fingerprint()
@@ -296,22 +241,20 @@ def test_the_fingerprint_is_cheap_and_names_what_decides_the_text(stand_in, mode
     assert found["dtype"] == "bfloat16"
     assert found["sampling"] == {"max_new_tokens": 7, "temperature": 0.0}
     json.dumps(found)
-    how = "batch=3,gpu_memory=0.5,eager=true,tensor_parallel=2"
+    how = "batch=3,extra.gpu_memory_utilization=0.5,extra.tensor_parallel_size=2"
     assert Sampled(f"vllm:{model},max_new_tokens=7,dtype=bf16,{how}").fingerprint() == found
-    with_adapter = Sampled(f"vllm:{model},lora={adapter}").fingerprint()
-    assert with_adapter["lora"] == weights_revision(adapter)
-    for option in ("quantization=fp8", "max_model_len=99", "dtype=fp32", "temperature=0.5", "max_new_tokens=8"):
+    # The keys of stores of earlier versions hold these, too.
+    assert (found["quantization"], found["max_model_len"], found["lora"]) == ("", 0, "")
+    for option in (
+        "extra.quantization=fp8",
+        "extra.max_model_len=99",
+        "dtype=fp32",
+        "temperature=0.5",
+        "max_new_tokens=8",
+    ):
         assert Sampled(f"vllm:{model},{option}").fingerprint() != Sampled(f"vllm:{model}").fingerprint()
     sampled = Sampled(f"vllm:{model},temperature=0.5,seed=4").fingerprint()
     assert sampled["sampling"] == {"max_new_tokens": 512, "temperature": 0.5, "top_p": 1.0, "seed": 4}
-
-
-def test_adapters_that_are_none_are_refused(stand_in, model, adapter, monkeypatch):
-    monkeypatch.syspath_prepend(stand_in)
-    with pytest.raises(BftembedError, match="is not the folder of an adapter"):
-        Sampled(f"vllm:{model},lora={model}")
-    with pytest.raises(BftembedError, match="is not the folder of an adapter"):
-        Sampled(f"vllm:{model},lora=./nowhere")
 
 
 def test_without_vllm_the_error_names_the_extra(model):
@@ -324,23 +267,11 @@ def test_without_vllm_the_error_names_the_extra(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("dtype=int3", "dtype='int3' is not one of auto, bf16"),
+        ("dtype=int3", "dtype='int3' must be one of auto, bf16"),
         ("batch=0", "=0"),
-        ("tensor_parallel=0", "=0"),
-        ("max_model_len=-1", "max_model_len=-1"),
-        ("gpu_memory=1.5", "gpu_memory=1.5"),
-        ("eager=1", "must be true or false"),
-        ("max_model_length=9", "Did you mean 'max_model_len'"),
+        ("max_new_token=9", "Did you mean 'max_new_tokens'"),
     ],
 )
 def test_wrong_options_are_refused(model, options, message):
     with pytest.raises(BftembedError, match=message):
         Sampled(f"vllm:{model},{options}")
-
-
-def test_a_missing_model_is_refused(stand_in, monkeypatch):
-    monkeypatch.syspath_prepend(stand_in)
-    with pytest.raises(BftembedError, match="./no/such/folder"):
-        Sampled("vllm:./no/such/folder")
-    with pytest.raises(BftembedError, match="needs a model"):
-        Sampled("vllm")

@@ -63,7 +63,8 @@ for question in zeroshot_celltype unseen_gene; do
         training.max_steps=$steps >"$log" 2>&1 || fail "$run: train.sh" "$log"
       trained=$(date +%s.%N)
       log="logs/$run.predict.log"
-      with_state export/predict.sh "$question" "$embed_key" "$features" >"$log" 2>&1 || fail "$run: predict.sh" "$log"
+      "$programs/state" tx predict --output-dir "export/runs/$run" --checkpoint final.ckpt --profile full >"$log" 2>&1 \
+        || fail "$run: state tx predict" "$log"
       predicted=$(date +%s.%N)
       printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$run" "$question" "$embed_key" "$features" $steps \
         "$(echo "$trained $start" | awk '{print $1 - $2}')" "$(echo "$predicted $trained" | awk '{print $1 - $2}')" \

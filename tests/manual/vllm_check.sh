@@ -32,7 +32,7 @@ export BFTEMBED_CACHE="$place/cache"
 model="builtin:smollm2-135m-instruct"
 genes="TP53,EGFR,MYC,KRAS,BRCA1,BRCA2,CD3D,CD3E,CD4,CD8A,MS4A1,LYZ,ACTB,GAPDH,INS,HBB"
 common="max_new_tokens=48,dtype=fp32"
-fast="$common,eager=true,max_model_len=1024,gpu_memory=0.2"
+fast="$common,extra.enforce_eager=true,extra.max_model_len=1024,extra.gpu_memory_utilization=0.2"
 write() { "$place/venv/bin/bftembed" profiles generate "$genes" --generator "$1" --out "$2"; }
 
 start=$(date +%s)

@@ -1,3 +1,5 @@
+"""UMAP repeats itself."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from bftembed.metrics.projection import umap_coordinates
 
 
-def test_umap_repeats_itself_and_keeps_far_groups_apart(recwarn):
+def test_umap_repeats_itself_and_keeps_far_groups_apart():
     rng = np.random.default_rng(0)
     group = np.repeat([0, 1], 30)
     rows = rng.normal(size=(60, 10)) + 30 * group[:, None]
@@ -17,17 +19,10 @@ def test_umap_repeats_itself_and_keeps_far_groups_apart(recwarn):
     distance = np.linalg.norm(placed[:, None] - placed[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     assert (group[distance.argmin(axis=1)] == group).all()
-    assert not [w for w in recwarn.list if "n_jobs" in str(w.message)]
-
-
-def test_umap_of_very_few_rows_works():
     assert np.isfinite(umap_coordinates(np.eye(4))).all()
 
 
-@pytest.mark.parametrize(
-    ("rows", "reason"),
-    [(np.ones((2, 3)), "at least 3"), (np.full((5, 2), np.nan), "5 of 5 rows"), (np.ones(5), "shape")],
-)
-def test_umap_refuses_what_it_cannot_place(rows, reason):
-    with pytest.raises(ValueError, match=reason):
+@pytest.mark.parametrize("rows", [np.ones((2, 3)), np.full((5, 2), np.nan), np.ones(5)])
+def test_umap_rejects_what_it_cannot_place(rows):
+    with pytest.raises(ValueError):
         umap_coordinates(rows)

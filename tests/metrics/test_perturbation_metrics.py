@@ -1,4 +1,4 @@
-"""Scores of predicted effects: hand-made cases, slow programs that say the same, and cell-eval2 where it is there."""
+"""Scores of predicted effects: hand-made cases, slow reference programs, and cell-eval2 where it is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from scipy.spatial.distance import cosine
 
 from bftembed.errors import UnknownNameError
 from bftembed.metrics.perturbation import (
-    benjamini_hochberg,
     differential_genes,
     discrimination,
     discrimination_chance,
@@ -52,13 +51,6 @@ def test_mae_and_correlation_by_hand():
     assert np.isnan(pearson_delta(true, np.full_like(true, 0.1))).all()
 
 
-@given(st.integers(0, 1000))
-def test_correlation_is_that_of_scipy(seed):
-    predicted, true, _ = toy(seed)
-    expected = [stats.pearsonr(p, t)[0] for p, t in zip(predicted, true, strict=True)]
-    np.testing.assert_allclose(pearson_delta(predicted, true), expected)
-
-
 @pytest.mark.parametrize("distance", ["l1", "cosine"])
 @given(seed=st.integers(0, 1000))
 def test_discrimination_is_that_of_the_slow_program(distance, seed):
@@ -77,7 +69,7 @@ def test_discrimination_by_hand():
     assert discrimination(true[::-1], true, [()] * 4)[1] == 0.5  # from 5: itself, then 1 and 9, tied
     assert np.isnan(discrimination(true[:1], true[:1], [()])).all()
     assert np.isnan(discrimination(true, true, [(0, 1)] * 4)).all()
-    with pytest.raises(UnknownNameError, match=r"distance.*l1, cosine"):
+    with pytest.raises(UnknownNameError):
         discrimination(true, true, [()] * 4, "l3")
 
 
@@ -102,25 +94,10 @@ def test_the_same_prediction_for_all_scores_chance_whatever_the_order(distance):
 def test_chance_is_the_mean_over_all_guesses():
     assert np.isnan(discrimination_chance(1))
     for n in (2, 7):
-        assert discrimination_chance(n) == pytest.approx(np.mean([1 - rank / (n - 1) for rank in range(n)]))
+        assert discrimination_chance(n) == np.mean([1 - rank / (n - 1) for rank in range(n)]) == 0.5
     draw = np.random.default_rng(0)
     guessed = [discrimination(draw.normal(size=(6, 40)), draw.normal(size=(6, 40)), [()] * 6) for _ in range(300)]
     assert np.mean(guessed) == pytest.approx(discrimination_chance(6), abs=0.02)
-
-
-def test_nothing_depends_on_the_order_of_conditions_or_genes():
-    predicted, true, targets = toy()
-    rows, columns = np.random.default_rng(3).permutation(9), np.random.default_rng(4).permutation(25)
-    at = np.argsort(columns)
-    moved = [tuple(at[c] for c in targets[r]) for r in rows]
-    again = predicted[rows][:, columns], true[rows][:, columns]
-    for distance in ("l1", "cosine"):
-        before = discrimination(predicted, true, targets, distance)
-        np.testing.assert_allclose(discrimination(*again, moved, distance), before[rows])
-    np.testing.assert_allclose(pearson_delta(*again), pearson_delta(predicted, true)[rows])
-    changed = [np.flatnonzero(np.abs(t) > 1) for t in true]
-    others = [np.flatnonzero(np.abs(t) > 1) for t in again[1]]
-    np.testing.assert_allclose(overlap(again[0], others), overlap(predicted, changed)[rows])
 
 
 def test_welch_is_that_of_scipy_and_a_group_without_variance_is_not_tested():
@@ -135,15 +112,12 @@ def test_welch_is_that_of_scipy_and_a_group_without_variance_is_not_tested():
     assert (welch_p_values(args[0][0][None], args[0][1][None], np.array([[1]]), *args[1], 12) == 1).all()
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_adjusted_p_values_are_those_of_scipy(p_values):
-    np.testing.assert_allclose(benjamini_hochberg(np.array([p_values]))[0], stats.false_discovery_control(p_values))
-
-
 def test_changed_genes_are_the_largest_as_many_as_are_significant():
-    true, adjusted = np.array([[0.1, -3.0, 2.0, 9.0]]), np.array([[0.01, 0.01, 0.01, 0.5]])
-    assert [x.tolist() for x in differential_genes(true, adjusted)] == [[1, 2, 3]]
-    assert [x.tolist() for x in differential_genes(true, adjusted, top=2)] == [[1, 3]]
+    true = np.array([[0.1, -3.0, 2.0, 9.0]])
+    p_values = np.array([[0.005, 0.002, 0.03, 0.5]])  # of 4: .01, .008, .04, .5
+    assert [x.tolist() for x in differential_genes(true, p_values)] == [[1, 2, 3]]
+    assert [x.tolist() for x in differential_genes(true, p_values, level=0.01)] == [[3]]
+    assert [x.tolist() for x in differential_genes(true, p_values, top=2)] == [[1, 3]]
     assert [x.tolist() for x in differential_genes(true, np.ones((1, 4)))] == [[]]
 
 
@@ -154,15 +128,6 @@ def test_overlap_by_hand_with_ties_counted_in_part():
     # All tied: two of four places, of which half of the changed genes get one.
     assert overlap(np.zeros((1, 4)), changed).tolist() == [0.5]
     assert np.isnan(overlap(np.zeros((1, 4)), [np.array([], dtype=int)])).all()
-
-
-@given(st.integers(0, 1000))
-def test_overlap_is_that_of_sets(seed):
-    predicted, true, _ = toy(seed)
-    changed = [np.flatnonzero(np.abs(t) > 1) for t in true]
-    for row, genes, score in zip(predicted, changed, overlap(predicted, changed), strict=True):
-        named = set(np.argsort(-np.abs(row))[: len(genes)])
-        assert score == pytest.approx(len(named & set(genes)) / len(genes)) if len(genes) else np.isnan(score)
 
 
 def test_cell_eval2_gives_the_same_numbers():

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from objectives_naive import naive_loss
 
-from bftembed.errors import BftembedError, UnknownNameError
-from bftembed.objectives import OBJECTIVES, objective_loss
+from bftembed.errors import BftembedError
+
+torch = pytest.importorskip("torch")
+
+from objectives_naive import naive_loss  # noqa: E402
+
+from bftembed.objectives import OBJECTIVES, objective_loss  # noqa: E402
 
 LENGTH = 23
 
@@ -43,7 +46,7 @@ CASES = ["plain", "prompts", "interior masks", "an all-masked row", "packed", "b
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("window", [1, 2, 5, 8, 23, 256])
+@pytest.mark.parametrize("window", [1, 5, 8, 256])
 def test_value_gradient_and_weights_equal_the_naive_program(objective, case, window):
     nll, mask, segments = batch(case)
     ours, theirs = nll.clone().requires_grad_(), nll.clone().requires_grad_()
@@ -63,7 +66,7 @@ def test_value_gradient_and_weights_equal_the_naive_program(objective, case, win
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["interior masks", "packed"])
 def test_low_precision_input_is_summed_in_float32(objective, dtype, case):
     nll, mask, segments = batch(case, dtype)
     ours, theirs = nll.clone().requires_grad_(), nll.double().requires_grad_()
@@ -78,48 +81,15 @@ def test_low_precision_input_is_summed_in_float32(objective, dtype, case):
     torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=tolerance, atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", ["bft", "bft-sample"])
+@pytest.mark.parametrize("objective", ["bft", "bft-sample", "bft-v1"])
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"sample_coefficient": "two_minus_min"},
-        {"clip": False},
-        {"eps": 0.1},
-        {"sample_coefficient": "two_minus_min", "eps": 0.0},
-    ],
+    "options", [{"sample_coefficient": "two_minus_min", "eps": 0.0}, {"clip": False}, {"eps": 0.1}, {"gamma": 3.0}]
 )
 def test_options_equal_the_naive_program(objective, options):
     nll, mask, segments = batch("packed")
     found = objective_loss(nll, mask, objective, window=6, segment_ids=segments, **options)
     loss, *_ = naive_loss(nll, mask, objective, window=6, segment_ids=segments, **options)
     torch.testing.assert_close(found.loss_sum, loss, rtol=1e-12, atol=1e-12)
-
-
-def test_gamma_shapes_the_v1_coefficient():
-    nll, mask, _ = batch("prompts")
-    for gamma in (0.5, 1.0, 3.0):
-        found = objective_loss(nll, mask, "bft-v1", window=6, gamma=gamma)
-        loss, *_ = naive_loss(nll, mask, "bft-v1", window=6, gamma=gamma)
-        torch.testing.assert_close(found.loss_sum, loss, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_gradients_are_those_of_a_weighted_nll_with_constant_weights(objective):
-    nll, mask, segments = batch("packed")
-    nll = nll[:2, :12].clone().requires_grad_()
-    mask, segments = mask[:2, :12], segments[:2, :12]
-    found = objective_loss(nll, mask, objective, window=4, segment_ids=segments)
-    found.loss_sum.backward()
-    assert not found.token_weight.requires_grad
-    assert not found.sample_weight.requires_grad
-    # w·s / n of each token, by hand: the weights carry no gradient.
-    _, _, weights, coefficients, _ = naive_loss(nll.detach(), mask, objective, window=4, segment_ids=segments)
-    keys = sorted({(b, int(segments[b, t])) for b, t in weights})
-    size = {k: sum((b, int(segments[b, t])) == k for b, t in weights) for k in keys}
-    for (b, t), w in weights.items():
-        k = (b, int(segments[b, t]))
-        expected = w * coefficients[keys.index(k)] / size[k]
-        assert float(nll.grad[b, t]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_hand_computed_example():
@@ -178,15 +148,6 @@ def test_packing_padding_and_splitting_give_the_same_sum_and_count(lengths, wind
         assert int(found.n_samples) == sum(int(p.n_samples) for p in parts) == len(lengths)
 
 
-@given(st.integers(1, 60), st.integers(1, 80))
-def test_weights_stay_in_their_ranges(n, window):
-    nll = torch.rand(1, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n * 100 + window)) * 20
-    found = objective_loss(nll, torch.ones(1, n, dtype=torch.bool), "bft", window=window)
-    assert bool(((found.token_weight >= 0) & (found.token_weight <= 1)).all())
-    assert bool(((found.sample_weight >= 0) & (found.sample_weight <= 1)).all())
-    assert bool(((found.local_confidence > 0) & (found.local_confidence <= 1)).all())
-
-
 def test_a_long_sequence_keeps_its_digits():
     """Differences of a running sum must not lose a small window at the end of 100,000 tokens."""
     nll = torch.cat([torch.zeros(100_000), torch.full((300,), 8.0)])[None]
@@ -195,20 +156,19 @@ def test_a_long_sequence_keeps_its_digits():
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    "change",
     [
-        ({"objective": "bft-tok"}, UnknownNameError, "Did you mean 'bft-token'"),
-        ({"sample_coefficient": "two_minus"}, UnknownNameError, "Did you mean 'two_minus_min'"),
-        ({"mask": torch.ones(2, 5)}, BftembedError, "mask is torch.float32; give bool"),
-        ({"mask": torch.ones(2, 4, dtype=torch.bool)}, BftembedError, r"mask has shape \(2, 4\), but nll has \(2, 5\)"),
-        ({"segment_ids": torch.zeros(5)}, BftembedError, "segment_ids has shape"),
-        ({"nll": torch.zeros(2, 5, dtype=torch.long)}, BftembedError, "give floats"),
-        ({"nll": torch.zeros(2, 5, 1)}, BftembedError, "give floats"),
-        ({"window": 0}, BftembedError, "window=0 must be at least 1"),
-        ({"eps": -1.0}, BftembedError, "not negative"),
+        {"objective": "bft-tok"},
+        {"sample_coefficient": "two_minus"},
+        {"mask": torch.ones(2, 5)},
+        {"mask": torch.ones(2, 4, dtype=torch.bool)},
+        {"segment_ids": torch.zeros(5)},
+        {"nll": torch.zeros(2, 5, dtype=torch.long)},
+        {"nll": torch.zeros(2, 5, 1)},
+        {"window": 0},
+        {"eps": -1.0},
     ],
 )
-def test_wrong_input_is_refused(change, error, message):
-    given = {"nll": torch.zeros(2, 5), "mask": torch.ones(2, 5, dtype=torch.bool), "objective": "bft", **change}
-    with pytest.raises(error, match=message):
-        objective_loss(**given)
+def test_wrong_input_is_refused(change):
+    with pytest.raises(BftembedError):
+        objective_loss(**{"nll": torch.zeros(2, 5), "mask": torch.ones(2, 5, dtype=torch.bool), **change})

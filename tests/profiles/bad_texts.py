@@ -1,8 +1,4 @@
-"""Texts that a generator may give for TP53, with the text that cleaning has to leave and the marks it has to get.
-
-`wrong` says what `bftembed.profiles.screening` gets wrong today and how it may be mended; such a row is expected to
-fail, and its test fails once it is mended.
-"""
+"""Texts that a generator may give for TP53, with the text that cleaning has to leave and the marks it has to get."""
 
 from __future__ import annotations
 
@@ -21,19 +17,18 @@ class BadText:
     marks: tuple[str, ...] = ()
     reason: str = "stop"
     cleaned: str | None = None
-    wrong: str = ""
 
 
-def _refusals(texts: dict[str, str], wrong: str = "") -> list[BadText]:
-    return [BadText(f"refusal: {name}", text, ("refusal",), wrong=wrong) for name, text in texts.items()]
+def _refusals(texts: dict[str, str]) -> list[BadText]:
+    return [BadText(f"refusal: {name}", text, ("refusal",)) for name, text in texts.items()]
 
 
-def _fine(texts: dict[str, str], wrong: str = "") -> list[BadText]:
-    return [BadText(f"no refusal: {name}", text, wrong=wrong) for name, text in texts.items()]
+def _fine(texts: dict[str, str]) -> list[BadText]:
+    return [BadText(f"no refusal: {name}", text) for name, text in texts.items()]
 
 
-def _wrapped(texts: dict[str, str], wrong: str = "") -> list[BadText]:
-    return [BadText(f"wrapped: {name}", text, cleaned=GOOD, wrong=wrong) for name, text in texts.items()]
+def _wrapped(texts: dict[str, str]) -> list[BadText]:
+    return [BadText(f"wrapped: {name}", text, cleaned=GOOD) for name, text in texts.items()]
 
 
 def _reasoning(texts: dict[str, str]) -> list[BadText]:
@@ -49,19 +44,8 @@ BAD_TEXTS = [
         {
             "think": f"<think>Let me recall.</think>{GOOD}",
             "orphan closer": f"I recall that p53 is a guardian.\n</think>\n\n{GOOD}",
-            "two blocks": f"<think>a</think>draft<think>b</think>{GOOD}",
             "nested": f"<think>a<think>b</think>c</think>{GOOD}",
-            "case": f"<THINK>a</Think>{GOOD}",
-            "thinking": f"<thinking>a</thinking>{GOOD}",
-            "reasoning": f"<reasoning>a</reasoning>{GOOD}",
             "open at the end": f"{GOOD}\n<think>Is that all?",
-            "control characters": f"\x00\x07{GOOD}\x1f\x7f\x9f",
-            "line ends": f"\r\n{GOOD}\r\n",
-        }
-    ),
-    *_wrapped(
-        {
-            "tag with a space": f"<think >a</think >{GOOD}",
             "brackets": f"[THINK]a[/THINK]{GOOD}",
             "triangles": f"◁think▷a◁/think▷{GOOD}",
             "scratchpad": f"<scratchpad>a</scratchpad>{GOOD}",
@@ -80,7 +64,6 @@ BAD_TEXTS = [
             ),
             "gpt-oss, special tokens skipped": f"analysisWe need to describe TP53.assistantfinal{GOOD}",
             "gpt-oss, skipped, with a preamble": f"analysisHm.assistantcommentaryI will answer.assistantfinal{GOOD}",
-            "gpt-oss, skipped, final alone": f"final{GOOD}",
             "Gemma 4": f"<|channel>thought\nThe gene is a suppressor.<channel|>{GOOD}<turn|>",
             "MedGemma": f"<unused94>thought\nThe user wants a profile.<unused95>{GOOD}",
             "Command A": f"<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>{GOOD}<|END_RESPONSE|>",
@@ -89,7 +72,6 @@ BAD_TEXTS = [
                 f"<|begin_of_solution|>\n\n{GOOD}\n\n<|end_of_solution|>"
             ),
             "Hunyuan": f"<think>\na\n</think>\n<answer>\n{GOOD}\n</answer>",
-            "Hunyuan, not thinking": f"<answer>\n{GOOD}\n</answer>",
             "Hunyuan, thought not closed": f"<think>\na\n<answer>\n{GOOD}\n</answer>",
             "ERNIE": f"a\n</think>\n\n<response>\n{GOOD}\n</response>\n",
             "Reflection": f"<thinking>a<reflection>b</reflection></thinking>\n<output>\n{GOOD}\n</output>",
@@ -99,20 +81,9 @@ BAD_TEXTS = [
             "Granite 3.2": f"Here is my thought process: a\n\nHere is my response: {GOOD}",
             "HuatuoGPT-o1": f"## Thinking\n\na\n\n## Final Response\n\n{GOOD}",
             "ollama run": f"Thinking...\na\n...done thinking.\n\n{GOOD}",
-        }
-    ),
-    *_wrapped(
-        {
             "end of text": f"{GOOD}<|endoftext|>",
-            "end of sentence": f"{GOOD}<｜end▁of▁sentence｜>",
-            "end of sequence": f"<s>{GOOD}</s>",
             "start of turn": f"<|im_start|>assistant\n{GOOD}<|im_end|>",
-        }
-    ),
-    *_wrapped(
-        {
             "byte order mark": f"\ufeff{GOOD}",
-            "direction override": f"\u202e{GOOD}\u202c",
             "terminal colours": f"\x1b[31m{GOOD}\x1b[0m",
         }
     ),
@@ -134,20 +105,15 @@ BAD_TEXTS = [
     *_reasoning(
         {
             "the user asks": f"The user asks about TP53. I should write a profile.\n{GOOD}",
-            "user wants": f"User wants a profile of TP53. {GOOD}",
             "okay, so": f"Okay, so TP53 is a gene I have heard of. {GOOD}",
             "I need to": f"Okay, so I need to describe TP53. Hmm, what do I know? {GOOD}",
-            "let me": f"Alright, let me think about TP53. {GOOD}",
             "we need to": f"We need to produce a profile of TP53, under 2000 characters. {GOOD}",
-            "first, I": f"First, I need to recall what TP53 is. {GOOD}",
             "heading": f"**Thinking:** TP53 is a suppressor. {GOOD}",
             "thinking process": f"Here's a thinking process:\n\n1. TP53. {GOOD}",
             "skipped MedGemma": f"thought\nTP53 is asked for. {GOOD}",
-            "skipped gpt-oss, own lines": f"analysis\nTP53 is asked for.\nassistant\nfinal\n{GOOD}",
             "aside": f"{GOOD} Wait, that is TP63. The user wants facts on p53.",
             "unknown tag": f"<antThinking>a</antThinking> {GOOD}",
             "unknown special token": f"<|inner_monologue_on|>a<|inner_monologue_off|> {GOOD}",
-            "unknown channel": f"<|message|>a {GOOD}",
             "Chinese": f"好的，用户问的是TP53。{GOOD}",
         }
     ),
@@ -164,10 +130,7 @@ BAD_TEXTS = [
     # Nothing.
     BadText("empty", "", ("empty",)),
     BadText("white space", " \n\t\r\n\u00a0\u2003", ("empty",)),
-    BadText("punctuation", "... --- !!!", ("empty", "off-topic")),
-    BadText("zero-width spaces", "\u200b\u200b", ("empty", "off-topic")),
     BadText("symbols", "🧬🧬🧬", ("empty", "off-topic")),
-    BadText("a megabyte of control characters", "\x00" * 1_000_000, ("empty",), cleaned=""),
     BadText("nothing but the name", "TP53", ("empty",)),
     BadText("not available", "N/A", ("off-topic",)),
     # Cut.
@@ -177,37 +140,19 @@ BAD_TEXTS = [
         for i, reason in enumerate(("unknown", "tool_calls", "repetition", "other"))
     ],
     BadText("filtered", GOOD, ("refusal",), "content_filter"),
-    BadText("filtered before the first word", "", ("empty", "refusal"), "content_filter"),
     # Refusals.
     *_refusals(
         {
             "sorry": "I'm sorry, but I can't help with TP53.",
-            "very sorry": "I am very sorry. TP53 is beyond me.",
             "cannot provide": "I cannot provide a description of TP53.",
-            "curly apostrophe": "I don’t have any details on TP53.",
-            "unfortunately": "Unfortunately, I am unable to describe TP53.",
             "afraid": "I'm afraid I can't provide details about TP53.",
             "as an AI": "As an AI, I lack knowledge of TP53.",
             "as a language model": "As a large language model, I cannot verify facts on TP53.",
-            "not familiar": "I'm not familiar with a gene called TP53.",
             "do not know": "I do not know what TP53 is.",
-            "training data": "My training data does not cover TP53.",
-            "no information": "There is no information available about TP53.",
             "I have none": "I have no information on TP53.",
-        }
-    ),
-    *_refusals(
-        {
-            "sorry alone": "Sorry, TP53 is outside what I can discuss.",
-            "artificial intelligence": "As an artificial intelligence, I do not hold facts on TP53.",
             "passive": "No information is available about the gene TP53.",
-            "we": "We are unable to provide information on TP53.",
-            "third person": "The assistant cannot answer questions on TP53.",
-            "decline": "I must decline to describe TP53.",
             "not possible": "It is not possible for me to provide details on TP53.",
-            "request": "This request about TP53 cannot be fulfilled.",
             "asks back": "Could you clarify what you would like to know about TP53?",
-            "no knowledge of": "I have no knowledge of TP53.",
             "just a model": "I'm just a language model and lack facts on TP53.",
         }
     ),
@@ -216,22 +161,9 @@ BAD_TEXTS = [
             "cells cannot": "TP53 is lost in many tumors. Cells without it cannot stop dividing.",
             "unable to bind": "TP53 mutants are unable to bind DNA; the protein is not able to fold.",
             "class I": "TP53 raises MHC class I. MHC class I is unable to present peptides when its chaperone is lost.",
-            "complex I": "Complex I is not able to transfer electrons where TP53 lowers SCO2.",
-            "collagen I": "TP53 lowers collagen type I. I do not bind is a phrase of no one.",
             "AIRE": "As an AIRE target in the thymus, TP53 is expressed early.",
-            "no known role": "TP53 has no known role in plants, and there is no evidence of one.",
             "late": f"{GOOD} {GOOD.lower()} It binds DNA as a tetramer. I cannot provide more.",
-        }
-    ),
-    *_fine(
-        {
             "type I cannot": "Topoisomerase I cannot find its site until TP53 recruits it.",
-            "polymerase I": "RNA polymerase I do not have TP53 as a partner in yeast.",
-        }
-    ),
-    *_fine(
-        {
-            "no data in zebrafish": "There is no data on TP53 in sponges, but in humans it is well known.",
             "AI-driven": "As an AI-driven screen shows, TP53 is a hub of stress responses.",
         }
     ),
@@ -240,17 +172,12 @@ BAD_TEXTS = [
     BadText("loop: phrase", "TP53 is " + "a regulator of the cell cycle and " * 10, ("looping",)),
     BadText("loop: sentence", f"{GOOD} It binds DNA. It binds DNA. It binds DNA.", ("looping",)),
     BadText("loop: line", "TP53 is a gene.\n" + "- binds the DNA\n" * 3, ("looping",)),
-    BadText("loop: two lines", "TP53 is a gene.\n" + "- binds the DNA\n- stops the cycle\n" * 4, ("looping",)),
     BadText("loop: letter", GOOD + " " + "a" * 40, ("looping",)),
-    BadText("loop: characters", GOOD + " " + "基因" * 12, ("looping",)),
     BadText("loop: cut short", "TP53 " + "regulates cells and " * 12 + "regu", ("truncated", "looping"), "length"),
-    BadText("loop: a megabyte", "TP53 " * 200_000, ("looping",)),
     BadText("loop: counting", "TP53, " + ", ".join(f"exon {i} of" for i in range(60)), ("looping",)),
-    BadText("loop: case", "TP53 tp53 " * 6, ("looping",)),
     BadText("no loop: list", "TP53:\n- role: repair\n- role: arrest\n- role: death\n- place: nucleus"),
     BadText("no loop: rule", f"{GOOD}\n{'-' * 60}"),
     BadText("no loop: motif", "TP53 binds RRRCWWGYYY half-sites such as GGGCATGTCC, and (CA)n repeats."),
-    BadText("no loop: sequence", "A site of TP53 reads AAAAAGACATGCCTAGACATGCCTGT."),
     # Echo, language, another gene.
     BadText("echo and answer", f"Tell me about the gene TP53.\n{GOOD}"),
     BadText("echo", "Tell me about the gene TP53.", ("off-topic",)),
@@ -259,24 +186,15 @@ BAD_TEXTS = [
         "You are an assistant with deep knowledge of biology. Answer from what you know, in plain prose. TP53",
         ("off-topic",),
     ),
-    BadText(
-        "language: Spanish",
-        "TP53 es un gen que codifica una proteína.",
-        ("language",),
-    ),
+    BadText("language: Spanish", "TP53 es un gen que codifica una proteína.", ("language",)),
     BadText("language: Chinese", "TP53是一个肿瘤抑制基因,它编码的蛋白质调节细胞周期。", ("language",)),
     *[
         BadText(f"language: {name}", text, ("language",))
         for name, text in {
             "French": "TP53 est un gène qui code une protéine et qui arrête le cycle des cellules.",
             "German": "TP53 ist ein Gen, das ein Protein kodiert und die Teilung der Zelle anhält.",
-            "Portuguese": "TP53 é um gene que codifica uma proteína; não é o único do genoma.",
-            "Italian": "TP53 è un gene che codifica una proteina della cellula; il suo ruolo è noto.",
-            "Swedish": "TP53 är en gen som kodar för ett protein och som är viktig vid cancer.",
             "Russian": "TP53 — ген, кодирующий белок, который останавливает клеточный цикл.",
             "Japanese": "TP53はがん抑制遺伝子であり、細胞周期を停止させるタンパク質をコードする。",
-            "Korean": "TP53은 세포 주기를 멈추는 단백질을 암호화하는 종양 억제 유전자이다.",
-            "Arabic": "TP53 هو جين مثبط للأورام يوقف دورة الخلية.",
             "English, then Chinese": "TP53 encodes p53. 它编码的蛋白质调节细胞周期,并在DNA损伤后使细胞停止分裂或凋亡。",
         }.items()
     ],
@@ -284,14 +202,10 @@ BAD_TEXTS = [
         BadText(f"refusal in another language: {name}", text, marks)
         for name, text, marks in (
             ("Spanish", "Lo siento, no puedo dar datos de TP53.", ("refusal",)),
-            ("French", "Je suis désolé, je ne peux pas décrire TP53.", ("refusal",)),
             ("German", "Es tut mir leid, zu TP53 ist mir nichts bekannt.", ("refusal",)),
-            ("Portuguese", "Desculpe, não posso falar sobre TP53.", ("refusal",)),
-            ("Italian", "Mi dispiace, non posso parlare di TP53.", ("refusal",)),
             ("Russian", "Извините, я не могу рассказать о TP53.", ("refusal", "language")),
             ("Chinese", "抱歉，我无法提供关于TP53的信息。", ("refusal", "language")),
             ("Japanese", "申し訳ありませんが、TP53についてはお答えできません。", ("refusal", "language")),
-            ("Korean", "죄송합니다. TP53에 대한 정보를 드릴 수 없습니다.", ("refusal", "language")),
         )
     ],
     *_fine(
@@ -303,7 +217,6 @@ BAD_TEXTS = [
     ),
     BadText("another gene", "BRCA1 repairs DNA and binds BARD1.", ("off-topic",)),
     BadText("a longer symbol", "TP53BP1 binds chromatin; so does TP53I3.", ("off-topic",)),
-    BadText("a misspelt symbol", "TPP53 is a gene of the placenta.", ("off-topic",)),
     BadText("no name", "The gene encodes a kinase of the plasma membrane.", ("off-topic",)),
     BadText(
         "another gene dominant",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -23,6 +24,9 @@ GENES = [
     "NKG7", "IL7R", "CCR7", "S100A4", "FCGR3A", "GNLY", "PPBP", "CST3", "HLA-DRA", "CD79A", "CD14", "FCER1A",
 ]  # fmt: skip
 
+#: Processes of a server without threads: an interpreter of its own would take a second to start.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["bftembed.profiles.generate", "bftembed.llm.backends.scripted"])
 #: A shell's background job, and all it starts, ignores SIGINT.
 HEED_SIGINT = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
@@ -44,20 +48,9 @@ def test_a_rerun_writes_nothing_again(tmp_path):
     assert Counter(log.read_text().split()) == Counter(GENES)
 
 
-def test_only_what_is_new_is_written(tmp_path):
-    log = tmp_path / "log"
-    generate_profiles(GENES[:10], generator=f"scripted:log={log}", out=tmp_path / "s")
-    report = generate_profiles(GENES, generator=f"scripted:log={log}", out=tmp_path / "s")
-    assert (report.written, report.already_stored) == (14, 10)
-    other = generate_profiles(GENES[:3], generator=f"scripted:log={log},seed=1", out=tmp_path / "s")
-    assert other.written == 3
-    assert len(log.read_text().split()) == 27
-
-
 def test_a_killed_run_resumes_without_loss_and_repeats_at_most_the_batch_in_flight(tmp_path):
     """Kill -9 at 20 seeded moments: from before the first item to after the last."""
-    batch, names = 4, tmp_path / "genes.txt"
-    names.write_text("\n".join(GENES))
+    batch = 4
     whole = generate_profiles(GENES, generator=f"scripted:batch={batch},fail=0.1,loop=0.1", out=tmp_path / "whole")
     assert whole.failed
     expected, _ = contents(tmp_path / "whole")
@@ -65,24 +58,21 @@ def test_a_killed_run_resumes_without_loss_and_repeats_at_most_the_batch_in_flig
     for trial in range(20):
         out, log = tmp_path / f"s{trial}", tmp_path / f"log{trial}"
         spec = f"scripted:batch={batch},fail=0.1,loop=0.1,delay=0.01,log={log}"
-        command = [sys.executable, "-c", "from bftembed.cli import main; main()", "profiles", "generate", str(names)]
-        command += ["--generator", spec, "--out", str(out)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        if trial < 2:
-            time.sleep(choose.uniform(0.0, 0.4))  # while it starts
-        else:
+        child = FORKS.Process(target=generate_profiles, args=(GENES,), kwargs={"generator": spec, "out": out})
+        child.start()
+        if trial >= 2:  # else while it starts
             wanted = choose.randrange(0, len(GENES))
-            while process.poll() is None and (not log.exists() or log.read_text().count("\n") < wanted):
+            while not log.exists() or log.read_text().count("\n") < wanted:
                 time.sleep(0.001)
-            time.sleep(choose.uniform(0, 0.012))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        time.sleep(choose.uniform(0, 0.012))
+        child.kill()
+        child.join()
         kept = set()
         if (out / "profiles.sqlite").exists() and (out / "profiles.sqlite").stat().st_size:
             with AnswerStore.writing(out) as store:
                 kept = {p.entity for p in store.answers()}
         tried_before = Counter(log.read_text().split()) if log.exists() else Counter()
-        generate_profiles(names, generator=spec, out=out)
+        generate_profiles(GENES, generator=spec, out=out)
         tried = Counter(log.read_text().split())
         assert contents(out)[0] == expected, f"trial {trial}"
         twice = {entity for entity, n in tried.items() if n > 1}
@@ -100,18 +90,19 @@ def test_what_came_out_before_a_crash_is_kept(tmp_path):
     assert generate_profiles(GENES, generator="scripted:batch=4", out=tmp_path / "s").written == 14
 
 
-def test_an_interrupt_keeps_finished_items_and_exits_with_130(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_finished_items_and_exits_with_130(tmp_path, number):
     log = tmp_path / "log"
     code = (
         "import sys; from bftembed.cli import main; sys.argv = ['bftembed', 'profiles', 'generate', "
-        f"'{','.join(GENES)}', '--generator', 'scripted:delay=0.25,batch=8,log={log}', '--out', "
+        f"'{','.join(GENES)}', '--generator', 'scripted:delay=0.1,batch=8,log={log}', '--out', "
         f"'{tmp_path / 's'}']; main()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, preexec_fn=HEED_SIGINT)
     while not log.exists() or log.read_text().count("\n") < 11:
         assert process.poll() is None
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate()
     assert process.returncode == 130
     assert "run the same command to go on" in err
@@ -184,32 +175,17 @@ def test_a_list_is_resolved_once_and_passes_few_files(tmp_path, monkeypatch):
     passed(GENES[:1])  # the index is built
     few, many = passed(GENES[:4]), passed(GENES)
     assert calls == [GENES[:1], GENES[:4], GENES]
-    assert len({file for file in many if many[file] > few[file]}) <= 11
+    assert len({file for file in many if many[file] > few[file]}) <= 9
 
 
-def test_facts_come_from_the_hgnc_table_and_unknown_genes_fail(tmp_path):
-    report = generate_profiles(["TP53", "nonsense"], generator="facts", out=tmp_path / "s", unknown="keep")
-    assert report.failed == ("nonsense",)
-    profiles = {p.entity: p for p in contents(tmp_path / "s")[1]}
-    assert "TP53 is a human gene. Its full name is tumor protein p53." in profiles["TP53"].text
-    assert profiles["TP53"].marks == ()
-    assert profiles["nonsense"].marks == ("failed",)
-    assert "no HGNC record" in profiles["nonsense"].error
-
-
-def test_proteins_are_profiled_by_antibody_name(tmp_path):
-    report = generate_profiles(["CD3", "CD45RA"], generator="facts", kind="protein", out=tmp_path / "s")
-    assert (report.entities, report.failed) == (2, ())
+def test_proteins_are_profiled_by_antibody_name_and_once_each(tmp_path):
+    names = ["CD3", "CD45RA", "PD-1", "CD279", "anti-PD-1"]
+    report = generate_profiles(names, generator="facts", kind="protein", out=tmp_path / "s")
+    assert (report.entities, report.duplicates, report.failed) == (3, 2, ())
     texts = {p.entity: p.text for p in contents(tmp_path / "s")[1]}
     assert "CD3E" in texts["CD3"]
     assert "PTPRC" in texts["CD45RA"]
-
-
-def test_two_names_of_one_protein_make_one_profile(tmp_path):
-    report = generate_profiles(["PD-1", "CD279", "anti-PD-1"], generator="facts", kind="protein", out=tmp_path / "s")
-    assert (report.entities, report.duplicates) == (1, 2)
-    (profile,) = contents(tmp_path / "s")[1]
-    assert profile.entity == "PDCD1"
+    assert "PDCD1" in texts
 
 
 def test_a_generator_that_leaves_requests_out_is_counted_as_failing(tmp_path, monkeypatch):

@@ -104,37 +104,30 @@ def test_columns_that_are_not_labels_raise(column):
 
 
 def damage(path, kind):
-    if kind in ("truncated", "text", "missing"):
-        whole = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:3000])
+        return
+    if kind == "missing":
         path.unlink()
-        if kind != "missing":
-            path.write_bytes(whole[:3000] if kind == "truncated" else b"not a h5ad")
         return
     with h5py.File(path, "r+") as handle:
         codes = handle["obs/cell_type/codes"][:]
-        matrices = {"text": np.array([[b"x"]] * 40), "flat": np.ones(40), "short": np.ones((39, 2))}
-        shapes = {"bomb": (40, 2**40), "small bomb": (40, 2**22)}
-        sparse = {"two kinds": scipy.sparse.eye(40, format="csr"), "sparse bomb": scipy.sparse.csr_matrix((40, 2**40))}
-        if kind in (*matrices, *shapes, *sparse, "link", "sparse column"):
+        matrices = {"text matrix": np.array([[b"x"]] * 40), "short": np.ones((39, 2))}
+        if kind in (*matrices, "bomb", "sparse bomb", "link", "sparse column"):
             del handle["obsm/X_b"]
         if kind in matrices:
             handle["obsm/X_b"] = matrices[kind]
-        elif kind in shapes:
-            made = handle["obsm"].create_dataset("X_b", shape=shapes[kind], dtype="f8", chunks=(1, 1024))
+        elif kind == "bomb":
+            made = handle["obsm"].create_dataset("X_b", shape=(40, 2**40), dtype="f8", chunks=(1, 1024))
             made[0, :2] = 1
-        elif kind in sparse:
-            anndata.io.write_elem(handle, "obsm/X_b", sparse[kind])
-            if kind == "two kinds":
-                handle["obsm/X_b"].attrs["h5sparse_format"] = "neither"
+        elif kind == "sparse bomb":
+            anndata.io.write_elem(handle["obsm"], "X_b", scipy.sparse.csr_matrix((40, 2**40)))
         elif kind == "link":
             handle["obsm/X_b"] = h5py.ExternalLink("other.h5", "/X")
         elif kind == "sparse column":
-            anndata.io.write_elem(handle, "obsm/X_b", pd.DataFrame({"a": np.ones(40)}))
+            anndata.io.write_elem(handle["obsm"], "X_b", pd.DataFrame({"a": np.ones(40)}))
             del handle["obsm/X_b/a"]
-            anndata.io.write_elem(handle, "obsm/X_b/a", scipy.sparse.eye(40, format="csr"))
-        elif kind == "sparse label":
-            del handle["obs/cell_type"]
-            anndata.io.write_elem(handle, "obs/cell_type", scipy.sparse.eye(40, format="csr"))
+            anndata.io.write_elem(handle["obsm/X_b"], "a", scipy.sparse.eye(40, format="csr"))
         elif kind == "broken category":
             handle["obs/cell_type/codes"][0] = 99
         elif kind == "no obsm":
@@ -142,48 +135,45 @@ def damage(path, kind):
         else:
             bomb = handle.create_dataset("uns/cell_type_categories", shape=(2**42,), dtype="S4", chunks=(1024,))
             del handle["obs/cell_type"]
-            if kind == "old category bomb":
-                handle["obs/cell_type"] = codes
-                handle["obs/cell_type"].attrs["categories"] = bomb.ref
-            else:
-                del handle["obs"]
-                handle["obs"] = np.array([(c,) for c in codes], dtype=[("cell_type", "i1")])
+            handle["obs/cell_type"] = codes
+            handle["obs/cell_type"].attrs["categories"] = bomb.ref
 
 
 @pytest.mark.parametrize(
     "kind",
     [
-        *("truncated", "text", "missing", "text matrix", "flat", "short", "bomb", "small bomb", "two kinds"),
-        *("sparse bomb", "link", "sparse column", "sparse label", "broken category", "no obsm"),
-        *("old category bomb", "oldest category bomb"),
+        *("truncated", "missing", "text matrix", "short", "bomb", "sparse bomb", "link", "sparse column"),
+        *("broken category", "no obsm", "old category bomb"),
     ],
 )
 def test_a_damaged_or_hostile_file_raises_by_name(h5ad, kind):
-    damage(h5ad, "text" if kind == "text matrix" else kind)
+    damage(h5ad, kind)
     with pytest.raises(BftembedError, match=r"cells\.h5ad"):
         read_cells(h5ad, KEYS, LABELS)
 
 
-@pytest.mark.parametrize("kind", ["csr", "csc"])
-@pytest.mark.parametrize(("part", "value"), [("indices", 2_000_000_000), ("indices", -1), ("indptr", 2_000_000_000)])
-def test_a_damaged_sparse_embedding_does_not_crash_the_interpreter(tmp_path, kind, part, value):
+def test_a_damaged_sparse_embedding_does_not_crash_the_interpreter(tmp_path):
     """SciPy dies by a signal on such a matrix, so this runs in a process of its own."""
-    adata = cells()
-    adata.obsm["S"] = scipy.sparse.csr_matrix(adata.obsm["X_a"]).asformat(kind)
-    path = tmp_path / "c.h5ad"
-    adata.write_h5ad(path)
-    with h5py.File(path, "r+") as handle:
-        handle[f"obsm/S/{part}"][1] = value
+    adata, files = cells(), []
+    for kind in ("csr", "csc"):
+        adata.obsm["S"] = scipy.sparse.csr_matrix(adata.obsm["X_a"]).asformat(kind)
+        for part, value in (("indices", 2_000_000_000), ("indices", -1), ("indptr", 2_000_000_000)):
+            files.append(str(tmp_path / f"{len(files)}.h5ad"))
+            adata.write_h5ad(files[-1])
+            with h5py.File(files[-1], "r+") as handle:
+                handle[f"obsm/S/{part}"][1] = value
     code = (
         "import sys, anndata; from bftembed.tasks.data import read_cells\n"
         "from bftembed.errors import BftembedError\n"
-        "for data in (sys.argv[1], anndata.read_h5ad(sys.argv[1])):\n"
-        "    try: read_cells(data, ['S'], ['cell_type'])\n"
-        "    except BftembedError as err: print(err)\n"
+        "def caught(read):\n"
+        "    try: read()\n"
+        "    except (BftembedError, ValueError): return 1\n"  # SciPy itself raises for a broken indptr
+        "from_memory = lambda f: read_cells(anndata.read_h5ad(f), ['S'], ['cell_type'])\n"
+        "from_file = lambda f: read_cells(f, ['S'], ['cell_type'])\n"
+        "print(sum(caught(lambda: read(f)) for f in sys.argv[1:] for read in (from_file, from_memory)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
-    # SciPy itself raises for a broken indptr when anndata reads it.
-    assert (done.returncode, len(done.stdout.splitlines())) in ([(0, 2)] if part == "indices" else [(0, 2), (1, 1)])
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "12\n"), done.stderr
 
 
 def test_embeddings_that_are_not_numbers_raise_from_memory():

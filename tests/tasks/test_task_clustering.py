@@ -13,9 +13,15 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from bftembed import bench
 from bftembed.errors import BftembedError, MissingExtraError, UnknownNameError
-from bftembed.metrics.clustering import RESOLUTIONS, LeidenGraph, kmeans_labels, knn_hits, partition_scores
-from bftembed.metrics.neighbors import nearest_neighbors
-from bftembed.metrics.silhouette import silhouette_samples
+from bftembed.metrics.clustering import (
+    RESOLUTIONS,
+    LeidenGraph,
+    kmeans_labels,
+    knn_hits,
+    nearest_neighbors,
+    partition_scores,
+    silhouette_samples,
+)
 from bftembed.tasks.base import read_results, to_frame
 from bftembed.tasks.cells import clustering as task
 
@@ -46,44 +52,27 @@ def whole(frame, metric, kind="subject"):
     return row
 
 
-def test_strict_has_a_row_for_every_metric_seed_and_kind():
-    frame = scored(blobs(6.0), seeds=[3, 9])
+def test_strict_has_every_metric_seed_and_kind_and_equals_the_metrics_on_their_own():
+    X = blobs(7.0)
+    frame = scored(X, seeds=[5, 9])
     seeded = {*PARTITIONS, "knn_accuracy"}
     for kind, metrics in (("subject", seeded), ("chance", seeded | SILHOUETTES.keys())):
         rows = pick(frame, kind=kind)
         of_seeds = rows[rows["seed"].notna()].groupby("metric")["seed"].agg(sorted).to_dict()
-        assert of_seeds == {metric: [3, 9] for metric in metrics}
+        assert of_seeds == {metric: [5, 9] for metric in metrics}
         assert set(rows.loc[rows["seed"].isna(), "metric"]) == seeded | SILHOUETTES.keys()
     of_subject = pick(frame, kind="subject", seed=None)
     assert (of_subject["low"] < of_subject["value"]).all()
     assert (of_subject["value"] < of_subject["high"]).all()
-    assert frame["value"].notna().all()
-
-
-def test_strict_equals_the_metrics_on_their_own():
-    X = blobs(7.0)
-    frame = scored(X, seeds=[5], permuted=False)
     graph = LeidenGraph(nearest_neighbors(X, 15))
     best = max((graph.clusters(r, 5) for r in RESOLUTIONS), key=lambda c: partition_scores(TRUTH, c)["nmi"])
     clusters = {"": kmeans_labels(X, 3, 5), "leiden_k_": graph.clusters_of_number(3, 5), "leiden_best_": best}
     expected = {p + m: x for p, found in clusters.items() for m, x in partition_scores(TRUTH, found).items()}
     expected["knn_accuracy"] = np.nanmean(knn_hits(X, TRUTH, 5))
     expected |= {name: silhouette_samples(X, TRUTH, metric=metric).mean() for name, metric in SILHOUETTES.items()}
-    assert set(frame["kind"]) == {"subject"}
     for metric, value in expected.items():
-        assert whole(frame, metric)["value"] == pytest.approx(value, abs=1e-12)
-
-
-def test_standard_equals_the_metrics_on_their_own():
-    X = blobs(6.0)
-    frame = scored(X, protocol="standard", seeds=[3, 9])
-    for seed in (3, 9):
-        expected = partition_scores(TRUTH, kmeans_labels(X, 3, seed))
-        for metric in ("ari", "ami"):
-            assert pick(frame, kind="subject", metric=metric, seed=seed)["value"].item() == expected[metric]
-    row = whole(frame, "silhouette")
-    assert row["value"] == pytest.approx(silhouette_samples(X, TRUTH).mean())
-    assert row["low"] < row["value"] < row["high"]
+        row = pick(frame, metric=metric, kind="subject", seed=None if metric in SILHOUETTES else 5)
+        assert row["value"].item() == pytest.approx(value, abs=1e-12)
 
 
 def test_genept_equals_a_transcription_of_the_notebook():
@@ -103,7 +92,7 @@ def test_genept_equals_a_transcription_of_the_notebook():
 
 
 def test_separate_groups_score_one_and_permuted_labels_about_zero():
-    frame = scored(blobs(0.1), seeds=range(5))
+    frame = scored(blobs(0.1), seeds=range(3))
     rows = pick(frame, kind="subject")
     rows = rows[rows["metric"].isin([*PARTITIONS, "knn_accuracy"])]
     assert rows["value"].tolist() == pytest.approx([1.0] * len(rows))
@@ -123,17 +112,6 @@ def test_leiden_finds_the_number_of_clusters_without_the_labels():
     assert whole(frame, "leiden_k_ari")["note"] == "3 clusters instead of 2"
 
 
-def test_intervals_narrow_with_the_cells():
-    widths = []
-    for n in (20, 200):
-        row = whole(
-            scored(blobs(9.0, n=n), np.repeat(["a", "b", "c"], n), seeds=range(3), permuted=False), "knn_accuracy"
-        )
-        assert row["low"] <= row["value"] <= row["high"]
-        widths.append(row["high"] - row["low"])
-    assert widths[1] < widths[0] / 2
-
-
 def test_the_interval_of_an_accuracy_agrees_with_the_normal_theory():
     n = 500
     row = whole(scored(blobs(14.0, n=n), np.repeat(["a", "b", "c"], n), seeds=[1], permuted=False), "knn_accuracy")
@@ -151,33 +129,11 @@ def test_votes_equal_scikit_learn_on_the_cells_that_are_not_held_out():
     model = KNeighborsClassifier(10).fit(X[~held], TRUTH[~held])
     np.testing.assert_array_equal(hits[held], model.predict(X[held]) == TRUTH[held])
     assert (np.isnan(knn_hits(X, TRUTH, 5)) != np.isnan(hits)).any()
-
-
-def test_a_singleton_label_votes_and_is_not_held_out():
     labels = TRUTH.copy()
     labels[0], labels[1:3] = "alone", "two"
-    hits = knn_hits(blobs(3.0), labels, 0)
-    assert np.isnan(hits[0])
+    hits = knn_hits(X, labels, 0)
+    assert np.isnan(hits[0])  # a singleton label votes and is not held out
     assert (~np.isnan(hits[1:3])).sum() == 1
-
-
-def test_too_few_voters_are_a_row_with_the_reason_and_the_rest_is_scored():
-    frame = scored(blobs(n=3), np.repeat(["a", "b", "c"], 3), seeds=[0])
-    failed = frame[frame["value"].isna()]
-    assert set(zip(failed["metric"], failed["reason"], strict=True)) == {("knn_accuracy", "undefined")}
-    assert len(frame) > len(failed)
-
-
-@pytest.mark.parametrize("protocol", task.PROTOCOLS)
-def test_protocols_repeat_themselves_and_do_not_depend_on_the_names_of_labels(protocol):
-    X = blobs(8.0)
-    renamed = np.array([{"B": "z", "T": "a", "NK": "m"}[x] for x in TRUTH])
-    first, again, other = (
-        scored(X, labels, protocol, seeds=range(2), permuted=False) for labels in (TRUTH, TRUTH, renamed)
-    )
-    pd.testing.assert_frame_equal(first, again)
-    kept = first["metric"] != "knn_accuracy"  # which cells are held out follows the order of the labels
-    np.testing.assert_allclose(first["value"][kept], other["value"][kept], atol=1e-12)
 
 
 def test_cells_without_label_or_vector_are_left_out_of_all_embeddings_and_counted():
@@ -194,13 +150,11 @@ def test_cells_without_label_or_vector_are_left_out_of_all_embeddings_and_counte
 @pytest.mark.parametrize("protocol", task.PROTOCOLS)
 def test_an_embedding_without_vectors_fails_alone(protocol):
     good = blobs(3.0)
-    frame = scored({"good": good, "bad": np.full((120, 2), np.nan)}, protocol=protocol, seeds=[0, 1])
+    frame = scored({"good": good, "bad": np.full((120, 2), np.nan)}, protocol=protocol, seeds=[0])
     bad = pick(frame, subject="bad")
     assert set(bad["reason"]) == {"too-few"}
-    assert sorted(bad["metric"]) == sorted(task.PROTOCOLS[protocol].metrics)
-    assert (
-        pick(frame, subject="good")["value"].tolist() == scored(good, protocol=protocol, seeds=[0, 1])["value"].tolist()
-    )
+    assert sorted(bad["metric"]) == sorted(task.PROTOCOLS[protocol])
+    assert pick(frame, subject="good")["value"].tolist() == scored(good, protocol=protocol, seeds=[0])["value"].tolist()
 
 
 def test_labels_that_cannot_be_scored_give_rows_with_the_reason():
@@ -216,11 +170,10 @@ def test_labels_that_cannot_be_scored_give_rows_with_the_reason():
         frame = scored(X, labels, protocol="standard")
         assert set(frame["reason"]) == {"too-few"}
         assert frame["value"].isna().all()
-
-
-def test_fewer_clusters_than_labels_are_noted():
-    X = np.repeat([[1.0, 1.0], [2.0, 2.0]], 60, axis=0)
-    assert whole(scored(X, protocol="standard"), "ari")["note"] == "2 clusters instead of 3"
+    few = scored(blobs(n=3), np.repeat(["a", "b", "c"], 3), seeds=[0]).query("value != value")
+    assert set(zip(few["metric"], few["reason"], strict=True)) == {("knn_accuracy", "undefined")}
+    two = np.repeat([[1.0, 1.0], [2.0, 2.0]], 60, axis=0)
+    assert whole(scored(two, protocol="standard"), "ari")["note"] == "2 clusters instead of 3"
 
 
 def test_calls_that_make_no_sense_raise(monkeypatch):

@@ -55,42 +55,33 @@ def pairs(tmp_path_factory):
     return file
 
 
-def test_the_files_agree_with_one_another(model, pairs, tmp_path, capsys):
-    out = tmp_path / "new" / "out"
-    assert run(["tune", "diagnose", str(pairs), "--out", str(out), "--model", model, "--window", "8", "--json"]) == 0
+def test_the_files_agree_with_one_another_and_a_run_is_repeated_to_the_letter(model, pairs, tmp_path, capsys):
+    out = tmp_path / "new" / "a"
+    words = ("--window", "8", "--max-responses", "9", "--json")
+    assert run(["tune", "diagnose", str(pairs), "--out", str(out), "--model", model, *words]) == 0
     tags = [row["tag"] for row in json.loads(capsys.readouterr().out)["enrichment"]]
     assert tags == ["entity", "connective", "other"]
-    files = {"diagnostic.json", "figure-1a.png", "figure-1b.png", "windows.parquet"}
-    assert {p.name for p in out.iterdir()} == files
+    assert {p.name for p in out.iterdir()} == {"diagnostic.json", "figure-1b.png", "windows.parquet"}
     record = json.loads((out / "diagnostic.json").read_text())
     windows = pd.read_parquet(out / "windows.parquet")
     assert record["options"]["window"] == 8
     assert record["model"]["revision"].startswith("sha256:")
-    assert (record["data"]["file"], record["data"]["rows"], len(record["data"]["sha256"])) == ("pairs.jsonl", 14, 64)
-    assert record["versions"]["causal_connectives"] == "1"
-    assert record["counts"]["windows"] == len(windows)
+    data = record["data"]
+    assert (data["file"], data["rows"], data["drawn"], len(data["sha256"])) == ("pairs.jsonl", 14, 9, 64)
+    assert (record["counts"]["windows"], record["counts"]["responses"]) == (len(windows), 9)
     groups = windows.groupby("group")[["low_entity", "low_connective", "low_other"]].sum()
     shares = groups.div(groups.sum(axis=1), axis=0)
     for row in record["enrichment"]:
         assert row["share_sparse"] == pytest.approx(shares.loc["A", f"low_{row['tag']}"])
         assert row["share_dense"] == pytest.approx(shares.loc["B", f"low_{row['tag']}"])
-    assert set(windows["where"]) == {f"pairs.jsonl:{i}" for i in range(1, 15)}
-    assert record["example"] in set(windows["where"])
-    entity = record["enrichment"][0]
-    assert entity["tag"] == "entity"
-    assert entity["tokens"] > 0
-
-
-def test_a_run_is_repeated_to_the_letter(model, pairs, tmp_path):
-    for name in ("a", "b"):
-        diagnose_responses(pairs, tmp_path / name, model=model, window=8, dtype="fp32", max_responses=9)
-    for file in ("diagnostic.json", "figure-1a.png", "figure-1b.png"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    record = json.loads((tmp_path / "a" / "diagnostic.json").read_text())
-    assert (record["data"]["drawn"], record["counts"]["responses"]) == (9, 9)
-    diagnose_responses(pairs, tmp_path / "c", model=model, window=8, dtype="fp32", max_responses=9, seed=1)
-    drawn = [set(pd.read_parquet(tmp_path / name / "windows.parquet")["where"]) for name in "abc"]
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert record["example"] in set(windows["where"]) < {f"pairs.jsonl:{i}" for i in range(1, 15)}
+    assert record["enrichment"][0]["tokens"] > 0
+    options = {"model": model, "window": 8, "max_responses": 9}
+    diagnose_responses(pairs, tmp_path / "b", **options)
+    for file in ("diagnostic.json", "figure-1b.png"):
+        assert (out / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    diagnose_responses(pairs, tmp_path / "c", seed=1, **options)
+    assert set(pd.read_parquet(tmp_path / "c" / "windows.parquet")["where"]) != set(windows["where"])
 
 
 def test_pubmedqa_and_tables_are_read(model, tmp_path):
@@ -117,7 +108,7 @@ def test_rows_beyond_the_context_are_left_out_and_counted(model, tmp_path):
         diagnose_responses(file, tmp_path / "out", model=model)
 
 
-def test_what_cannot_be_done_is_refused_before_the_model_is_asked(pairs, tmp_path):
+def test_what_cannot_be_done_raises_before_the_model_is_loaded(pairs, tmp_path):
     absent = "./no/such/model"
     (tmp_path / "file").write_text("x")
     other = tmp_path / "x.parquet"
@@ -127,7 +118,7 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_asked(pairs, tmp_pat
     for what, data, options in (
         ("dtype", pairs, {"dtype": "fp8"}),
         ("tagger", pairs, {"tagger": "proteins"}),
-        ("sparse_quantile", pairs, {"sparse_quantile": 0.9}),
+        ("window", pairs, {"window": 0}),
         ("file", pairs, {"out": tmp_path / "file"}),
         ("x.parquet", other, {}),
         ("none.tsv", tmp_path / "none.tsv", {}),
@@ -138,18 +129,9 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_asked(pairs, tmp_pat
             diagnose_responses(**{"data": data, "out": tmp_path, "model": absent} | options)
 
 
-def test_nothing_is_written_when_the_windows_cannot_be_told_apart(model, pairs, tmp_path):
+def test_nothing_is_written_when_the_windows_cannot_be_told_apart(model, tmp_path):
+    file = tmp_path / "same.jsonl"
+    file.write_text((json.dumps({"prompt": "Tell me.", "completion": TEXTS[0]}) + "\n") * 3)
     with pytest.raises(BftembedError, match="window"):
-        diagnose_responses(
-            pairs, tmp_path / "out", model=model, window=100_000, sparse_quantile=0.0, dense_quantile=1.0
-        )
+        diagnose_responses(file, tmp_path / "out", model=model, window=100_000)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.model
-def test_the_packaged_model_is_diagnosed_on_real_answers(shared_data, tmp_path):
-    diagnose_responses(shared_data("gene_text/refseq_gene_summary_human.tsv.gz"), tmp_path, max_responses=12)
-    record = json.loads((tmp_path / "diagnostic.json").read_text())
-    assert record["model"]["name"] == "builtin:smollm2-135m-instruct"
-    assert record["counts"]["responses"] == 12
-    assert 0.4 < record["counts"]["low_tokens"] / record["counts"]["tokens"] < 0.51

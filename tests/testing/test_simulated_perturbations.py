@@ -7,8 +7,7 @@ import pytest
 
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError
-from bftembed.testing import simulate_perturbations
-from bftembed.testing.perturbation import CONTROL
+from bftembed.testing import CONTROL, simulate_perturbations
 
 
 def deltas(adata, cell_type):
@@ -19,7 +18,7 @@ def deltas(adata, cell_type):
 
 
 def test_a_screen_has_the_columns_of_state_and_says_that_it_is_simulated():
-    adata, genes = simulate_perturbations(n_perturbations=6, n_genes=40, cells_per_perturbation=5, n_batches=3)
+    adata, genes = simulate_perturbations(n_perturbations=6, n_genes=40, cells_per_perturbation=5)
     assert adata.X.dtype == np.float32
     assert 0 <= adata.X.min() < adata.X.max() < 15
     np.testing.assert_allclose(np.expm1(adata.X).sum(axis=1), 1e4, rtol=1e-4)
@@ -27,7 +26,7 @@ def test_a_screen_has_the_columns_of_state_and_says_that_it_is_simulated():
     counts = adata.obs.groupby(["cell_type", "gene"], observed=True).size()
     assert counts.drop(CONTROL, level="gene").unique().tolist() == [5]
     assert counts.xs(CONTROL, level="gene").tolist() == [3, 3, 3]  # a tenth of the cells
-    assert adata.obs["gem_group"].nunique() == 3
+    assert adata.obs["gem_group"].nunique() == 2
     assert set(adata.obs["gene"]) - {CONTROL} <= set(adata.var_names)
     assert list(genes.ids) == list(adata.var_names)
     assert all(r.status == "used" for r in GeneIndex.default().resolve(list(genes.ids)))
@@ -65,13 +64,8 @@ def test_targets_fall_and_the_share_of_the_effect_that_the_embedding_tells_is_th
 
 @pytest.mark.parametrize(
     "options",
-    [{"signal": 1.5}, {"control_share": 0.0}, {"n_perturbations": 50, "n_genes": 10}, {"cell_types": ()}, {"dim": 0}],
+    [{"signal": 1.5}, {"n_perturbations": 50, "n_genes": 10}, {"dim": 0}],
 )
-def test_numbers_out_of_range_are_refused(options):
-    with pytest.raises(BftembedError, match="must"):
+def test_numbers_out_of_range_are_an_error(options):
+    with pytest.raises(BftembedError):
         simulate_perturbations(**options)
-
-
-def test_more_genes_than_there_are_is_refused():
-    with pytest.raises(BftembedError, match="HGNC has 19,?\\d+ that code"):
-        simulate_perturbations(n_genes=30_000)

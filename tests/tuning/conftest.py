@@ -17,7 +17,7 @@ TEMPLATE = (
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Give the folder of a random Llama of two layers with a byte tokenizer."""
-    import torch
+    torch = pytest.importorskip("torch")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -60,15 +60,15 @@ def pairs_file(tmp_path_factory):
     return file
 
 
-@pytest.fixture
-def make_config(tiny_model, pairs_file, tmp_path):
+@pytest.fixture(scope="session")
+def config_of(tiny_model, pairs_file):
     """Make a `TuneConfig` on the tiny model; keys such as ``training__max_steps`` reach into the parts."""
     from bftembed.config import TuneConfig
 
-    def make(**changes):
+    def make(out, **changes):
         values = {
             "model": str(tiny_model),
-            "out": str(tmp_path / "run"),
+            "out": str(out),
             "objective": {"window": 16},
             "data": {"train": str(pairs_file), "max_length": 256},
             "training": {"precision": "fp32", "learning_rate": 0.01, "batch_size": 4, "max_steps": 3, "threads": 1},
@@ -82,3 +82,9 @@ def make_config(tiny_model, pairs_file, tmp_path):
         return TuneConfig.model_validate(values)
 
     return make
+
+
+@pytest.fixture
+def make_config(config_of, tmp_path):
+    """Make a config of a run in the test's folder."""
+    return lambda out=None, **changes: config_of(out or tmp_path / "run", **changes)

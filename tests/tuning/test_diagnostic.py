@@ -1,8 +1,7 @@
-"""Window statistics against naive programs, enrichment against numbers worked out by hand."""
+"""Confidences against softmax of full logits, windows against a naive program, enrichment against hand-made numbers."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -11,16 +10,95 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bftembed.errors import BftembedError
-from bftembed.tuning.diagnostic import (
-    DiagnosticOptions,
-    diagnose,
-    in_group,
-    longest_runs,
-    low_tokens,
-    window_starts,
-)
+from bftembed.tuning.diagnostic import _TAG_COLORS, diagnose, draw_response, in_group, low_tokens, token_confidence
+from bftembed.tuning.encoding import IGNORED, Encoded
 
-ENTITY, CONNECTIVE, OTHER = 0, 1, 2
+VOCABULARY = 512
+
+
+# ---- teacher forcing
+
+
+def llama():
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=4, initializer_range=0.3)
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def rows(n=8, seed=0, longest=60):
+    generator = np.random.default_rng(seed)
+    found = []
+    for i in range(n):
+        prompt, answer = int(generator.integers(1, longest // 2)), int(generator.integers(0, longest // 2))
+        ids = generator.integers(VOCABULARY, size=prompt + answer).tolist()
+        found.append(Encoded(f"pairs.jsonl:{i + 1}", ids, [IGNORED] * prompt + ids[prompt:]))
+    return found
+
+
+def naive(model, item):
+    """One sequence, no padding, full logits, one token after the other."""
+    import torch
+
+    if not item.input_ids:
+        return np.empty(0)
+    with torch.no_grad():
+        logits = model(torch.tensor([item.input_ids])).logits[0].double()
+    pairs = [(t, label) for t, label in enumerate(item.labels) if t and label != IGNORED]
+    return np.array([float(torch.softmax(logits[t - 1], dim=0)[label]) for t, label in pairs])
+
+
+def assert_naive(model, data, **options):
+    for values, item in zip(token_confidence(model, data, **options), data, strict=True):
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, naive(model, item), rtol=2e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100])
+def test_confidences_equal_full_logits_whatever_the_batches(batch_tokens):
+    gaps = Encoded("two answers", list(range(20)), [IGNORED] * 4 + list(range(4, 8)) + [IGNORED] * 5 + [*range(13, 20)])
+    nothing = [Encoded("a", [], []), Encoded("b", [1, 2], [IGNORED] * 2)]
+    calls = []
+    data = [*rows(), gaps, *nothing]
+    assert_naive(llama(), data, batch_tokens=batch_tokens, progress=lambda done, total, _: calls.append((done, total)))
+    assert calls[-1] == (11, 11)
+
+
+def test_caps_biases_and_adapters_are_followed():
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    capped, forward = llama(), llama().forward
+    capped.config.final_logit_softcapping = 2.0
+
+    def cap(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits = 2.0 * torch.tanh(out.logits / 2.0)
+        return out
+
+    capped.forward = cap
+    biased = llama()
+    head = torch.nn.Linear(64, VOCABULARY, bias=True)
+    head.weight = biased.lm_head.weight
+    biased.set_output_embeddings(head)
+    adapted = peft.get_peft_model(llama(), peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)).eval()
+    plain = token_confidence(llama(), rows(3))
+    for model in (capped, biased, adapted):
+        assert_naive(model, rows(3))
+        assert any(
+            np.abs(a - b).max(initial=0) > 1e-4 for a, b in zip(plain, token_confidence(model, rows(3)), strict=True)
+        )
+
+
+def test_rows_that_cannot_be_forced_and_bad_weights_are_named():
+    with pytest.raises(BftembedError, match=r"x\.jsonl:7"):
+        token_confidence(llama(), [Encoded("fine", [1, 2], [IGNORED, 2]), Encoded("x.jsonl:7", [1, 2], [1, 2])])
+    model = llama()
+    model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(BftembedError, match=r"pairs.jsonl.*NaN"):
+        token_confidence(model, rows(2, seed=1))
+
+
+# ---- windows and groups
 
 
 def naive_run(low):
@@ -32,39 +110,10 @@ def naive_run(low):
 
 
 def naive_starts(n, window, stride):
-    if n == 0:
-        return []
     if n <= window:
-        return [0]
-    starts = []
-    at = 0
-    while at + window <= n:
-        starts.append(at)
-        at += stride
+        return [0] * min(n, 1)
+    starts = list(range(0, n - window + 1, stride))
     return starts if starts[-1] == n - window else [*starts, n - window]
-
-
-lows = st.lists(st.booleans(), max_size=60)
-sizes = st.integers(1, 70)
-
-
-@given(lows, sizes, st.integers(1, 12))
-def test_windows_equal_a_naive_program(low, window, stride):
-    starts = window_starts(len(low), window, stride).tolist()
-    assert starts == naive_starts(len(low), window, stride)
-    runs = longest_runs(np.array(low, dtype=bool), window, stride)
-    assert runs.tolist() == [naive_run(low[s : s + window]) for s in starts]
-
-
-@given(st.lists(st.floats(0, 1, width=32), max_size=50), st.floats(0.01, 0.99))
-def test_low_tokens_lie_below_the_quantile(confidence, q):
-    values = np.array(confidence, dtype=np.float32)
-    low = low_tokens(values, q)
-    assert low.shape == values.shape
-    if len(values):
-        assert not low[values.argmax()]
-        assert low.sum() <= np.ceil(q * len(values))
-        assert low.tolist() == [c < np.quantile(values, q) for c in values]
 
 
 def random_responses(seed, n=8, longest=90):
@@ -76,9 +125,8 @@ def random_responses(seed, n=8, longest=90):
 @given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 5))
 def test_the_result_equals_a_naive_program(seed, window, stride):
     confidences, tags = random_responses(seed)
-    options = DiagnosticOptions(window=window, stride=stride, resamples=10)
     try:
-        result = diagnose(confidences, tags, options)
+        result = diagnose(confidences, tags, window=window, stride=stride, resamples=2)
     except BftembedError:
         return
     rows = []
@@ -87,210 +135,132 @@ def test_the_result_equals_a_naive_program(seed, window, stride):
         for s in naive_starts(len(c), window, stride):
             part = low[s : s + window]
             counts = [sum(1 for x, t in zip(part, tag[s : s + window], strict=True) if x and t == k) for k in range(3)]
-            rows.append((i, s, len(part), sum(part) / len(part), naive_run(part), counts))
-    found = result.windows
-    assert found.response.tolist() == [r[0] for r in rows]
-    assert found.start.tolist() == [r[1] for r in rows]
-    assert found.length.tolist() == [r[2] for r in rows]
-    assert found.low_fraction.tolist() == [r[3] for r in rows]
-    assert found.longest_run.tolist() == [r[4] for r in rows]
-    assert found.low_tags.tolist() == [r[5] for r in rows]
+            rows.append((i, s, len(part), sum(part) / len(part), naive_run(part), *counts))
     cuts = [np.quantile([r[k] for r in rows], q) for q in (0.25, 0.75) for k in (3, 4)]
     groups = ["A" if r[3] <= cuts[0] and r[4] <= cuts[1] else "B" if r[3] >= cuts[2] and r[4] >= cuts[3] else ""
               for r in rows]  # fmt: skip
-    assert found.group.tolist() == groups
-    shares = {g: np.sum([r[5] for r, of in zip(rows, groups, strict=True) if of == g], axis=0) for g in "AB"}
-    for k, row in enumerate(result.enrichment):
-        for g, share in (("A", row.share_sparse), ("B", row.share_dense)):
-            expected = shares[g][k] / shares[g].sum() if shares[g].sum() else None
-            assert share == pytest.approx(expected)
-
-
-@given(st.integers(0, 10_000), st.integers(2, 30))
-def test_the_tokens_of_a_group_equal_a_naive_program(seed, window):
-    confidences, tags = random_responses(seed)
-    try:
-        result = diagnose(confidences, tags, DiagnosticOptions(window=window, resamples=1))
-    except BftembedError:
-        return
-    w = result.windows
-    for group in "AB":
-        for i, inside in enumerate(in_group(w, [len(c) for c in confidences], group)):
-            expected = [
-                any(
-                    w.response[j] == i and w.group[j] == group and w.start[j] <= t < w.start[j] + w.length[j]
-                    for j in range(len(w.group))
-                )
-                for t in range(len(confidences[i]))
-            ]
-            assert inside.tolist() == expected
+    found = result.windows
+    assert found["group"].tolist() == groups
+    assert list(found.drop(columns="group").itertuples(index=False, name=None)) == rows
+    sizes = [len(c) for c in confidences]
+    inside = {group: in_group(found, sizes, group) for group in "AB"}
+    for group, held in inside.items():
+        for i, n in enumerate(sizes):
+            of = [(r[1], r[2]) for r, g in zip(rows, groups, strict=True) if g == group and r[0] == i]
+            assert held[i].tolist() == [any(s <= t < s + length for s, length in of) for t in range(n)]
     low = [low_tokens(c) for c in confidences]
-    held = in_group(w, [len(c) for c in confidences], "B")
     for k, row in enumerate(result.enrichment):
-        pairs = list(zip(low, held, tags, strict=True))
-        assert row.low_dense == sum(int((x & h & (t == k)).sum()) for x, h, t in pairs)
-        assert row.low_tokens == sum(int((x & (t == k)).sum()) for x, _, t in pairs)
-        assert row.tokens == sum(int((t == k).sum()) for t in tags)
+        for group, share in (("A", row["share_sparse"]), ("B", row["share_dense"])):
+            sums = np.sum([r[5:] for r, g in zip(rows, groups, strict=True) if g == group], axis=0)
+            assert share == (pytest.approx(sums[k] / sums.sum()) if sums.sum() else None)
+        each = list(zip(low, inside["B"], tags, strict=True))
+        assert row["low_dense"] == sum(int((x & h & (t == k)).sum()) for x, h, t in each)
+        assert row["low_tokens"] == sum(int((x & (t == k)).sum()) for x, _, t in each)
+        assert row["tokens"] == sum(int((t == k).sum()) for t in tags)
 
 
 def responses(*texts):
     """Windows of 4 written as tags: a capital letter is a low-confidence token."""
     tags = [np.array(["eco".index(x.lower()) for x in t.replace(" ", "")]) for t in texts]
-    confidences = [np.array([0.1 if x.isupper() else 0.9 for x in t.replace(" ", "")]) for t in texts]
-    return confidences, tags
+    return [np.array([0.1 if x.isupper() else 0.9 for x in t.replace(" ", "")]) for t in texts], tags
 
 
 #: Nine of sixteen tokens are low, so the median is a low one's 0.1 and nothing lies below it; the 0.7 quantile is 0.9.
-BY_FOURS = DiagnosticOptions(window=4, stride=4, tau_quantile=0.7, dense_quantile=0.6)
+BY_FOURS = {"window": 4, "stride": 4, "tau_quantile": 0.7, "dense_quantile": 0.6}
 
 
 def test_enrichment_worked_out_by_hand():
-    result = diagnose(*responses("Eooo EECO oCoo EOOo"), BY_FOURS)
-    assert result.windows.group.tolist() == ["A", "B", "A", "B"]
+    result = diagnose(*responses("Eooo EECO oCoo EOOo"), **BY_FOURS)
+    assert result.windows["group"].tolist() == ["A", "B", "A", "B"]
     assert result.thresholds == {
         "A": {"low_fraction": 0.25, "longest_run": 1.0},
         "B": {"low_fraction": pytest.approx(0.65), "longest_run": pytest.approx(2.6)},
     }
     entity, connective, other = result.enrichment
-    assert (entity.share_sparse, entity.share_dense) == (1 / 2, 3 / 7)
-    assert entity.ratio == pytest.approx(6 / 7)
-    assert connective.ratio == pytest.approx(2 / 7)
-    assert (entity.tokens, entity.low_tokens, entity.low_sparse, entity.low_dense) == (4, 4, 1, 3)
+    assert (entity["share_sparse"], entity["share_dense"]) == (1 / 2, 3 / 7)
+    assert entity["ratio"] == pytest.approx(6 / 7)
+    assert connective["ratio"] == pytest.approx(2 / 7)
+    assert [entity[name] for name in ("tokens", "low_tokens", "low_sparse", "low_dense")] == [4, 4, 1, 3]
     # One response: every resample is itself.
-    assert entity.low == entity.high == entity.ratio
+    assert entity["low"] == entity["high"] == entity["ratio"]
     # "other" is never low in A: more than any number, and no interval.
-    assert (other.share_sparse, other.ratio, other.low, other.high, other.undefined) == (0.0, None, None, None, 0)
-
-
-def test_windows_that_overlap_count_a_token_once_each():
-    confidences, tags = responses("EooooooEEEEEE")
-    result = diagnose(confidences, tags, DiagnosticOptions(window=4, tau_quantile=0.7))
-    w = result.windows
-    sums = w.low_tags[w.group == "B"].sum(axis=0)
-    assert sums[ENTITY] > result.enrichment[ENTITY].low_dense == 6
-    assert sums[CONNECTIVE] == sums[OTHER] == 0
+    assert [other[name] for name in ("share_sparse", "ratio", "low", "high", "undefined")] == [0.0, None, None, None, 0]
+    written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert (written["options"]["window"], written["counts"]["windows_dense"]) == (4, 2)
 
 
 def test_responses_are_resampled_not_windows():
     """Two responses: a resample holds both, or one of them twice; so three ratios are possible."""
     texts = ("Eooo EOOO oOoo EEEO", "Eooo OOOO oCoo OOOE")
-    result = diagnose(*responses(*texts), dataclasses.replace(BY_FOURS, resamples=400))
-    alone = [diagnose(*responses(t), BY_FOURS).enrichment[ENTITY].ratio for t in texts]
-    entity = result.enrichment[ENTITY]
-    assert result.windows.group.tolist() == ["A", "B"] * 4
-    assert (entity.low, entity.high) == (min(alone), max(alone))
-    assert min(alone) < entity.ratio < max(alone)
-    again = diagnose(*responses(*texts), dataclasses.replace(BY_FOURS, resamples=400))
-    assert again.enrichment == result.enrichment
+    result = diagnose(*responses(*texts), **BY_FOURS, resamples=400)
+    alone = [diagnose(*responses(t), **BY_FOURS).enrichment[0]["ratio"] for t in texts]
+    entity = result.enrichment[0]
+    assert (entity["low"], entity["high"]) == (min(alone), max(alone))
+    assert min(alone) < entity["ratio"] < max(alone)
 
 
 def test_resamples_without_a_value_are_counted_and_left_out():
     """One response holds every connective: where it is not drawn, the ratio is 0 / 0."""
-    result = diagnose(*responses("Cooo CCOO oOoo OOOO", "Eooo OOOO oOoo OOOE"), BY_FOURS)
-    connective = result.enrichment[CONNECTIVE]
-    assert 300 < connective.undefined < 700
-    assert connective.low is not None
+    connective = diagnose(*responses("Cooo CCOO oOoo OOOO", "Eooo OOOO oOoo OOOE"), **BY_FOURS).enrichment[1]
+    assert 300 < connective["undefined"] < 700
+    assert connective["low"] is not None
+    never = diagnose(*responses("Eooo EEOO oOoo OOOO"), **BY_FOURS).enrichment[1]
+    assert (never["tokens"], never["ratio"], never["low"], never["undefined"]) == (0, None, None, 2000)
 
 
-def test_a_tag_that_never_occurs_has_no_ratio():
-    result = diagnose(*responses("Eooo EEOO oOoo OOOO"), BY_FOURS)
-    row = result.enrichment[CONNECTIVE]
-    assert (row.tokens, row.share_sparse, row.share_dense, row.ratio, row.low, row.high) == (
-        0,
-        0.0,
-        0.0,
-        None,
-        None,
-        None,
-    )
-    assert row.undefined == BY_FOURS.resamples
-
-
-def test_the_interval_covers_a_known_ratio():
-    """Tags drawn without regard to confidence: the ratio is 1, and 95 % intervals hold it mostly."""
-    held = 0
-    for seed in range(40):
-        confidences, tags = random_responses(seed, n=30, longest=120)
-        row = diagnose(confidences, tags, DiagnosticOptions(window=8, resamples=300)).enrichment[ENTITY]
-        held += row.low <= 1 <= row.high
-    assert held >= 34
-
-
-def test_blocks_of_the_bootstrap_change_nothing(monkeypatch):
-    from bftembed.tuning import diagnostic
-
-    texts = ("Eooo EOOO oOoo EEEO", "Eooo OOOO oCoo OOOE")
-    whole = diagnose(*responses(*texts), BY_FOURS)
-    monkeypatch.setattr(diagnostic, "_BLOCK", 7)
-    assert diagnose(*responses(*texts), BY_FOURS).enrichment == whole.enrichment
-
-
-def test_short_and_empty_responses_are_counted():
+def test_short_and_empty_responses_are_counted_and_the_window_fits():
     confidences, tags = random_responses(0, n=20)
     confidences += [np.array([]), np.array([0.1, 0.9, 0.2])]
     tags += [np.array([], dtype=int), np.array([0, 1, 2])]
-    result = diagnose(confidences, tags, DiagnosticOptions(window=8, resamples=10))
+    result = diagnose(confidences, tags, resamples=2)
     lengths = np.array([len(c) for c in confidences])
-    assert result.counts["responses"] == 22
+    assert result.options["window"] == 32
+    assert "32 instead of the paper's 256" in result.note
     assert result.counts["empty_responses"] == (lengths == 0).sum()
-    assert result.counts["short_responses"] == ((lengths > 0) & (lengths < 8)).sum()
-    w = result.windows
-    assert (w.response[-1], w.start[-1], w.length[-1], w.longest_run[-1]) == (21, 0, 3, 1)
-    assert 20 not in w.response
-    assert result.counts["windows"] == len(w.group)
-
-
-def test_the_result_is_json_and_names_its_options():
-    result = diagnose(*responses("Eooo EECO oCoo EOOo"), BY_FOURS)
-    told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert told["options"]["window"] == 4
-    assert told["enrichment"][2]["ratio"] is None
-    assert told["counts"]["windows_dense"] == 2
-
-
-def test_confidences_that_are_all_equal_are_an_error():
-    with pytest.raises(BftembedError, match=r"too alike.*smaller window"):
-        diagnose([np.full(50, 0.5)], [np.zeros(50, dtype=int)])
-
-
-def test_an_empty_group_is_an_error_with_counts_and_remedy():
-    # The window with the longest run is not the one with the most low tokens.
-    confidences, tags = responses("OOOoooooo", "OoOoOoOoO", "OOooOooOo")
-    options = DiagnosticOptions(window=9, tau_quantile=0.7, sparse_quantile=0.0, dense_quantile=1.0)
-    with pytest.raises(BftembedError, match=r"Of 3 windows, 0 are in group A .* 0 in group B .*towards 0.5"):
-        diagnose(confidences, tags, options)
+    assert result.counts["short_responses"] == ((lengths > 0) & (lengths < 32)).sum()
+    assert result.windows.iloc[-1][["response", "start", "length", "longest_run"]].tolist() == [21, 0, 3, 1]
+    generator = np.random.default_rng(0)
+    long = [generator.random(n) ** 4 for n in (300, 400, 500)]
+    result = diagnose(long, [np.zeros(len(c), dtype=int) for c in long], resamples=2)
+    assert (result.options["window"], result.note) == (256, "")
 
 
 @pytest.mark.parametrize(
-    ("confidences", "tags", "words"),
+    ("texts", "options"),
     [
-        ([], [], "None of the 0 responses"),
-        ([np.array([])], [np.array([], dtype=int)], "None of the 1 responses"),
-        ([np.ones(3)], [], "1 arrays of confidences, but 0 of tags"),
-        ([np.ones(3)], [np.zeros(2, dtype=int)], "Response 0"),
-        ([np.array([0.1, np.nan])], [np.zeros(2, dtype=int)], "Response 0 has a confidence"),
-        ([np.array([0.1, 1.5])], [np.zeros(2, dtype=int)], "Response 0 has a confidence"),
-        ([np.array([0.1, 0.5])], [np.array([0, 3])], "Response 0 has a tag"),
+        ((), {}),
+        (("oooooooo",), {}),  # all alike
+        # The window with the longest run is not the one with the most low tokens.
+        (
+            ("OOOoooooo", "OoOoOoOoO", "OOooOooOo"),
+            {"window": 9, "tau_quantile": 0.7, "sparse_quantile": 0.0, "dense_quantile": 1.0},
+        ),
+        (("Eooo EECO",), {"window": 0}),
+        (("Eooo EECO",), {"tau_quantile": float("nan")}),
+        (("Eooo EECO",), {"sparse_quantile": 0.8}),
     ],
 )
-def test_arrays_that_do_not_fit_are_errors(confidences, tags, words):
-    with pytest.raises(BftembedError, match=words):
-        diagnose(confidences, tags)
+def test_groups_that_are_empty_or_alike_and_bad_options_are_errors(texts, options):
+    with pytest.raises(BftembedError):
+        diagnose(*responses(*texts), **options)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"window": 0},
-        {"stride": 0},
-        {"resamples": 0},
-        {"seed": -1},
-        {"tau_quantile": 0.0},
-        {"tau_quantile": float("nan")},
-        {"sparse_quantile": 0.8},
-        {"dense_quantile": 1.5},
-    ],
-)
-def test_options_that_mean_nothing_are_errors(bad):
-    with pytest.raises(BftembedError, match=next(iter(bad))):
-        DiagnosticOptions(**bad)
+# ---- figures
+
+
+def has(path, color):
+    from matplotlib.image import imread
+
+    wanted = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return bool((np.abs(imread(path)[..., :3] - wanted).max(axis=-1) < 0.02).any())
+
+
+@pytest.mark.parametrize("n", [1, 45, 300])
+def test_a_response_is_drawn(tmp_path, n):
+    generator = np.random.default_rng(0)
+    confidence, inside = generator.random(n), np.arange(n) < n // 2
+    tags = [("entity", "connective", "other")[i % 3] for i in range(n)]
+    tokens = ["", "\n", "$x$ $", "日本", "a" * 80][:n] + [f" w{i}" for i in range(5, n)]
+    groups = {"A": inside, "B": ~inside}
+    draw_response(tmp_path / "b.png", tokens, confidence, tags, groups, tau=0.5)
+    assert all(has(tmp_path / "b.png", color) for color in _TAG_COLORS.values())

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import secrets
+import struct
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from bftembed.errors import BftembedError, require
-from bftembed.llm.backends.gguf_header import gguf_parts, quantization_name, read_gguf_settings
 from bftembed.llm.backends.openai import body_of, option_scores
 from bftembed.llm.base import Capabilities, Completion, Sampling
 from bftembed.llm.chat import Template, closing_of, paragraphs, warn_of_no_template, with_closing, without_system
-from bftembed.llm.models import packaged_file, weights_revision
+from bftembed.llm.models import model_files, weights_revision
 from bftembed.llm.reasoning import open_reasoning
 from bftembed.machine import free_cores
 
@@ -29,13 +30,14 @@ _PROMPT_TOKENS = 1024
 _TOP = 100
 #: llama.cpp rounds a context up to a multiple of this.
 _CONTEXT_STEP = 256
+#: Type number of a value in a GGUF file → struct format; 8 is a string, 9 an array.
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
 
 
 @dataclass(eq=False)
 class LlamaCpp:
     """Greedy (or sampled) chat answers of a GGUF model, several at once.
-
-    The prompt is made by the file's own chat template; without one, the texts follow each other as paragraphs.
 
     Parameters
     ----------
@@ -64,18 +66,18 @@ class LlamaCpp:
     template: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if min(self.max_new_tokens, self.batch) < 1 or min(self.threads, self.context) < 0:
+        if self.batch < 1 or min(self.threads, self.context) < 0:
             raise BftembedError(
-                f"llamacpp: max_new_tokens={self.max_new_tokens} and batch={self.batch} must be at least 1; "
-                f"threads={self.threads} and context={self.context} at least 0 (0 chooses)."
+                f"llamacpp: batch={self.batch} must be at least 1; threads={self.threads} and context={self.context} "
+                "at least 0 (0 chooses)."
             )
         require("xllamacpp", "llamacpp")
         self.batch_size = self.batch
         self._template = Template(self.thinking, self.template or {})
-        parts = gguf_parts(_gguf_file(self.model))
+        parts = _gguf_parts(model_files("language-model", self.model) if "builtin:" in self.model else Path(self.model))
         self._file = parts[0]
-        settings, *_ = [read_gguf_settings(part) for part in parts]
-        self._quantization = quantization_name(settings.get("general.file_type"))
+        settings = _read_gguf_settings(self._file)
+        self._quantization = _quantization(settings.get("general.file_type"))
         self._chat_template = str(settings.get("tokenizer.chat_template") or "")
         self._revision = ",".join(weights_revision(part) for part in parts)
         trained = int(settings.get(f"{settings.get('general.architecture')}.context_length", 0))
@@ -189,10 +191,8 @@ class LlamaCpp:
             return Completion(request.id, prompt_tokens=n_prompt, scores=option_scores(choice, request.options))
         reason, most = choice["finish_reason"] or "", request.sampling.max_new_tokens
         if reason == "length" and n_answer < most:
-            error = (
-                f"the prompt has {n_prompt} tokens; with max_new_tokens={most} it exceeds the context of {self.context}"
-            )
-            return Completion(request.id, "", "", "error", n_prompt, error=error)
+            error = f"the prompt has {n_prompt} tokens; with max_new_tokens={most} it exceeds the context of "
+            return Completion(request.id, "", "", "error", n_prompt, error=f"{error}{self.context}")
         if "message" in choice:
             text = open_reasoning(answer["__verbose"]["prompt"]) + (choice["message"]["content"] or "")
         else:
@@ -208,8 +208,56 @@ def _rendered(server: Any, messages: Sequence[Message], options: dict[str, Any])
     return str(answer.get("__verbose", {}).get("prompt", ""))
 
 
-def _gguf_file(model: str) -> Path:
-    if not model.startswith("builtin:"):
-        return Path(model).expanduser()
-    path, _ = packaged_file("language-model", model.removeprefix("builtin:"))
-    return path
+def _gguf_parts(path: Path) -> list[Path]:
+    """Return the files of a model: one, or all of a split one (``NAME-00001-of-00003.gguf``)."""
+    parts = [path.expanduser()]
+    if split := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name):
+        parts = [parts[0].with_name(f"{split[1]}-{i:05d}-of-{split[2]}.gguf") for i in range(1, int(split[2]) + 1)]
+    for part in parts:
+        if not part.is_file():
+            raise BftembedError(f"No such GGUF file: {part}. Give the file itself; of a split model, all parts.")
+    return parts
+
+
+def _read_gguf_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a GGUF file by their keys in it; arrays, such as the vocabulary, are left out.
+
+    The reader of the package ``gguf`` takes many seconds for a vocabulary.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise BftembedError(f"{path} is not a GGUF file. Take 'transformers' for a folder of safetensors.")
+        try:
+            version, _, n_settings = struct.unpack("<IQQ", file.read(20))
+            if version not in (2, 3):
+                raise ValueError(f"it has GGUF version {version}, known are 2 and 3")
+            found = {_value(file, _STRING): _value(file) for _ in range(n_settings)}
+        except (struct.error, ValueError, LookupError, ArithmeticError, MemoryError, OSError) as err:
+            raise BftembedError(f"The header of {path} is damaged or cut: {err}. Fetch the file again.") from err
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _quantization(file_type: int | None) -> str:
+    """Return the name of a file type (the setting ``general.file_type``), for example ``"Q4_1"``."""
+    types = {int(t): t.name for t in require("gguf", "llamacpp").LlamaFileType} | {None: ""}
+    return re.sub("^(?:MOSTLY|ALL)_", "", types.get(file_type, f"type {file_type}"))
+
+
+def _value(file: BinaryIO, kind: int | None = None) -> Any:
+    """Read a value, and its type before it where that is not known; whatever is cut is a struct.error."""
+
+    def number(code: str) -> Any:
+        return struct.unpack(f"<{code}", file.read(struct.calcsize(f"<{code}")))[0]
+
+    kind = number("I") if kind is None else kind
+    if kind == _STRING:
+        return file.read(number("Q")).decode("utf-8", errors="replace")
+    if kind != _ARRAY:
+        return number(_SCALARS[kind])
+    inner, n = number("I"), number("Q")
+    if inner in _SCALARS:
+        file.seek(n * struct.calcsize(_SCALARS[inner]), 1)
+    else:
+        for _ in range(n):
+            _value(file, inner)
+    return None

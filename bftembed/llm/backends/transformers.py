@@ -27,8 +27,11 @@ _MAX_BATCH = 128
 _MAX_SCORED = 32
 #: Tokens that prompts must share at their beginning for it to be computed once.
 _MIN_PREFIX = 16
+#: A token whose likelihood is wanted: number of the option, position in the row, token.
+_Target = tuple[int, int, int]
 
 
+@dataclass(eq=False)
 class Transformers:
     """Answers and option scores of a causal language model.
 
@@ -52,44 +55,33 @@ class Transformers:
         Options of the chat template: ``template_enable_thinking=false``.
     """
 
-    def __init__(
-        self,
-        model: str,
-        batch_size: int = 0,
-        dtype: str = "auto",
-        threads: int = 0,
-        device: str = "auto",
-        thinking: str = "auto",
-        template: dict[str, Any] | None = None,
-    ) -> None:
-        if dtype not in DTYPES:
-            raise BftembedError(f"transformers: dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
-        if batch_size < 0 or threads < 0:
-            raise BftembedError(f"transformers: batch_size={batch_size} and threads={threads} are at least 0.")
+    model: str
+    batch_size: int = 0
+    dtype: str = "auto"
+    threads: int = 0
+    device: str = "auto"
+    thinking: str = "auto"
+    template: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES or self.batch_size < 0 or self.threads < 0:
+            raise BftembedError(
+                f"transformers: dtype={self.dtype!r} must be one of {', '.join(DTYPES)}, and "
+                f"batch_size={self.batch_size} and threads={self.threads} at least 0."
+            )
         require("transformers", "local")
         self._torch = require("torch", "local")
-        self.model, self.batch_size, self._threads = model, batch_size or _MAX_BATCH, threads
-        self._device = self._choose_device(device)
-        self._dtype = self._choose_dtype(dtype)
-        self._revision = model_identity("language-model", model)
-        self._template = Template(thinking, template or {})
+        cuda = self._torch.cuda.is_available()
+        self.batch_size = self.batch_size or _MAX_BATCH
+        if self.device == "auto":
+            self.device = "cuda" if cuda else "cpu"
+        if self.device.startswith("cuda") and not cuda:
+            raise BftembedError(f"transformers: device={self.device!r}, but torch sees no CUDA device here.")
+        bf16 = self.device.startswith("cuda") or cpu_has_bf16()
+        self._dtype = DTYPES[self.dtype] if self.dtype != "auto" else "bfloat16" if bf16 else "float32"
+        self._revision = model_identity("language-model", self.model)
+        self._template = Template(self.thinking, self.template or {})
         self._engine: _Engine | None = None
-
-    def _choose_device(self, device: str) -> str:
-        if device == "auto":
-            return "cuda" if self._torch.cuda.is_available() else "cpu"
-        try:
-            self._torch.device(device)
-        except RuntimeError as err:
-            raise BftembedError(f"transformers: torch does not know device={device!r} (cpu, cuda, …).") from err
-        if device.startswith("cuda") and not self._torch.cuda.is_available():
-            raise BftembedError(f"transformers: device={device!r}, but torch sees no CUDA device here.")
-        return device
-
-    def _choose_dtype(self, dtype: str) -> str:
-        if dtype != "auto":
-            return DTYPES[dtype]
-        return "bfloat16" if self._device.startswith("cuda") or cpu_has_bf16() else "float32"
 
     def fingerprint(self) -> dict[str, Any]:
         """Return engine, model, revision, versions, dtype, device and template options; no weights are loaded."""
@@ -101,7 +93,7 @@ class Transformers:
             "revision": self._revision,
             "backend": {"transformers": transformers.__version__, "torch": self._torch.__version__},
             "dtype": self._dtype,
-            "device": self._device.split(":")[0],
+            "device": self.device.split(":")[0],
             **self._template.fingerprint(template_in(model_files("language-model", self.model))),
         }
 
@@ -121,27 +113,23 @@ class Transformers:
         engine = self._engine
         with self._using_threads(), self._torch.inference_mode():
             yield from engine.scored([r for r in requests if r.options])
-            written = [_Row(r, engine.prompt_tokens(r)) for r in requests if not r.options]
             fitting = []
-            for row in sorted(written, key=lambda row: len(row.prompt)):
-                if engine.context and len(row.prompt) + row.request.sampling.max_new_tokens > engine.context:
-                    error = (
-                        f"the prompt has {len(row.prompt)} tokens; with "
-                        f"max_new_tokens={row.request.sampling.max_new_tokens} it exceeds the model's context of "
-                        f"{engine.context}"
-                    )
-                    yield Completion(row.request.id, "", "", "error", len(row.prompt), error=error)
+            for row in [_Row(r, engine.prompt_tokens(r)) for r in requests if not r.options]:
+                n, new = len(row.prompt), row.request.sampling.max_new_tokens
+                if engine.context and n + new > engine.context:
+                    error = f"the prompt has {n} tokens; with max_new_tokens={new} it exceeds the model's context of "
+                    yield _failure(row.request, n, f"{error}{engine.context}")
                 else:
                     fitting.append(row)
-            yield from engine.written(fitting, self.batch_size)
+            yield from engine.written(sorted(fitting, key=lambda row: len(row.prompt)), self.batch_size)
 
     @contextlib.contextmanager
     def _using_threads(self) -> Iterator[None]:
         """Set torch's threads for a while: an encoder after us must not depend on how busy the machine was."""
         before = self._torch.get_num_threads()
-        if self._device == "cpu":
-            self._threads = self._threads or free_cores()
-            self._torch.set_num_threads(self._threads)
+        if self.device == "cpu":
+            self.threads = self.threads or free_cores()
+            self._torch.set_num_threads(self.threads)
         try:
             yield
         finally:
@@ -152,7 +140,7 @@ class Transformers:
         if model._is_stateful:
             raise BftembedError(f"transformers: {self.model} keeps a state in place of a cache. Serve it with vLLM.")
         self._template.apply(tokenizer, self.model)
-        return _Engine(self._torch, model.to(self._device), tokenizer, self._template.options)
+        return _Engine(self._torch, model.to(self.device), tokenizer, self._template.options)
 
 
 @dataclass
@@ -195,36 +183,26 @@ class _Engine:
         """Return the tokens of a request's prompt."""
         return request_tokens(self.tokenizer, request, self._options)
 
-    # -- writing ------------------------------------------------------------------------------------------
-
     def written(self, rows: list[_Row], batch_size: int) -> Iterator[Completion]:
-        """Write answers, greedy or sampled. A row that has ended leaves the batch, and others join it."""
-        from transformers import DynamicCache
-
-        prefix = self._common([row.prompt for row in rows]) if self._shares_written else 0
-        beginning = DynamicCache()
-        if prefix:
-            self._forward([rows[0].prompt[:prefix]], beginning)
+        """Write answers, greedy or sampled. Rows that wait take the places of those that have ended."""
+        prefix, beginning = self._beginning([row.prompt for row in rows], self._shares_written)
         waiting, batch = deque(rows), None
         while waiting or batch is not None:
-            batch = self._with_joiners(batch, waiting, batch_size, prefix, beginning)
-            self._step(batch)
-            ended = [row for row in batch.rows if row.ended]
-            if ended:
-                yield from map(self._completion, ended)
-                batch = self._without_ended(batch)
+            batch = self._refilled(batch, waiting, batch_size, prefix, beginning)
+            yield from map(self._completion, self._step(batch))
+            batch = None if all(row.ended for row in batch.rows) else batch
 
-    def _with_joiners(
+    def _refilled(
         self, batch: _Batch | None, waiting: deque[_Row], batch_size: int, prefix: int, beginning: Any
     ) -> _Batch:
-        present = batch.rows if batch else []
-        longest = max(len(r.prompt) + r.request.sampling.max_new_tokens for r in [*present, *list(waiting)[:1]])
-        room = max(1, min(batch_size, _TOKENS_PER_BATCH // longest)) - len(present)
-        # Each joining reads prompts once more for the whole model: not for a row or two.
-        if not waiting or (present and room < max(1, batch_size // 8) and room < len(waiting)):
-            assert batch is not None
-            return batch
-        joining = [waiting.popleft() for _ in range(min(max(room, 1 - len(present)), len(waiting)))]
+        active = [row for row in batch.rows if not row.ended] if batch else []
+        longest = max(len(r.prompt) + r.request.sampling.max_new_tokens for r in [*active, *list(waiting)[:1]])
+        room = min(max(1, min(batch_size, _TOKENS_PER_BATCH // longest)) - len(active), len(waiting))
+        some = max(1, batch_size // 8)
+        if batch is not None and (room <= 0 or (room < some and room < len(waiting))):
+            # A row that has ended is computed on, until several have: to leave is to copy the cache.
+            return batch if len(batch.rows) - len(active) < some else self._kept(batch)
+        joining = [waiting.popleft() for _ in range(room)]
         for row in joining:
             if row.request.sampling.temperature > 0:
                 seed = row.request.sampling.seed_of(row.request)
@@ -245,11 +223,10 @@ class _Engine:
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         cache = self._repeated(beginning, len(rows))
         if longest - 1 > prefix:
-            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, prefix:-1]
             self.model(
                 input_ids=tokens[:, prefix:-1],
                 attention_mask=mask[:, :-1],
-                position_ids=positions,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, prefix:-1],
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -257,33 +234,49 @@ class _Engine:
         return _Batch(rows, cache, mask[:, :-1], tokens[:, -1])
 
     def _joined(self, batch: _Batch, new: _Batch) -> _Batch:
+        """Put new rows in the places of those that have ended; where there are more or fewer, behind the others."""
         torch = self.torch
+        free = [i for i, row in enumerate(batch.rows) if row.ended]
+        if len(free) != len(new.rows):
+            batch, free = self._kept(batch), []
         length = max(batch.mask.shape[1], new.mask.shape[1])
 
-        def padded(values: Any) -> Any:  # of shape (rows, heads, columns, size)
-            return torch.nn.functional.pad(values, (0, 0, length - values.shape[2], 0))
+        def merged(ours: Any, theirs: Any, columns: int) -> Any:
+            """Merge arrays whose axis `columns` (from the end) is that of the columns, none if 0."""
+            both = [ours, theirs]
+            if columns:
+                pads = [(0, 0) * (columns - 1) + (length - x.shape[-columns], 0) for x in both]
+                both = [torch.nn.functional.pad(x, p) if p[-2] else x for x, p in zip(both, pads, strict=True)]
+            if not free:
+                return torch.cat(both)
+            both[0][free] = both[1]
+            return both[0]
 
         for ours, theirs in zip(batch.cache.layers, new.cache.layers, strict=True):
-            for name in ("keys", "values"):
-                setattr(ours, name, torch.cat([padded(getattr(ours, name)), padded(getattr(theirs, name))]))
-        masks = [torch.nn.functional.pad(m, (length - m.shape[1], 0)) for m in (batch.mask, new.mask)]
-        rows = [*batch.rows, *new.rows]
-        return _Batch(rows, batch.cache, torch.cat(masks), torch.cat([batch.last, new.last]))
+            ours.keys, ours.values = merged(ours.keys, theirs.keys, 2), merged(ours.values, theirs.values, 2)
+        batch.mask, batch.last = merged(batch.mask, new.mask, 1), merged(batch.last, new.last, 0)
+        for i, row in zip(free or range(len(batch.rows), len(batch.mask)), new.rows, strict=True):
+            batch.rows[i : i + 1] = [row]
+        return self._trimmed(batch)
 
-    def _without_ended(self, batch: _Batch) -> _Batch | None:
+    def _kept(self, batch: _Batch) -> _Batch:
+        """Leave out the rows that have ended."""
         kept = [i for i, row in enumerate(batch.rows) if not row.ended]
-        if not kept:
-            return None
         which = self.torch.tensor(kept, device=self.device)
-        mask = batch.mask[which]
-        # Columns at the left that no row uses any more.
-        unused = int(mask.any(0).int().argmax())
         for layer in batch.cache.layers:
-            layer.keys, layer.values = layer.keys[which, :, unused:], layer.values[which, :, unused:]
-        return _Batch([batch.rows[i] for i in kept], batch.cache, mask[:, unused:], batch.last[which])
+            layer.keys, layer.values = layer.keys[which], layer.values[which]
+        return self._trimmed(_Batch([batch.rows[i] for i in kept], batch.cache, batch.mask[which], batch.last[which]))
 
-    def _step(self, batch: _Batch) -> None:
-        """Write one token of every row."""
+    def _trimmed(self, batch: _Batch) -> _Batch:
+        """Leave out the columns at the left that no row uses."""
+        unused = int(batch.mask.any(0).int().argmax())
+        for layer in batch.cache.layers:
+            layer.keys, layer.values = layer.keys[:, :, unused:], layer.values[:, :, unused:]
+        batch.mask = batch.mask[:, unused:]
+        return batch
+
+    def _step(self, batch: _Batch) -> list[_Row]:
+        """Write one token of every row, and return those that end with it."""
         torch = self.torch
         batch.mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
         logits = self.model(
@@ -297,21 +290,22 @@ class _Engine:
             for i, row in enumerate(batch.rows):
                 seen = torch.tensor(sorted({*row.prompt, *row.answer}), device=self.device)
                 logits[i, seen] = torch.where(logits[i, seen] < 0, self._penalty, 1 / self._penalty) * logits[i, seen]
-        tokens = logits.argmax(-1)
+        batch.last = logits.argmax(-1)
         for i, row in enumerate(batch.rows):
             if row.generator is not None:
-                tokens[i] = self._sampled(logits[i].float(), row)
-        batch.last = tokens
-        for row, token in zip(batch.rows, tokens.tolist(), strict=True):
+                batch.last[i] = self._sampled(logits[i].float(), row)
+        active = [(row, token) for row, token in zip(batch.rows, batch.last.tolist(), strict=True) if not row.ended]
+        for row, token in active:
+            sampling = row.request.sampling
             if token in self.stop_ids:
                 row.ended = "stop"
                 continue
             row.answer.append(token)
-            sampling = row.request.sampling
             if sampling.stop and any(s in self.tokenizer.decode(row.answer) for s in sampling.stop):
                 row.ended = "stop"
             elif len(row.answer) >= sampling.max_new_tokens:
                 row.ended = "length"
+        return [row for row, _ in active if row.ended]
 
     def _sampled(self, logits: Any, row: _Row) -> Any:
         torch, sampling = self.torch, row.request.sampling
@@ -328,29 +322,24 @@ class _Engine:
         text = text[: min(cut)] if cut else text
         return Completion(row.request.id, text, "", row.ended, len(row.prompt), len(row.answer))
 
-    # -- scoring ------------------------------------------------------------------------------------------
-
     def scored(self, requests: list[Request]) -> Iterator[Completion]:
-        """Yield the log-likelihoods of options; what prompts share at their beginning is computed once.
-
-        Prompt and option are tokenized together, and a space at the end of the prompt is the option's.
-        """
+        """Yield the log-likelihoods of options; what prompts share at their beginning is computed once."""
         asked = []
         for request in requests:
             context, whole = option_tokens(self.tokenizer, request, self._options)
             options = [ids[len(context) :] for ids in whole]
             longest = max(map(len, whole))
-            if not all(options) or not context or (self.context and longest > self.context):
+            if not all(options) or not context:
+                yield _failure(request, len(context), "an empty prompt or option has no likelihood")
+            elif self.context and longest > self.context:
                 error = f"prompt and options have {longest} tokens; the context of the model is {self.context}"
-                error = error if all(options) and context else "an empty prompt or option has no likelihood"
-                yield Completion(request.id, "", "", "error", len(context), error=error)
+                yield _failure(request, len(context), error)
             else:
                 asked.append((context, options, request))
         asked.sort(key=lambda one: one[0])
         start = 0
         while start < len(asked):
-            end = start + 1
-            shared = 0
+            end, shared = start + 1, 0
             while self._shares and end < len(asked):
                 common = _common_prefix(asked[start][0], asked[end][0])
                 if common < max(_MIN_PREFIX, 0.8 * shared):
@@ -361,69 +350,68 @@ class _Engine:
 
     def _scored_together(self, asked: list[tuple[list[int], list[list[int]], Request]]) -> Iterator[Completion]:
         """Score requests whose prompts share their beginning."""
-        from transformers import DynamicCache
-
-        prefix = self._common([context for context, _, _ in asked]) if self._shares else 0
-        beginning = DynamicCache()
-        if prefix:
-            self._forward([asked[0][0][:prefix]], beginning)
+        prefix, beginning = self._beginning([context for context, _, _ in asked], self._shares)
         # One row per request where all options are single tokens, else one per option.
-        rows: list[tuple[list[int], list[tuple[int, int, int]]]] = []  # tokens; (option, position, target)
-        where: list[int] = []
+        rows: list[tuple[int, list[int], list[_Target]]] = []  # request, tokens, targets
         for i, (context, options, _) in enumerate(asked):
             rest = context[prefix:]
             last = len(rest) - 1
             if all(len(option) == 1 for option in options):
-                rows.append((rest, [(o, last, option[0]) for o, option in enumerate(options)]))
-                where.append(i)
+                rows.append((i, rest, [(o, last, option[0]) for o, option in enumerate(options)]))
                 continue
             for o, option in enumerate(options):
-                rows.append((rest + option[:-1], [(o, last + t, token) for t, token in enumerate(option)]))
-                where.append(i)
+                rows.append((i, rest + option[:-1], [(o, last + t, token) for t, token in enumerate(option)]))
         scores = [[0.0] * len(options) for _, options, _ in asked]
-        missing = Counter(where)
-        order = sorted(range(len(rows)), key=lambda r: len(rows[r][0]))
-        while order:
+        missing = Counter(i for i, _, _ in rows)
+        rows.sort(key=lambda row: len(row[1]))
+        while rows:
             # Rows of similar length, so that little is padded.
-            shortest = len(rows[order[0]][0])
+            shortest = len(rows[0][1])
             most = max(1, min(_MAX_SCORED, _TOKENS_PER_BATCH // (prefix + 2 * shortest)))
-            size = sum(len(rows[r][0]) <= 1.2 * shortest + 8 for r in order[:most])
-            some, order = order[:size], order[size:]
-            found = self._log_likelihoods([rows[r] for r in some], prefix, beginning)
-            for r, values in zip(some, found, strict=True):
-                one = where[r]
-                for (which, _, _), value in zip(rows[r][1], values, strict=True):
-                    scores[one][which] += value
-                missing[one] -= 1
-                if not missing[one]:
-                    context, _, request = asked[one]
-                    yield Completion(request.id, prompt_tokens=len(context), scores=tuple(scores[one]))
+            size = sum(len(tokens) <= 1.2 * shortest + 8 for _, tokens, _ in rows[:most])
+            some, rows = rows[:size], rows[size:]
+            found = self._log_likelihoods([tokens for _, tokens, _ in some], [t for _, _, t in some], prefix, beginning)
+            for (i, _, targets), values in zip(some, found, strict=True):
+                for (o, _, _), value in zip(targets, values, strict=True):
+                    scores[i][o] += value
+                missing[i] -= 1
+                if not missing[i]:
+                    context, _, request = asked[i]
+                    yield Completion(request.id, prompt_tokens=len(context), scores=tuple(scores[i]))
 
     def _log_likelihoods(
-        self, rows: list[tuple[list[int], list[tuple[int, int, int]]]], prefix: int, beginning: Any
+        self, rows: list[list[int]], targets: list[list[_Target]], prefix: int, beginning: Any
     ) -> list[list[float]]:
-        torch, longest = self.torch, max(len(tokens) for tokens, _ in rows)
+        torch, longest = self.torch, max(map(len, rows))
         # Padded at the right: no token looks at what comes after it.
-        tokens = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens, _ in rows], device=self.device)
-        cache = self._repeated(beginning, len(rows))
-        wanted = [(i, position, target) for i, (_, targets) in enumerate(rows) for _, position, target in targets]
-        positions = sorted({position for _, position, _ in wanted})
-        place = {position: k for k, position in enumerate(positions)}
+        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
+        positions = sorted({position for wanted in targets for _, position, _ in wanted})
         logits = self.model(
             input_ids=tokens,
             position_ids=torch.arange(prefix, prefix + longest, device=self.device)[None],
-            past_key_values=cache,
+            past_key_values=self._repeated(beginning, len(rows)),
             use_cache=True,
             logits_to_keep=torch.tensor(positions, device=self.device),
         ).logits
-        at = sorted({(i, place[position]) for i, position, _ in wanted})
-        row_of = {one: k for k, one in enumerate(at)}
-        chosen = logits[[i for i, _ in at], [k for _, k in at]].float().log_softmax(-1)
-        found = chosen[
-            [row_of[i, place[position]] for i, position, _ in wanted], [target for _, _, target in wanted]
-        ].tolist()
-        values = iter(found)
-        return [[next(values) for _ in targets] for _, targets in rows]
+        places = sorted({(i, positions.index(at)) for i, wanted in enumerate(targets) for _, at, _ in wanted})
+        chosen = logits[[i for i, _ in places], [k for _, k in places]].float().log_softmax(-1)
+        row_of = {place: row for row, place in enumerate(places)}
+        which = [(row_of[i, positions.index(at)], token) for i, wanted in enumerate(targets) for _, at, token in wanted]
+        values = iter(chosen[[row for row, _ in which], [token for _, token in which]].tolist())
+        return [[next(values) for _ in wanted] for wanted in targets]
+
+    def _beginning(self, prompts: list[list[int]], shares: bool) -> tuple[int, Any]:
+        """Return how many tokens several prompts begin with (but for the last of the shortest), and their cache."""
+        from transformers import DynamicCache
+
+        cache, common = DynamicCache(), 0
+        if shares and len(prompts) > 1:
+            common = min(_common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
+        if common < _MIN_PREFIX:
+            return 0, cache
+        ids = self.torch.tensor([prompts[0][:common]], device=self.device)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return common, cache
 
     def _repeated(self, beginning: Any, n: int) -> Any:
         """Return the cache of a beginning for several rows; nothing is copied before rows differ."""
@@ -433,17 +421,10 @@ class _Engine:
             layer.keys, layer.values = (x.expand(n, *x.shape[1:]) for x in (layer.keys, layer.values))
         return cache
 
-    def _forward(self, tokens: list[list[int]], cache: Any) -> None:
-        ids = self.torch.tensor(tokens, device=self.device)
-        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-
-    def _common(self, prompts: list[list[int]]) -> int:
-        """Return the number of tokens that several prompts begin with, but for the last of the shortest."""
-        if len(prompts) < 2:
-            return 0
-        common = min(_common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
-        return common if common >= _MIN_PREFIX else 0
-
 
 def _common_prefix(one: list[int], other: list[int]) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _failure(request: Request, n_prompt: int, error: str) -> Completion:
+    return Completion(request.id, "", "", "error", n_prompt, error=error)

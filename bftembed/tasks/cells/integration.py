@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,15 +13,12 @@ from bftembed.errors import BftembedError, require, unknown_name
 from bftembed.io import refuse_input_as_output
 from bftembed.machine import available_memory
 from bftembed.metrics import integration as scib
-from bftembed.metrics.checks import TooFew, Undefined
+from bftembed.metrics.clustering import EXACT_UP_TO, Neighbors, Undefined, nearest_neighbors, silhouette_samples
 from bftembed.metrics.intervals import half_sample_interval, half_samples, t_interval
-from bftembed.metrics.neighbors import EXACT_UP_TO, Neighbors, nearest_neighbors
-from bftembed.metrics.silhouette import bras, isolated_labels, silhouette_batch, silhouette_label, silhouette_samples
 from bftembed.progress import Progress, silent
 from bftembed.report.published import integration_table
 from bftembed.tasks.base import Metric, Result, score_table, to_frame
 from bftembed.tasks.baselines import OF_COMPONENTS, CellBaselines, parse_baselines
-from bftembed.tasks.cells import _scib
 from bftembed.tasks.data import (
     ENCODER,
     as_matrix,
@@ -36,6 +32,7 @@ from bftembed.tasks.data import (
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import anndata
     import pandas as pd
@@ -45,7 +42,6 @@ if TYPE_CHECKING:
     from bftembed.report.table import Table
     from bftembed.tasks.baselines import Texts
 
-DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 TASK = "integration"
 TOTAL, BIO, BATCH = AGGREGATES = ("total", "bio_conservation", "batch_correction")
 BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
@@ -53,23 +49,16 @@ BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
 NMI, ARI = SEEDED = ("nmi_ari_cluster_labels_kmeans_nmi", "nmi_ari_cluster_labels_kmeans_ari")
 _BIO = {
     "isolated_labels": "Isolated labels",
-    "isolated_labels_f1": "Isolated F1",
-    "isolated_labels_asw": "Isolated ASW",
     NMI: "KMeans NMI",
     ARI: "KMeans ARI",
-    "nmi_leiden_best": "Leiden NMI",
-    "ari_leiden_best": "Leiden ARI",
     "silhouette_label": "Silhouette label",
     "clisi_knn": "cLISI",
-    "clisi_graph": "cLISI graph",
 }
 _BATCH = {
     "bras": "BRAS",
     "silhouette_batch": "Silhouette batch",
     "ilisi_knn": "iLISI",
-    "ilisi_graph": "iLISI graph",
     "kbet_per_label": "KBET",
-    "kbet": "KBET (R)",
     "graph_connectivity": "Graph connectivity",
     "pcr_comparison": "PCR comparison",
 }
@@ -80,7 +69,7 @@ METRICS = (
     *(Metric(m, title, "Batch correction", concludes=False) for m, title in _BATCH.items()),
 )
 #: Nearest neighbors, the cell itself included, of LISI, kBET and graph connectivity.
-LISI_NEIGHBORS, KBET_NEIGHBORS, GRAPH_NEIGHBORS = 90, 50, 15
+_LISI_NEIGHBORS, _KBET_NEIGHBORS, _GRAPH_NEIGHBORS = 90, 50, 15
 
 
 def integration(
@@ -101,7 +90,6 @@ def integration(
     halves: int = 0,
     out: str | os.PathLike[str] | None = None,
     run: str | None = None,
-    cache: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> pd.DataFrame:
     """Score cell embeddings by the scIB metrics: conserved biology and corrected batches.
@@ -117,12 +105,11 @@ def integration(
     batch
         Column of ``.obs`` with the batches.
     profile
-        Set of metrics: ``current`` (scib-metrics today), ``paper`` (as in table 2 of the BFT paper), or ``scib`` (the
-        original package, extra ``scib-original``).
+        Set of metrics: ``current`` (scib-metrics today), or ``paper`` (as in table 2 of the BFT paper).
     baselines
-        Baselines made in the run, separated by commas: ``pca``, ``harmony`` and ``bbknn`` of the expression, ``scvi``
-        of counts; ``random``, ``shuffled``, ``tfidf`` and ``ncbi`` of gene vectors, aggregated as the first of `keys`
-        was. ``random:5`` are five draws.
+        Baselines made in the run, separated by commas: ``pca``, ``harmony`` and ``bbknn`` of the expression;
+        ``random``, ``shuffled``, ``tfidf`` and ``ncbi`` of gene vectors, aggregated as the first of `keys` was.
+        ``random:5`` are five draws.
     texts
         Texts of the baseline ``tfidf``: profile store, Parquet, TSV of gene and text, or ``dataset:NAME``.
     genes
@@ -148,8 +135,6 @@ def integration(
     ----------------
     run
         Name of the run in the table; default the names of the file, the label and the batch.
-    cache
-        Folder where compiled code of JAX is kept between processes; None keeps none.
     progress
         Progress callback, called once per embedding.
 
@@ -162,25 +147,26 @@ def integration(
     ------
     BftembedError
         For unknown names, labels of one class or continuous ones, baselines without what they need, cells that do not
-        fit into memory, and a file that cannot be read.
-    MissingExtraError
-        Without the extra ``scib`` (profile ``scib``: ``scib-original``).
+        fit into memory, a file that cannot be read, or a missing extra ``scib``.
     """
     wanted, made = listed(keys), parse_baselines(baselines)
-    chosen = check_profile(profile)
+    check_profile(profile)
     if not wanted and not made:
         raise BftembedError("No embedding was named: give at least one key of .obsm, or baselines.")
     refuse_input_as_output(out, data, texts, genes)
     columns, matrices, stem = read_cells(data, listed([*wanted, before or ""]), [label, batch])
-    check_memory([matrix.shape for matrix in matrices.values()], profile=profile)
+    check_memory([matrix.shape for matrix in matrices.values()])
     check_labels(columns[label], label, place_of(data))
     check_groups(columns[batch], batch, place_of(data))
-    chosen.load()  # before minutes of baselines
-    if cache is not None:
-        scib.compilation_cache(str(cache))
+    require("scib_metrics.utils", "scib")  # before minutes of baselines
     source = CellBaselines(data, made, layer=layer, use_raw=use_raw, batches=columns[batch])
     compared = source.of_expression() + source.of_genes(wanted, texts=texts, genes=genes, encoder=encoder)
-    pre, note = (matrices[before], f"obsm[{before!r}]") if before else _components(source, required=layer or use_raw)
+    try:
+        pre, note = (matrices[before], f"obsm[{before!r}]") if before else source.components
+    except BftembedError as err:
+        if layer or use_raw or any(name in OF_COMPONENTS for name in made):
+            raise
+        pre, note = None, f"no embedding before the integration: {err}"
     results = score(
         {key: matrices[key] for key in wanted},
         columns[label],
@@ -197,16 +183,6 @@ def integration(
     return to_frame(results, out)
 
 
-def _components(source: CellBaselines, *, required: object) -> tuple[NDArray[Any] | None, str]:
-    """Return the principal components of the expression and how they were made, or None and why there are none."""
-    try:
-        return source.components
-    except BftembedError as err:
-        if required or any(name in OF_COMPONENTS for name in source.names):
-            raise
-        return None, f"no embedding before the integration: {err}"
-
-
 def score(
     embeddings: Mapping[str, NDArray[Any]],
     labels: Sequence[object] | NDArray[Any],
@@ -216,7 +192,7 @@ def score(
     before: NDArray[Any] | None = None,
     before_note: str = "",
     profile: str = "current",
-    seeds: Iterable[int] = DEFAULT_SEEDS,
+    seeds: Iterable[int] = range(5),
     halves: int = 0,
     compared: Mapping[str, tuple[NDArray[Any], str, str]] | None = None,
     progress: Progress = silent,
@@ -229,34 +205,25 @@ def score(
         Name → array of shape ``(n_cells, d)``; d may differ, the cells and their order may not.
     labels, batches
         Cell type and batch of each cell, shape ``(n_cells,)``. None, NaN, ``""`` and ``"nan"`` are missing.
-    before
-        Embedding before the integration, ``(n_cells, e)``, for the PCR comparison, which has no value without it.
-    before_note
-        What `before` is, or why there is none.
-    seeds
-        Seeds of k-means, which the profile ``scib`` does not have.
-    halves
-        Number of random halves of the cells on which all metrics are computed again for their 95 % intervals
-        (delete-half jackknife): 0 for none, else at least 3. Each half takes the next seed of k-means.
+    before, before_note
+        Embedding before the integration, ``(n_cells, e)``, for the PCR comparison; what it is, or why there is none.
     compared
         Name → embedding, kind and note of what is shown for comparison.
-    run, profile, progress
-        As in `integration`; the profile is the protocol of the rows.
+    run, profile, seeds, halves, progress
+        As in `integration`. Each half (delete-half jackknife) takes the next seed of k-means.
 
     Returns
     -------
     list of Result
         The metrics of the profile, in [0, 1] but for ARI, and their aggregates: ``bio_conservation`` and
         ``batch_correction``, means of the metrics that have a value, and ``total``, 0.6 of the first and 0.4 of the
-        second. One batch has no ``batch_correction``. Cells without a label, batch or vector are left out of all
-        embeddings; an embedding that leaves no cell fails alone.
+        second. Cells without a label, batch or vector are left out of all embeddings; an embedding that leaves no cell
+        fails alone, with a reason in its rows.
 
     Raises
     ------
     BftembedError
-        When there is no embedding or seed, 1 or 2 halves, numbers of cells differ, or the memory does not suffice.
-    MissingExtraError
-        Without the extra ``scib`` (profile ``scib``: ``scib-original``).
+        For no embedding or seed, 1 or 2 halves, other numbers of cells, too little memory, or a missing extra ``scib``.
     """
     chosen = check_profile(profile)
     seed_list = list(dict.fromkeys(int(s) for s in seeds))
@@ -265,8 +232,8 @@ def score(
         raise BftembedError("The integration task needs at least one embedding and one seed.")
     if halves < 0 or halves in (1, 2):
         raise BftembedError(f"halves = {halves}: give 0 for no interval, or at least 3; 10 is usual.")
-    check_memory([np.shape(matrix) for matrix, _, _ in given.values()], profile=profile)
-    chosen.load()
+    check_memory([np.shape(matrix) for matrix, _, _ in given.values()])
+    require("scib_metrics.utils", "scib")
     pre = "the embedding before the integration"
     matrices = {name: as_matrix(name, matrix, len(labels)) for name, (matrix, _, _) in given.items()}
     needed = dict(matrices)
@@ -280,14 +247,8 @@ def score(
     results: list[Result] = []
     for i, (name, (_, kind, made_of)) in enumerate(given.items()):
         mask = valid.alone.get(name, valid.mask)
-        part = slice(None) if mask.all() else mask
-        cells = _Cells(
-            matrices[name][part],
-            valid.labels["label"][part],
-            valid.labels["batch"][part],
-            None if before is None else before[part],
-            before_note,
-        )
+        cells = _Cells(matrices[name], valid.labels["label"], valid.labels["batch"], before, before_note)
+        cells = cells if mask.all() else cells.part(mask)
         n = int(mask.sum())
         row = functools.partial(Result, run, name, TASK, profile, kind=kind, n=n, n_missing=len(mask) - n)
         results += _rows(row, cells, chosen, seed_list, halves, made_of)
@@ -295,10 +256,10 @@ def score(
     return results
 
 
-def check_memory(shapes: Iterable[tuple[int, ...]], *, profile: str = "current") -> None:
+def check_memory(shapes: Iterable[tuple[int, ...]]) -> None:
     """Raise when scoring embeddings of these shapes (n_cells, d), one at a time, takes more memory than there is."""
     free = available_memory()
-    needed, n_cells = max(((memory_of(*s, profile), s[0]) for s in shapes if len(s) == 2), default=(0, 0))
+    needed, n_cells = max(((_memory_of(*s), s[0]) for s in shapes if len(s) == 2), default=(0, 0))
     if free is not None and needed > free:
         raise BftembedError(
             f"The integration metrics of {n_cells:,} cells need about {needed / 1e9:.1f} GB of memory, and "
@@ -307,10 +268,9 @@ def check_memory(shapes: Iterable[tuple[int, ...]], *, profile: str = "current")
         )
 
 
-def memory_of(n_cells: int, n_dimensions: int, profile: str = "current") -> int:
+def _memory_of(n_cells: int, n_dimensions: int) -> int:
     """Return the bytes that scoring one embedding takes; a test compares them with a measured peak."""
-    search = 7_400 if n_cells <= EXACT_UP_TO else 17_400
-    return n_cells * (search + 16 * n_dimensions + PROFILES[profile].memory)
+    return n_cells * ((7_400 if n_cells <= EXACT_UP_TO else 17_400) + 16 * n_dimensions)
 
 
 def check_profile(name: str) -> Profile:
@@ -320,13 +280,23 @@ def check_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
+class Profile(NamedTuple):
+    """Names of the metrics that make the two aggregates."""
+
+    bio: tuple[str, ...]
+    batch: tuple[str, ...]
+
+
+#: ``paper`` has the older batch silhouette, as table 2 of the paper.
+PROFILES = {
+    "current": Profile(tuple(_BIO), tuple(m for m in _BATCH if m != "silhouette_batch")),
+    "paper": Profile(tuple(_BIO), tuple(m for m in _BATCH if m != "bras")),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """The cells of one embedding, and what several metrics share.
-
-    `matrix` is (n_cells, d), `before` the embedding before the integration (n_cells, e); `before_note` says what it is,
-    or why there is none.
-    """
+    """The cells of one embedding (n_cells, d), that before the integration (n_cells, e), and what metrics share."""
 
     matrix: NDArray[Any]
     labels: NDArray[Any]
@@ -334,19 +304,18 @@ class _Cells:
     before: NDArray[Any] | None
     before_note: str
 
-    def part(self, rows: NDArray[np.int64]) -> _Cells:
-        """Return some of the cells."""
+    def part(self, rows: Any) -> _Cells:
         before = None if self.before is None else self.before[rows]
         return _Cells(self.matrix[rows], self.labels[rows], self.batches[rows], before, self.before_note)
 
     def neighbors(self, k: int) -> Neighbors:
         if len(self.matrix) < k:
-            raise TooFew(f"{len(self.matrix)} cells are too few for {k} neighbors of each, itself included")
+            raise Undefined(f"{len(self.matrix)} cells are too few for {k} neighbors, itself included", "too-few")
         return self._neighbors.subset(k)
 
     @functools.cached_property
     def _neighbors(self) -> Neighbors:
-        return nearest_neighbors(self.matrix, min(LISI_NEIGHBORS, len(self.matrix)))
+        return nearest_neighbors(self.matrix, min(_LISI_NEIGHBORS, len(self.matrix)))
 
     @functools.cached_property
     def silhouettes(self) -> NDArray[np.float64]:
@@ -354,97 +323,45 @@ class _Cells:
 
     @functools.cached_property
     def lisi_weights(self) -> NDArray[np.float32]:
-        return scib.lisi_weights(self.neighbors(LISI_NEIGHBORS))
-
-    @functools.cached_property
-    def scib(self) -> _scib.Scib:
-        return _scib.Scib(self.matrix, self.labels, self.batches, self.neighbors)
+        return scib.lisi_weights(self.neighbors(_LISI_NEIGHBORS))
 
     @functools.cached_property
     def kmeans(self) -> Callable[[int], tuple[float, float]]:
         """Seed → NMI and ARI of k-means."""
         return functools.cache(functools.partial(scib.kmeans_nmi_ari, self.matrix, self.labels))
 
-    def pcr(self, compare: Callable[..., float]) -> float:
+    def pcr(self) -> float:
         if self.before is None:
             raise Undefined(self.before_note or "no embedding before the integration was given")
-        return compare(self.before, self.matrix, self.batches)
+        return scib.pcr_comparison(self.before, self.matrix, self.batches)
 
 
-_Compute = Callable[[_Cells, Any], float]
-
-
-@dataclass(frozen=True, eq=False)
-class Profile:
-    """A set of metrics: functions of the cells and a seed, which those of `SEEDED` take.
-
-    `load` imports what it needs, or raises `MissingExtraError`; `memory` is the number of bytes per cell above those of
-    the profile ``current``, measured.
-    """
-
-    bio: Mapping[str, _Compute]
-    batch: Mapping[str, _Compute]
-    load: Callable[[], object]
-    memory: int = 0
-
-
-_BIO_METRICS: dict[str, _Compute] = {
-    "isolated_labels": lambda c, _: isolated_labels(c.matrix, c.labels, c.batches, samples=c.silhouettes),
+#: Metric → function of the cells and a seed.
+_COMPUTE: dict[str, Callable[[_Cells, int], float]] = {
+    "isolated_labels": lambda c, _: scib.isolated_labels(c.matrix, c.labels, c.batches, samples=c.silhouettes),
     NMI: lambda c, seed: c.kmeans(seed)[0],
     ARI: lambda c, seed: c.kmeans(seed)[1],
-    "silhouette_label": lambda c, _: silhouette_label(c.matrix, c.labels, samples=c.silhouettes),
-    "clisi_knn": lambda c, _: scib.clisi(c.neighbors(LISI_NEIGHBORS), c.labels, weights=c.lisi_weights),
-}
-_BATCH_METRICS: dict[str, _Compute] = {
-    "ilisi_knn": lambda c, _: scib.ilisi(c.neighbors(LISI_NEIGHBORS), c.batches, weights=c.lisi_weights),
-    "kbet_per_label": lambda c, _: scib.kbet(c.neighbors(KBET_NEIGHBORS), c.labels, c.batches),
-    "graph_connectivity": lambda c, _: scib.graph_connectivity(c.neighbors(GRAPH_NEIGHBORS), c.labels),
-    "pcr_comparison": lambda c, _: c.pcr(scib.pcr_comparison),
-}
-_BRAS: dict[str, _Compute] = {"bras": lambda c, _: bras(c.matrix, c.labels, c.batches)}
-_OLDER: dict[str, _Compute] = {"silhouette_batch": lambda c, _: silhouette_batch(c.matrix, c.labels, c.batches)}
-_load = functools.partial(require, "scib_metrics.utils", "scib")
-#: ``paper`` has the older batch silhouette, as table 2 of the paper; ``scib`` is the original package, but for its
-#: metrics of cell cycles, variable genes and trajectories.
-PROFILES = {
-    "current": Profile(_BIO_METRICS, {**_BRAS, **_BATCH_METRICS}, _load),
-    "paper": Profile(_BIO_METRICS, {**_OLDER, **_BATCH_METRICS}, _load),
-    "scib": Profile(
-        {
-            "isolated_labels_f1": lambda c, _: c.scib.isolated_labels_f1(),
-            "nmi_leiden_best": lambda c, _: c.scib.best[0],
-            "ari_leiden_best": lambda c, _: c.scib.best[1],
-            "isolated_labels_asw": lambda c, _: c.scib.isolated_labels_asw(),
-            "silhouette_label": lambda c, _: c.scib.silhouette_label(),
-            "clisi_graph": lambda c, _: c.scib.clisi(),
-        },
-        {
-            "silhouette_batch": lambda c, _: c.scib.silhouette_batch(),
-            "ilisi_graph": lambda c, _: c.scib.ilisi(),
-            "kbet": lambda c, _: c.scib.kbet(),
-            "graph_connectivity": lambda c, _: c.scib.graph_connectivity(),
-            "pcr_comparison": lambda c, _: c.pcr(c.scib.pcr_comparison),
-        },
-        _scib.load,
-        memory=8_000,
-    ),
+    "silhouette_label": lambda c, _: scib.silhouette_label(c.matrix, c.labels, samples=c.silhouettes),
+    "clisi_knn": lambda c, _: scib.clisi(c.neighbors(_LISI_NEIGHBORS), c.labels, weights=c.lisi_weights),
+    "bras": lambda c, _: scib.bras(c.matrix, c.labels, c.batches),
+    "silhouette_batch": lambda c, _: scib.silhouette_batch(c.matrix, c.labels, c.batches),
+    "ilisi_knn": lambda c, _: scib.ilisi(c.neighbors(_LISI_NEIGHBORS), c.batches, weights=c.lisi_weights),
+    "kbet_per_label": lambda c, _: scib.kbet(c.neighbors(_KBET_NEIGHBORS), c.labels, c.batches),
+    "graph_connectivity": lambda c, _: scib.graph_connectivity(c.neighbors(_GRAPH_NEIGHBORS), c.labels),
+    "pcr_comparison": lambda c, _: c.pcr(),
 }
 
 
 class _Score(NamedTuple):
-    value: float
+    value: float = math.nan
     reason: str = ""
     note: str = ""
-
-
-_Scores = dict[str, dict[int | None, _Score]]  # metric → seed → score; most have no seed
 
 
 def _rows(
     row: Callable[..., Result], cells: _Cells, profile: Profile, seeds: list[int], halves: int, made_of: str
 ) -> list[Result]:
     """Return the rows of one embedding: of each seed where there are seeds, and the score with its interval."""
-    scores = _scores(cells, profile, seeds)
     of_halves: dict[str, list[float]] = {}
     if len(cells.matrix):
         for i, half in enumerate(half_samples(cells.labels, cells.batches, halves, seeds[0])):
@@ -454,55 +371,51 @@ def _rows(
     notes = {BATCH: _confounded(cells)}
     notes["pcr_comparison"] = f"PCR comparison with {cells.before_note}" if cells.before_note else ""
     found = []
-    for metric, of_seed in scores.items():
-        note = notes.get(metric, made_of)
-        if metric in SEEDED:
-            found += [row(metric=metric, seed=seed, **_columns(one, note)) for seed, one in of_seed.items()]
-        # A seed without a value is not left out of the mean, so this row is not left to `over_seeds`.
+    for metric, of_seed in _scores(cells, profile, seeds).items():
+        # A seed without a value is not left out of the mean, so its row is not left to `over_seeds`.
         whole = _mean(of_seed)
-        ends = half_sample_interval(whole.value, of_halves.get(metric, []))
-        low, high = ends if halves else t_interval([one.value for one in of_seed.values()])
-        found.append(row(metric=metric, low=low, high=high, **_columns(whole, note)))
+        note = "; ".join(filter(None, (scib.DEFINITIONS.get(metric), notes.get(metric, made_of))))
+        over = half_sample_interval(whole.value, of_halves.get(metric, [])) if halves else None
+        low, high = over or t_interval([one.value for one in of_seed])
+        rows: list[tuple[int | None, _Score]] = [*zip(seeds, of_seed, strict=True)] if metric in SEEDED else []
+        for seed, (value, reason, why) in [*rows, (None, whole)]:
+            found.append(row(metric=metric, seed=seed, value=value, reason=reason, note=why or note))
+        found[-1] = replace(found[-1], low=low, high=high)
     return found
 
 
-def _columns(score: _Score, note: str) -> dict[str, Any]:
-    return {"value": score.value, "reason": score.reason, "note": score.note or note}
+def _mean(of_seed: list[_Score]) -> _Score:
+    failed = next((s for s in of_seed if s.reason), None)
+    return failed or _Score(float(np.mean([s.value for s in of_seed])))
 
 
-def _mean(of_seed: Mapping[int | None, _Score]) -> _Score:
-    failed = next((s for s in of_seed.values() if s.reason), None)
-    return failed or _Score(float(np.mean([s.value for s in of_seed.values()])))
-
-
-def _scores(cells: _Cells, profile: Profile, seeds: list[int]) -> _Scores:
+def _scores(cells: _Cells, profile: Profile, seeds: list[int]) -> dict[str, list[_Score]]:
+    """Return the score of each metric for each seed, once where it has none."""
     failure = _failure(cells.matrix)
-    found: _Scores = {}
-    for metric, compute in {**profile.bio, **profile.batch}.items():
-        some = seeds if metric in SEEDED else [None]
-        found[metric] = {seed: failure or _score(compute, cells, seed) for seed in some}
-    if failure:
-        return found | {metric: {None: failure} for metric in AGGREGATES}
-    values = {metric: _mean(of_seed).value for metric, of_seed in found.items()}
-    return found | {metric: {None: one} for metric, one in _aggregates(values, profile, cells.batches).items()}
+    found = {
+        metric: [failure or _score(metric, cells, seed) for seed in (seeds if metric in SEEDED else seeds[:1])]
+        for metric in (*profile.bio, *profile.batch)
+    }
+    of_all = _aggregates({metric: _mean(of_seed).value for metric, of_seed in found.items()}, profile, cells.batches)
+    return found | {metric: [failure or one] for metric, one in of_all.items()}
 
 
 def _failure(matrix: NDArray[Any]) -> _Score | None:
     """Return why an embedding cannot be scored at all."""
     if not len(matrix):
-        return _Score(math.nan, "no-vectors", "no cell has a label, a batch, and a vector that is finite and not zero")
+        return _Score(reason="no-vectors", note="no cell has a label, a batch, and a finite vector")
     # Identical cells have no neighbors and no clusters, but every formula gives some number for them.
     same = bool((matrix == matrix[0]).all())
-    return _Score(math.nan, "undefined", "all cells are identical in this embedding") if same else None
+    return _Score(reason="undefined", note="all cells are identical in this embedding") if same else None
 
 
-def _score(compute: _Compute, cells: _Cells, seed: int | None) -> _Score:
+def _score(metric: str, cells: _Cells, seed: int) -> _Score:
     try:
-        return _Score(compute(cells, seed))
+        return _Score(_COMPUTE[metric](cells, seed))
     except Undefined as err:
-        return _Score(math.nan, err.reason, str(err).rstrip("."))
+        return _Score(reason=err.reason, note=str(err).rstrip("."))
     except ValueError as err:
-        return _Score(math.nan, "error", str(err).rstrip("."))
+        return _Score(reason="error", note=str(err).rstrip("."))
 
 
 def _aggregates(values: Mapping[str, float], profile: Profile, batches: NDArray[Any]) -> dict[str, _Score]:
@@ -512,9 +425,9 @@ def _aggregates(values: Mapping[str, float], profile: Profile, batches: NDArray[
         why = "" if held else "none of its metrics has a value"
         if name == BATCH and len(set(batches.tolist())) == 1:  # the graph connectivity alone is no batch correction
             why = "all cells have one batch, there is nothing to correct"
-        found[name] = _Score(math.nan, "undefined", why) if why else _Score(float(np.mean(held)))
+        found[name] = _Score(reason="undefined", note=why) if why else _Score(float(np.mean(held)))
     total = BIO_WEIGHT * found[BIO].value + BATCH_WEIGHT * found[BATCH].value
-    without = _Score(math.nan, "undefined", "bio conservation or batch correction has no value")
+    without = _Score(reason="undefined", note="bio conservation or batch correction has no value")
     return found | {TOTAL: without if math.isnan(total) else _Score(total)}
 
 
@@ -535,38 +448,20 @@ def tables(frame: pd.DataFrame) -> list[Table]:
         # Of random embeddings of two modalities there are several draws, and intervals over these.
         drawn = rows["subject"].isin(totals.loc[totals["seed"].notna(), "subject"])
         of_cells = bool(totals.loc[~drawn, "low"].notna().any())
-        notes = _footnotes(rows, drawn, of_cells=of_cells)
+        notes = ["Total: 0.6 bio conservation + 0.4 batch correction, the means of the metrics that have a value."]
+        if rows.loc[~drawn, "low"].notna().any():
+            over = "cells (random halves)" if of_cells else "seeds of KMeans (Student's t)"
+            notes.append(f"Intervals: 95 %, over {over}.")
+        if n := rows.loc[drawn, "seed"].nunique():
+            notes.append(f"Random and shuffled embeddings: mean of {n} draws, 95 % intervals over draws (Student's t).")
+        limits = rows[rows["metric"].isin(["pcr_comparison", BATCH]) & rows["value"].notna()]
+        notes += [f"{note}." for note in dict.fromkeys(limits["note"]) if note]
+        if rows["n"].max() > EXACT_UP_TO:
+            notes.append("Neighbors are approximate (NN-descent).")
         title = f"{run} · integration, profile {profile}"
         table = score_table(rows, METRICS, title=title, sort_by=TOTAL, footnotes=notes)
-        if not of_cells:
-            table = replace(table, conclusions=())  # intervals of k-means over seeds are no ground for any
-        found.append(_with_marks(table))
+        # Intervals of k-means over seeds are no ground for conclusions.
+        found.append(table if of_cells else replace(table, conclusions=()))
         if profile == "paper":
             found.append(integration_table())
     return found
-
-
-def _footnotes(rows: pd.DataFrame, drawn: pd.Series[bool], *, of_cells: bool) -> list[str]:
-    ends = "over cells (random halves)" if of_cells else "of KMeans over seeds (Student's t)"
-    lines = ["Total: 0.6 bio conservation + 0.4 batch correction, the means of the metrics that have a value."]
-    lines += [f"Intervals: 95 %, {ends}."] if rows.loc[~drawn, "low"].notna().any() else []
-    if n := rows.loc[drawn, "seed"].nunique():
-        lines.append(f"Random and shuffled embeddings: mean of {n} draws, 95 % intervals over draws (Student's t).")
-    limits = rows[rows["metric"].isin(["pcr_comparison", BATCH]) & rows["value"].notna()]
-    lines += [f"{note}." for note in dict.fromkeys(limits["note"]) if note]
-    if rows["n"].max() > EXACT_UP_TO:
-        lines.append("Neighbors are approximate (NN-descent).")
-    return lines
-
-
-def _with_marks(table: Table) -> Table:
-    """Mark the aggregates of rows that lack a metric which another row has: they are means of other metrics."""
-    held = [{m for m, c in r.cells.items() if m not in AGGREGATES and not math.isnan(c.value)} for r in table.rows]
-    every, rows = set().union(*held), []
-    for row, has in zip(table.rows, held, strict=True):
-        marked = {m: replace(row.cells[m], text="†") for m in AGGREGATES if m in row.cells and has and has < every}
-        rows.append(replace(row, cells={**row.cells, **marked}))
-    if all(has in (every, set()) for has in held):
-        return table
-    note = "†: made of fewer metrics than in other rows, so not comparable with them."
-    return replace(table, rows=tuple(rows), footnotes=(*table.footnotes, note))

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bftembed.embeddings import GeneEmbeddings, GeneVectors, read_vectors
-from bftembed.encoders.base import encoder_from_spec
+from bftembed.embeddings import GeneEmbeddings, read_vectors
+from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.io import atomic_path, canonical_json, refuse_input_as_output
+from bftembed.io import refuse_input_as_output
 from bftembed.progress import Progress, silent
 from bftembed.report.table import BASELINE_KINDS
-from bftembed.tasks.base import Result, to_frame, write_results
+from bftembed.tasks.base import Result, named_files, to_frame, write_results
 from bftembed.tasks.baselines import Texts, read_texts
 from bftembed.tasks.data import listed
-from bftembed.tasks.genes.baselines import Candidate, baselines_of
+from bftembed.tasks.genes._baselines import Candidate, baselines_of
+from bftembed.tasks.genes._leaks import find_leaks
+from bftembed.tasks.genes._probes import on_one_thread, parallel, scores_of
+from bftembed.tasks.genes._scoring import Evaluation, evaluate
 from bftembed.tasks.genes.builtin import get_task
 from bftembed.tasks.genes.definition import GeneTask
-from bftembed.tasks.genes.leaks import find_leaks, masked_vectors, match_rows
-from bftembed.tasks.genes.probes import genept_scores, probe_scores
-from bftembed.tasks.genes.scoring import Evaluation, evaluate, node_propensity
 from bftembed.tasks.genes.splits import Plan, plan_genept, plan_strict
 
 if TYPE_CHECKING:
@@ -36,14 +33,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-Vectors = str | os.PathLike[str] | GeneEmbeddings | GeneVectors
-PROTOCOLS, CHOICES = ("strict", "genept"), ("logistic", "mlp")
+Vectors = str | os.PathLike[str] | GeneEmbeddings
+PROTOCOLS = ("strict", "genept")
 #: Runs: all embeddings on the items whose genes all have; all items, with and without vectors.
 SHARED, ALL_GENES = "shared", "all genes"
 #: Share of the texts that state the label, with the label as split.
 STATED = "label_stated_in_text"
-#: Raised whenever equal input may give other scores.
-CACHE_VERSION = 3
 
 
 def genes(
@@ -51,16 +46,13 @@ def genes(
     tasks: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | GeneTask],
     *,
     protocols: str | Sequence[str] = "strict",
-    probes: str | Sequence[str] = "logistic",
     seeds: int | Iterable[int] = 5,
     baselines: bool = True,
     own: bool = True,
     texts: Texts | Mapping[str, Texts] | None = None,
-    encoder: str | None = None,
     allow_pickle: bool = False,
     key: str | None = None,
     out: str | os.PathLike[str] | None = None,
-    cache: str | os.PathLike[str] | None = None,
     jobs: int = 1,
     progress: Progress = silent,
 ) -> pd.DataFrame:
@@ -84,8 +76,6 @@ def genes(
     texts
         Texts that the vectors were made from, for the text baselines and the leak check: a mapping of gene to text, a
         profile store, Parquet, TSV of gene and text, or ``dataset:NAME``; one for all embeddings, or one per name.
-    encoder
-        Encoder of the embeddings: texts that state a label are encoded again without those words.
     allow_pickle
         Read pickles of plain numbers.
     out
@@ -93,13 +83,8 @@ def genes(
 
     Other Parameters
     ----------------
-    probes
-        Classifiers of protocol ``strict``: ``logistic``, ``mlp``, or both separated by commas. Multiclass and
-        multilabel tasks take ridge regression.
     key
         Array of an npz or h5ad that holds the vectors.
-    cache
-        Folder of scores that were computed before.
     jobs
         Number of processes; results do not depend on it.
     progress
@@ -119,41 +104,36 @@ def genes(
         For files that cannot be read, unknown tasks or protocols, vectors that are not finite, texts of other genes,
         and when no embedding has a gene of any task.
     """
-    named = _named(embeddings)
+    named = named_files(embeddings)
     single: Any = [tasks] if isinstance(tasks, (os.PathLike, GeneTask)) else tasks
     wanted = listed(single) if isinstance(single, str) else list(single)
-    protocol_list, probe_list = listed(protocols), listed(probes)
+    protocol_list = listed(protocols)
     seed_list = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(int(seed) for seed in seeds))
-    for what, names, known in (("protocol", protocol_list, PROTOCOLS), ("probe", probe_list, CHOICES)):
-        for name in names:
-            if name not in known:
-                raise unknown_name(what, name, known)
-    if not (named and wanted and protocol_list and probe_list and seed_list):
-        raise BftembedError("At least one embedding, task, protocol, probe and seed are needed.")
+    for name in protocol_list:
+        if name not in PROTOCOLS:
+            raise unknown_name("protocol", name, PROTOCOLS)
+    if not (named and wanted and protocol_list and seed_list):
+        raise BftembedError("At least one embedding, task, protocol and seed are needed.")
     if not all(0 <= seed < 2**24 for seed in seed_list):  # probes derive seeds from these
         raise BftembedError(f"Seeds are integers from 0 to {2**24 - 1}, not {examples(seed_list)}.")
-    if out is not None:
-        inputs = [*named.values(), texts, *(texts.values() if isinstance(texts, Mapping) else ())]
-        refuse_input_as_output(out, *(x for x in inputs if isinstance(x, (str, os.PathLike))))
-    vectors = {name: _read(v, allow_pickle, key) for name, v in named.items()}
+    inputs = [*named.values(), texts, *(texts.values() if isinstance(texts, Mapping) else ())]
+    refuse_input_as_output(out, *(x for x in inputs if isinstance(x, (str, os.PathLike))))
+    vectors = {
+        name: v if isinstance(v, GeneEmbeddings) else read_vectors(v, allow_pickle=allow_pickle, key=key)
+        for name, v in named.items()
+    }
     found = [t if isinstance(t, GeneTask) else get_task(t) for t in wanted]
     of_names = {
         name: read_texts(source, vectors[name].provenance.get("allowed_marks", ()))
         for name, source in _texts_by_name(texts, vectors).items()
     }
-    engine = encoder_from_spec(encoder) if encoder is not None and of_names else None
+    given = {name: _Embedding(v, of_names.get(name, {})) for name, v in vectors.items()}
     results: list[Result] = []
     for i, task in enumerate(found):
-        given = {
-            name: Embedding(v, t, on_one_thread(masked_vectors, v, t, task, engine, progress) if engine else None)
-            for name, v in vectors.items()
-            for t in [of_names.get(name, {})]
-        }
         for protocol in protocol_list:
             progress(i, len(found), f"{task.info.name}, {protocol}")
             of = task if protocol == "genept" else task.unambiguous()
-            part = _Round(of, protocol, probe_list, seed_list, baselines, own, cache, jobs)
-            results += on_one_thread(part.results, given)
+            results += on_one_thread(_Round(of, protocol, seed_list, baselines, own, jobs).results, given)
     progress(len(found), len(found), "")
     frame = to_frame(results)
     if frame["value"].isna().all():
@@ -163,57 +143,45 @@ def genes(
     return frame
 
 
-def _named(embeddings: Mapping[str, Vectors] | Sequence[str | os.PathLike[str]]) -> Mapping[str, Vectors]:
-    if isinstance(embeddings, Mapping):
-        return embeddings
-    found: dict[str, Vectors] = {}
-    for given in [embeddings] if isinstance(embeddings, (str, os.PathLike)) else embeddings:
-        name, sign, file = str(given).partition("=")
-        if not sign or Path(str(given)).exists():
-            name, file = Path(str(given)).stem, str(given)
-        if not name or name in found:
-            raise BftembedError(f"{given}: an embedding needs a name of its own, NAME={given}.")
-        found[name] = file
-    return found
-
-
-def _read(given: Vectors, allow_pickle: bool, key: str | None) -> GeneVectors:
-    if isinstance(given, GeneEmbeddings):
-        return GeneVectors(tuple(given.ids), given.matrix, "memory", "bftembed", given.provenance)
-    if not isinstance(given, GeneVectors):
-        return read_vectors(given, allow_pickle=allow_pickle, key=key)
-    if wrong := [name for name, ok in zip(given.ids, np.isfinite(given.matrix).all(axis=1), strict=True) if not ok]:
-        raise BftembedError(f"{given.source}: {len(wrong)} genes have a NaN or infinite value ({examples(wrong)}).")
-    return given
-
-
-def _texts_by_name(texts: Texts | Mapping[str, Texts] | None, vectors: Mapping[str, GeneVectors]) -> dict[str, Texts]:
+def _texts_by_name(texts: Texts | Mapping[str, Texts] | None, vectors: Mapping[str, GeneEmbeddings]) -> dict[str, Any]:
     """Return embedding → source of its texts. A mapping is one of genes, unless its keys are names of embeddings."""
-    if texts is None:
-        return {}
-    if not isinstance(texts, Mapping):
-        return dict.fromkeys(vectors, texts)
+    if texts is None or not isinstance(texts, Mapping):
+        return {} if texts is None else dict.fromkeys(vectors, texts)
     if texts.keys() <= vectors.keys():
         return dict(texts)
-    of_genes = any(gene in texts for v in vectors.values() for gene in v.ids)
-    if not of_genes or any(not isinstance(t, str) for t in texts.values()):
-        raise BftembedError(
-            f"texts are given for {examples(texts)}; these are neither embeddings ({examples(vectors)}) nor genes of "
-            f"theirs ({examples(next(iter(vectors.values())).ids)})."
-        )
-    return dict.fromkeys(vectors, texts)  # type: ignore[arg-type]
+    if not any(gene in texts for v in vectors.values() for gene in v.ids):
+        raise BftembedError(f"texts are given for {examples(texts)}: neither embeddings nor genes of these.")
+    return dict.fromkeys(vectors, texts)
+
+
+def _rows_of(genes: Sequence[str], ids: Sequence[str], *, aliases: bool = True) -> NDArray[np.int64]:
+    """Return the row of the vector of each gene, int64 (n_genes,), -1 for none.
+
+    With `aliases` a gene that is not an id is looked up by its approved symbol, and among ids by theirs; ambiguous
+    names are never guessed.
+    """
+    row_of = {name: i for i, name in enumerate(ids)}
+    rows = np.array([row_of.get(gene, -1) for gene in genes], dtype=np.int64)
+    missing = np.flatnonzero(rows < 0).tolist()
+    if not aliases or not missing:
+        return rows
+    index = GeneIndex.default()
+    approved: dict[str, int] = {}
+    for found in index.resolve([i for i in ids if i not in index]):
+        if found.entity and found.entity not in row_of:
+            approved.setdefault(found.entity, row_of[found.name])
+    for position, found in zip(missing, index.resolve([genes[i] for i in missing]), strict=True):
+        if found.entity:
+            rows[position] = row_of.get(found.entity, approved.get(found.entity, -1))
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
-class Embedding:
-    """Gene vectors, gene → the text that its vector was made from, and the vectors with the label of a task masked."""
+class _Embedding:
+    """Gene vectors, and gene → the text that its vector was made from."""
 
-    vectors: GeneVectors
+    vectors: GeneEmbeddings
     texts: Mapping[str, str]
-    masked: NDArray[Any] | None = None
-
-
-_Scores = dict[str, list["NDArray[Any]"]]  # probe → scores of each fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,16 +190,15 @@ class _Round:
 
     task: GeneTask
     protocol: str
-    probes: list[str]
     seeds: list[int]
     baselines: bool
     own: bool
-    cache: str | os.PathLike[str] | None
     jobs: int
 
-    def results(self, embeddings: Mapping[str, Embedding]) -> list[Result]:
+    def results(self, embeddings: Mapping[str, _Embedding]) -> list[Result]:
+        """Return the rows of all runs: shared, own ones, and that of having a vector."""
         strict, items = self.protocol == "strict", self.task.items
-        rows = {n: match_rows(self.task.genes, e.vectors.ids, aliases=strict) for n, e in embeddings.items()}
+        rows = {n: _rows_of(self.task.genes, e.vectors.ids, aliases=strict) for n, e in embeddings.items()}
         zero = {n: (rows[n] >= 0) & ~np.asarray(e.vectors.matrix.any(axis=1))[rows[n]] for n, e in embeddings.items()}
         # The notebooks keep genes with a zero vector, but not in the task of gene types.
         kept = not strict and self.task.kind != "multiclass"
@@ -261,22 +228,23 @@ class _Round:
     def _of_embeddings(
         self,
         run: str,
-        part: Mapping[str, tuple[Embedding, NDArray[np.int64]]],
+        part: Mapping[str, tuple[_Embedding, NDArray[np.int64]]],
         mask: NDArray[np.bool_],
         notes: list[str],
     ) -> list[Result]:
         """Return the scores of embeddings and their baselines on the items whose genes are all in a mask."""
         task = self.task.restricted(mask)
         position = {gene: i for i, gene in enumerate(self.task.genes)}
-        chosen = np.array([position[gene] for gene in task.genes], dtype=np.int64)
-        rows = {n: of[chosen] for n, (_, of) in part.items()}
-        texts = {n: _texts_of(e, task.genes, rows[n]) for n, (e, _) in part.items()}
+        chosen = [position[gene] for gene in task.genes]
+        matrices, texts = {}, {}
+        for name, (e, rows) in part.items():
+            of_genes = dict(zip(task.genes, rows[chosen].tolist(), strict=True))
+            matrices[name] = np.asarray(e.vectors.matrix[list(of_genes.values())])
+            of_texts = {gene: e.texts.get(e.vectors.ids[row], "") for gene, row in of_genes.items()}
+            texts[name] = {gene: text for gene, text in of_texts.items() if text.strip()}
 
         def candidates(plan: Plan) -> list[Candidate]:
-            matrices = {n: np.asarray(e.vectors.matrix[rows[n]]) for n, (e, _) in part.items()}
-            masked = {n: e.masked[rows[n]] for n, (e, _) in part.items() if e.masked is not None}
             found = [Candidate(n, "subject", (x,)) for n, x in matrices.items()]
-            found += [Candidate(n, "label-masked", (x,)) for n, x in masked.items()]
             n_seeds = len({fold.seed for fold in plan.folds})
             return [*found, *(baselines_of(task, matrices, texts, n_seeds) if self.baselines else [])]
 
@@ -302,14 +270,11 @@ class _Round:
             unknown = not strict and task.kind == "multilabel"
             return self._failed(run, names, "undefined" if unknown else "too-few", str(err), kind)
         note = "; ".join([*notes, *plan.notes, *self.task.notes])
-        scores = self._fitted(plan, candidates(plan))
-        # Where negatives are sampled with the degrees of the positives, the other pairs of a gene tell nothing.
-        sampled = strict and task.negatives == "degree-matched"
-        with_bound = self.baselines and task.kind == "pairs" and kind == "subject" and not sampled
+        scores = scores_of(plan, candidates(plan), self.protocol, self._probes(), self.jobs)
         results: list[Result] = []
         for probe in self._probes():
             row = functools.partial(self._row, run, probe, n_missing=len(self.task) - len(task), note=note)
-            evaluated = self._parallel(evaluate, [(plan, of[probe], len(task.genes)) for of in scores.values()])
+            evaluated = parallel(evaluate, [(plan, of[probe], len(task.genes)) for of in scores.values()], self.jobs)
             found = dict(zip(scores, evaluated, strict=True))
             ranked = sorted((e.mean, n, e) for (k, n), e in found.items() if k in BASELINE_KINDS and e.mean == e.mean)
             best = ranked[-1][1:] if ranked else None
@@ -318,9 +283,6 @@ class _Round:
                 results += _rows(row_of, plan, evaluation, best if of_kind == "subject" else None)
                 if of_kind == "subject" and texts[name] and strict:
                     results += _without_stating(row_of, plan, task, scores[of_kind, name][probe], texts[name])
-            if with_bound:
-                bound = evaluate(plan, [node_propensity(fold) for fold in plan.folds])
-                results += _rows(functools.partial(row, subject="node propensity", kind="upper-bound"), plan, bound)
         return results
 
     def _row(self, run: str, probe: str, **values: Any) -> Result:
@@ -334,31 +296,7 @@ class _Round:
     def _probes(self) -> list[str]:
         if self.protocol == "genept":
             return ["logistic"] if self.task.kind in ("pairs", "multiclass") else ["logistic", "forest"]
-        return self.probes if self.task.kind in ("binary", "pairs") else ["ridge"]
-
-    def _fitted(self, plan: Plan, candidates: list[Candidate]) -> dict[tuple[str, str], _Scores]:
-        """Return (kind, name) → scores of each candidate, from the cache where they are there."""
-        probes, seeds = self._probes(), list(dict.fromkeys(fold.seed for fold in plan.folds))
-        keys = [score_key(self.protocol, probes, plan, candidate) for candidate in candidates]
-        found = {key: read_scores(self.cache, key, probes, len(plan.folds)) for key in keys}
-        # Embeddings of the same genes share the baseline of having a vector.
-        missing = {key: c for key, c in zip(keys, candidates, strict=True) if not found[key]}
-        calls = []
-        for candidate in missing.values():
-            folds = [f.permuted() if candidate.kind == "chance" else f for f in plan.folds]
-            for i, seed in enumerate(seeds):
-                calls.append(([f for f in folds if f.seed == seed], candidate.draws[i % len(candidate.draws)], probes))
-        fitted = iter(self._parallel(genept_scores if self.protocol == "genept" else probe_scores, calls))
-        for key in missing:
-            parts = [next(fitted) for _ in seeds]
-            found[key] = {probe: [scores for part in parts for scores in part[probe]] for probe in probes}
-            write_scores(self.cache, key, found[key])
-        return {(c.kind, c.name): found[key] for key, c in zip(keys, candidates, strict=True)}
-
-    def _parallel(self, call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
-        from sklearn.utils.parallel import Parallel, delayed
-
-        return list(Parallel(n_jobs=self.jobs)(delayed(on_one_thread)(call, *given) for given in arguments))
+        return ["logistic"] if self.task.kind in ("binary", "pairs") else ["ridge"]
 
 
 def _rows(
@@ -419,55 +357,3 @@ def _without_stating(
     # A fold that is left with one class has no score; where all are, the shares above say why.
     rows = _rows(row, part, evaluate(part, [s[k] for s, k in zip(scores, kept, strict=True)]))
     return found + [r for r in rows if not r.reason]
-
-
-def _texts_of(embedding: Embedding, genes: Sequence[str], rows: NDArray[np.int64]) -> dict[str, str]:
-    """Return gene of the task → text, for those that have one."""
-    named = ((gene, embedding.texts.get(embedding.vectors.ids[row], "")) for gene, row in zip(genes, rows, strict=True))
-    return {gene: text for gene, text in named if text.strip()}
-
-
-def on_one_thread(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the result of a call that computes on one thread: sums in another order give other last digits."""
-    import sklearn.linear_model  # noqa: F401
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1):
-        return call(*arguments)
-
-
-def read_scores(folder: str | os.PathLike[str] | None, key: str, probes: list[str], n_folds: int) -> _Scores:
-    """Return probe → scores of each fold from the cache; nothing where they are absent or the file is damaged."""
-    if folder is None:
-        return {}
-    try:
-        with np.load(Path(folder) / f"{key}.npz", allow_pickle=False) as stored:
-            return {probe: [stored[f"{probe}{i}"] for i in range(n_folds)] for probe in probes}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return {}
-
-
-def write_scores(folder: str | os.PathLike[str] | None, key: str, scores: _Scores) -> None:
-    """Write the scores of each fold as a `.npz` of plain numbers into the cache, where there is one."""
-    if folder is not None:
-        with atomic_path(Path(folder) / f"{key}.npz") as temporary, temporary.open("wb") as handle:
-            np.savez(
-                handle,
-                allow_pickle=False,
-                **{f"{probe}{i}": s for probe, of in scores.items() for i, s in enumerate(of)},
-            )
-
-
-def score_key(protocol: str, probes: list[str], plan: Plan, candidate: Candidate) -> str:
-    """Return the key of scores: the sha256 of what decides them and of the versions of the libraries."""
-    import scipy
-    import sklearn
-
-    made_by = [CACHE_VERSION, np.__version__, scipy.__version__, sklearn.__version__]
-    folds = [[f.seed, f.fold] for f in plan.folds]
-    digest = hashlib.sha256(canonical_json([made_by, protocol, probes, folds, candidate.kind == "chance"]).encode())
-    parts = [a for f in plan.folds for a in (f.train_items, f.train_labels, f.test_items, f.test_labels)]
-    for array in (*parts, *candidate.draws):
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

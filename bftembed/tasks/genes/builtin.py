@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bftembed.datasets import FILES, DataNotFoundError, find_files, load
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.tasks.base import TaskInfo
-from bftembed.tasks.genes.definition import TEST, TRAIN, UNUSED, GeneTask, load_task, make_task
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from bftembed.tasks.genes.definition import TEST, TRAIN, UNUSED, GeneTask, TaskInfo, load_task, make_task
 
 _SEED = 2023
 _TRAIN_SHARE = 0.7
@@ -37,6 +31,8 @@ _TYPE_WORDS = (
     "protein coding, protein-coding, non-coding RNA, noncoding RNA, lncRNA, pseudogene, microRNA, miRNA, "
     "small nuclear RNA, snRNA, small nucleolar RNA, snoRNA, ribosomal RNA, rRNA, immunoglobulin, T cell receptor"
 )
+
+_Read = Callable[[str], Any]
 
 
 def get_task(name_or_folder: str | os.PathLike[str]) -> GeneTask:
@@ -77,16 +73,13 @@ def list_tasks() -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(frozen=True)
-class _Builtin:
-    """Kind, description, function from a reader to arguments of `make_task`, and alternative sets of files."""
+class _Builtin(NamedTuple):
+    """Kind, description, function from a reader of files to arguments of `make_task`, and alternative sets of files."""
 
     kind: str
     description: str
-    make: Callable[[Callable[[str], Any]], dict[str, Any]]
+    make: Callable[[_Read], dict[str, Any]]
     files: tuple[str, ...]
-    rule: str = "genept: 5 stratified folds in file order, not shuffled; strict: shuffled stratified folds"
-    also: tuple[str, str] = ("", "")  # a further source and its license
 
 
 def _made(name: str, task: _Builtin) -> GeneTask:
@@ -102,41 +95,37 @@ def _made(name: str, task: _Builtin) -> GeneTask:
     except BftembedError as err:
         err.args = (f"Task {name}: {err}",)
         raise
-    citations, licenses = (
-        "; ".join(dict.fromkeys(filter(None, [*(getattr(FILES[file], key) for file in used), also])))
-        for key, also in zip(("citation", "licence"), task.also, strict=True)
+    source, license = (
+        "; ".join(dict.fromkeys(getattr(FILES[f], key) for f in used)) for key in ("citation", "licence")
     )
-    kind = "pairs" if task.kind == "pairs" else "genes"
-    source = f"{citations} [{', '.join(used)}]"
-    info = TaskInfo(name, kind, source, licenses, task.rule, "roc_auc", "higher", 1)
-    return make_task(info, task.kind, **arguments)
+    return make_task(TaskInfo(name, f"{source} [{', '.join(used)}]", license), task.kind, **arguments)
 
 
-def _tf_range(read: Callable[[str], Any]) -> dict[str, Any]:
+def _tf_range(read: _Read) -> dict[str, Any]:
     lists = read("tf-range")
-    return _two_classes(lists.positive, lists.negative, _RANGE_WORDS, [])
+    return _two_classes(lists.positive, lists.negative, _RANGE_WORDS)
 
 
-def _dosage(read: Callable[[str], Any]) -> dict[str, Any]:
+def _dosage(read: _Read) -> dict[str, Any]:
     notes = []
     try:
         lists = read("geneformer-dosage")
     except DataNotFoundError:
         lists = read("dosage-cx0")
         notes.append("labels of dosage-cx0, a public copy of the same lists: geneformer-dosage is not on this machine")
-    return _of_ensembl(lists.positive, lists.negative, _DOSAGE_WORDS, notes)
+    return _two_classes(lists.positive, lists.negative, _DOSAGE_WORDS, notes, ensembl=True)
 
 
-def _bivalent(other: str, read: Callable[[str], Any]) -> dict[str, Any]:
-    return _of_ensembl(read("geneformer-bivalent"), read(other), _METHYLATION_WORDS, [])
+def _bivalent(others: str) -> Callable[[_Read], dict[str, Any]]:
+    return lambda read: _two_classes(read(_BIVALENT), read(others), _METHYLATION_WORDS, ensembl=True)
 
 
-def _transcription_factors(read: Callable[[str], Any]) -> dict[str, Any]:
+def _transcription_factors(read: _Read) -> dict[str, Any]:
     index = GeneIndex.default()
     found = index.resolve(read("transcription-factors"))
     factors = [r.entity for r in found]
-    coding = (s for s in index if (record := index.get(s)) and record.locus_type == "gene with protein product")
     known = set(factors)
+    coding = (s for s in index if (record := index.get(s)) and record.locus_type == "gene with protein product")
     notes = []
     if renamed := sum(r.status == "mapped" for r in found):
         notes.append(f"{renamed} factors are listed by an earlier name; here by their approved symbol")
@@ -145,33 +134,28 @@ def _transcription_factors(read: Callable[[str], Any]) -> dict[str, Any]:
     return _two_classes(factors, [symbol for symbol in coding if symbol not in known], _FACTOR_WORDS, notes)
 
 
-def _gene_type(read: Callable[[str], Any]) -> dict[str, Any]:
-    rows = read("gene-biotypes")
-    types: dict[str, set[str]] = {}
-    for _, gene, of in rows:
-        types.setdefault(gene, set()).add(of)
-    types.pop("", None)
-    of_gene = {gene: found.pop() for gene, found in types.items() if len(found) == 1}
-    sizes = Counter(of_gene.values())
-    kept = sorted(of for of, size in sizes.items() if size > _RARE_TYPE)
-    genes = [gene for gene, of in of_gene.items() if of in kept]
+def _gene_type(read: _Read) -> dict[str, Any]:
+    import pandas as pd
+
+    rows = pd.DataFrame(read("gene-biotypes"), columns=["id", "gene", "type"])
+    named = rows[rows["gene"] != ""]
+    types = named.groupby("gene", sort=False)["type"].agg(["nunique", "first"])
+    of_gene = types.loc[types["nunique"] == 1, "first"]
+    sizes = of_gene.value_counts()
+    kept = sorted(sizes.index[sizes > _RARE_TYPE])
+    chosen = of_gene[of_gene.isin(kept)]
     notes = [
-        f"{sum(not gene for _, gene, _ in rows)} of {len(rows)} Ensembl genes have no name and are left out",
+        f"{len(rows) - len(named)} of {len(rows)} Ensembl genes have no name and are left out",
         f"{len(types) - len(of_gene)} names of genes of two types are left out",
-        f"{len(of_gene) - len(genes)} genes of the {len(sizes) - len(kept)} types with no more than {_RARE_TYPE} genes "
-        "are left out",
+        f"{len(of_gene) - len(chosen)} genes of the {len(sizes) - len(kept)} types with no more than {_RARE_TYPE} "
+        "genes are left out",
     ]
-    labels = [kept.index(of_gene[gene]) for gene in genes]
-    return {
-        "items": genes,
-        "labels": labels,
-        "label_names": kept,
-        "label_words": _TYPE_WORDS.split(", "),
-        "notes": notes,
-    }
+    labels = np.searchsorted(kept, chosen.to_list())
+    words = {"label_names": kept, "label_words": _TYPE_WORDS.split(", ")}
+    return {"items": chosen.index.to_list(), "labels": labels, "notes": notes, **words}
 
 
-def _kegg(read: Callable[[str], Any]) -> dict[str, Any]:
+def _kegg(read: _Read) -> dict[str, Any]:
     sets = read("kegg")
     symbol, notes = _symbols([gene for genes in sets.values() for gene in genes], "Entrez")
     mapped = {of: {symbol[gene]: None for gene in genes if gene in symbol} for of, genes in sets.items()}
@@ -180,38 +164,36 @@ def _kegg(read: Callable[[str], Any]) -> dict[str, Any]:
     labels = np.zeros((len(row), len(kept)), dtype=bool)
     for j, genes in enumerate(kept.values()):
         labels[[row[gene] for gene in genes], j] = True
-    notes.append(
-        f"{len(sets) - len(kept)} of {len(sets)} pathways have fewer than {_SET_SIZES.start} or more than "
-        f"{_SET_SIZES.stop - 1} genes and are left out"
-    )
+    few, many = _SET_SIZES.start, _SET_SIZES.stop - 1
+    n = len(sets) - len(kept)
+    notes.append(f"{n} of {len(sets)} pathways have fewer than {few} or more than {many} genes and are left out")
     return {"items": list(row), "labels": labels, "label_names": list(kept), "notes": notes}
 
 
-def _ggi(read: Callable[[str], Any]) -> dict[str, Any]:
-    pairs: list[tuple[str, str]] = []
-    labels: list[int] = []
-    split: list[str] = []
+def _ggi(read: _Read) -> dict[str, Any]:
+    found: dict[str, list[Any]] = {"items": [], "labels": [], "split": []}
     for part, role in (("train", TRAIN), ("valid", UNUSED), ("test", TEST)):
         text = read(f"gene2vec-{part}-text")
-        pairs += text
-        labels += read(f"gene2vec-{part}-label")
-        split += [role] * len(text)
-    return {"items": pairs, "labels": labels, "split": split}
+        found["items"] += text
+        found["labels"] += read(f"gene2vec-{part}-label")
+        found["split"] += [role] * len(text)
+    return found
 
 
-def _ppi(read: Callable[[str], Any]) -> dict[str, Any]:
+def _ppi(read: _Read) -> dict[str, Any]:
+    """Make a task of HuRI: a construction of ours, since the paper names none (docs/decisions/gene-benchmarks.md)."""
     ensembl, searched = read("huri"), read("huri-space")
     symbol, notes = _symbols([*(gene for pair in ensembl for gene in pair), *searched], "Ensembl")
-    positives = [(symbol[a], symbol[b]) for a, b in ensembl if a in symbol and b in symbol]
-    notes.append(f"{len(ensembl) - len(positives)} of {len(ensembl)} pairs of HuRI have a gene without a symbol")
-    notes.append(f"{sum(a == b for a, b in positives)} positives are self-pairs")
+    pairs = [(symbol[a], symbol[b]) for a, b in ensembl if a in symbol and b in symbol]
+    notes.append(f"{len(ensembl) - len(pairs)} of {len(ensembl)} pairs of HuRI have a gene without a symbol")
+    notes.append(f"{sum(a == b for a, b in pairs)} positives are self-pairs")
     space = sorted({symbol[gene] for gene in searched if gene in symbol})
-    genes = sorted({*space, *(gene for pair in positives for gene in pair)})
+    genes = sorted({*space, *(gene for pair in pairs for gene in pair)})
     rng = np.random.default_rng(_SEED)
     order = rng.permutation(len(genes))
     in_train = {genes[i] for i in order[: round(_TRAIN_SHARE * len(genes))]}
-    split = [UNUSED if (a in in_train) != (b in in_train) else TRAIN if a in in_train else TEST for a, b in positives]
-    pairs, labels, taken = list(positives), [1] * len(positives), {frozenset(pair) for pair in positives}
+    split = [UNUSED if (a in in_train) != (b in in_train) else TRAIN if a in in_train else TEST for a, b in pairs]
+    taken, labels = {frozenset(pair) for pair in pairs}, [1] * len(pairs)
     for part in (TRAIN, TEST):
         of_part = [gene for gene in space if (gene in in_train) == (part == TRAIN)]
         sampled = _negatives(of_part, split.count(part), taken, rng)
@@ -229,22 +211,19 @@ def _negatives(
     while len(sampled) < n:
         for i, j in rng.integers(len(genes), size=(n, 2)).tolist():
             pair = frozenset((genes[i], genes[j]))
-            if i != j and pair not in taken:
+            if i != j and pair not in taken and len(sampled) < n:
                 sampled.setdefault(pair, (genes[i], genes[j]))
-                if len(sampled) == n:
-                    break
     return list(sampled.values())
 
 
-def _of_ensembl(positive: Sequence[str], negative: Sequence[str], words: str, notes: list[str]) -> dict[str, Any]:
-    """Return a binary task of two lists of Ensembl ids."""
-    symbol, left_out = _symbols([*positive, *negative], "Ensembl")
-    positive, negative = ([symbol[gene] for gene in genes if gene in symbol] for genes in (positive, negative))
-    return _two_classes(positive, negative, words, [*notes, *left_out])
-
-
-def _two_classes(positive: Sequence[str], negative: Sequence[str], words: str, notes: list[str]) -> dict[str, Any]:
+def _two_classes(
+    positive: Sequence[str], negative: Sequence[str], words: str, notes: Sequence[str] = (), *, ensembl: bool = False
+) -> dict[str, Any]:
     """Return a binary task: positives, then negatives, in the order of the file; repeats stay."""
+    if ensembl:
+        symbol, left_out = _symbols([*positive, *negative], "Ensembl")
+        positive, negative = ([symbol[gene] for gene in genes if gene in symbol] for genes in (positive, negative))
+        notes = [*notes, *left_out]
     labels = np.repeat([1, 0], [len(positive), len(negative)])
     items = [*positive, *negative]
     return {"items": items, "labels": labels, "label_words": words.split(", "), "notes": notes, "allow_both": True}
@@ -259,6 +238,7 @@ def _symbols(ids: Sequence[str], what: str) -> tuple[dict[str, str], list[str]]:
     return symbol, [note] if lost else []
 
 
+_BIVALENT, _NO_METHYLATION, _LYS4 = (f"geneformer-{name}" for name in ("bivalent", "no-methylation", "lys4-only"))
 _GENE2VEC = " ".join(f"gene2vec-{part}-{what}" for part in ("train", "valid", "test") for what in ("text", "label"))
 _BUILTIN = {
     "tf-range": _Builtin("binary", "Transcription factors of long or short range.", _tf_range, ("tf-range",)),
@@ -266,54 +246,23 @@ _BUILTIN = {
         "binary", "Transcription factors, dosage-sensitive or not.", _dosage, ("geneformer-dosage", "dosage-cx0")
     ),
     "no-methy": _Builtin(
-        "binary",
-        "Genes with a bivalent promoter or an unmethylated one.",
-        functools.partial(_bivalent, "geneformer-no-methylation"),
-        ("geneformer-bivalent geneformer-no-methylation",),
+        *("binary", "Genes with a bivalent promoter or an unmethylated one."),
+        *(_bivalent(_NO_METHYLATION), (f"{_BIVALENT} {_NO_METHYLATION}",)),
     ),
     "lys4": _Builtin(
-        "binary",
-        "Genes with a bivalent promoter or the Lys4 mark alone.",
-        functools.partial(_bivalent, "geneformer-lys4-only"),
-        ("geneformer-bivalent geneformer-lys4-only",),
+        *("binary", "Genes with a bivalent promoter or the Lys4 mark alone."),
+        *(_bivalent(_LYS4), (f"{_BIVALENT} {_LYS4}",)),
     ),
-    "ggi": _Builtin(
-        "pairs",
-        "Pairs of genes that interact, as Gene2vec has them.",
-        _ggi,
-        (_GENE2VEC,),
-        "as given: fit on train, score on test, valid unused; strict: gene-disjoint folds",
-    ),
-    "ppi": _Builtin(
-        "pairs",
-        "Proteins that bind each other in HuRI, or random pairs.",
-        _ppi,
-        ("huri huri-space",),
-        "a construction of ours, since the paper names none: 70 % of HuRI's searched genes are train, 30 % test (seed "
-        "2023); pairs of both parts are unused; per part as many uniform negatives, not in HuRI; strict: gene-disjoint "
-        "folds, degree-matched negatives",
-    ),
+    "ggi": _Builtin("pairs", "Pairs of genes that interact, as Gene2vec has them.", _ggi, (_GENE2VEC,)),
+    "ppi": _Builtin("pairs", "Proteins that bind each other in HuRI, or random pairs.", _ppi, ("huri huri-space",)),
     "gene-type": _Builtin(
-        "multiclass",
-        "Ensembl's type of a gene: protein-coding, lncRNA, pseudogene …",
-        _gene_type,
-        ("gene-biotypes",),
-        "genept: train_test_split(test_size=.30, random_state=2023); strict: shuffled stratified folds",
+        "multiclass", "Ensembl's type of a gene: protein-coding, lncRNA, pseudogene …", _gene_type, ("gene-biotypes",)
     ),
     "tf-vs-other": _Builtin(
-        "binary",
-        "Transcription factors or other protein-coding genes.",
-        _transcription_factors,
+        *("binary", "Transcription factors or other protein-coding genes.", _transcription_factors),
         ("transcription-factors",),
-        also=("HGNC", "HGNC: CC0"),
     ),
-    "kegg": _Builtin(
-        "multilabel",
-        "The KEGG pathways of a gene, of those with 20 to 300 genes.",
-        _kegg,
-        ("kegg",),
-        "by the protocol, at random; not a task of GenePT",
-    ),
+    "kegg": _Builtin("multilabel", "The KEGG pathways of a gene, of those with 20 to 300 genes.", _kegg, ("kegg",)),
 }
 
 #: Name of each task → what it is.

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
-from bftembed.config.base import Strict, yaml_keys
-from bftembed.config.loading import check_config
+from bftembed.config import Strict
+from bftembed.config.loading import check_config, yaml_keys
 from bftembed.errors import BftembedError, examples, unknown_name
-from bftembed.tasks.base import TaskInfo
 
 if TYPE_CHECKING:
     import os
@@ -22,24 +21,31 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
-#: One label of two; one label of several; any number of labels; one label of two for two genes together.
-KINDS = ("binary", "multiclass", "multilabel", "pairs")
 TRAIN, TEST, UNUSED = SPLITS = ("train", "test", "unused")
-BINARY_LABELS = ("negative", "positive")
-_NUMBER_OF = dict.fromkeys(("1", "1.0", "true", "yes"), "1") | dict.fromkeys(("0", "0.0", "false", "no"), "0")
-_SYMBOL_COLUMNS = ("symbol", "symbol_a", "symbol_b")
+_BINARY = ("negative", "positive")
+_NUMBER_OF = {"1.0": "1", "true": "1", "yes": "1", "0.0": "0", "false": "0", "no": "0"}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """Name of a gene-level task, as in the column ``task`` of the results, and where its labels come from."""
+
+    name: str
+    source: str = ""
+    license: str = "not stated"
+
+
+@dataclass(frozen=True, eq=False)
 class GeneTask:
     """Items (genes, or pairs of genes) and their labels; made by `make_task` and `load_task`.
 
     Attributes
     ----------
     info
-        The card: name, source, license …
+        Name, source and license.
     kind
-        One of `KINDS`.
+        ``"binary"`` (one label of two), ``"multiclass"`` (one of several), ``"multilabel"`` (any number of labels) or
+        ``"pairs"`` (one label of two for two genes together).
     genes
         Names of the genes, each once, as the source spells them; approved symbols where the source had identifiers.
     items
@@ -63,7 +69,7 @@ class GeneTask:
     genes: tuple[str, ...]
     items: NDArray[np.int64]
     labels: NDArray[Any]
-    label_names: tuple[str, ...] = BINARY_LABELS
+    label_names: tuple[str, ...] = _BINARY
     split: NDArray[Any] | None = None
     negatives: str = "degree-matched"
     label_words: tuple[str, ...] = ()
@@ -72,18 +78,14 @@ class GeneTask:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __repr__(self) -> str:
-        return f"GeneTask({self.info.name}: {self.kind}, {len(self)} items of {len(self.genes)} genes)"
-
     def restricted(self, genes: NDArray[np.bool_]) -> GeneTask:
         """Return the items all of whose genes are in a mask, bool (n_genes,), with the genes renumbered."""
         kept = genes[self.items].all(axis=1)
-        used = np.zeros(len(self.genes), dtype=bool)
-        used[self.items[kept]] = True
+        used, items = np.unique(self.items[kept], return_inverse=True)
         return replace(
             self,
-            genes=tuple(g for g, u in zip(self.genes, used, strict=True) if u),
-            items=(np.cumsum(used) - 1)[self.items[kept]],
+            genes=tuple(self.genes[i] for i in used),
+            items=items.reshape(-1, self.items.shape[1]),
             labels=self.labels[kept],
             split=None if self.split is None else self.split[kept],
         )
@@ -112,7 +114,7 @@ def make_task(
     items: Sequence[str] | Sequence[tuple[str, str]],
     labels: ArrayLike,
     *,
-    label_names: Sequence[str] = BINARY_LABELS,
+    label_names: Sequence[str] = _BINARY,
     split: Sequence[str] | None = None,
     negatives: str = "degree-matched",
     label_words: Sequence[str] = (),
@@ -123,10 +125,8 @@ def make_task(
 
     Parameters
     ----------
-    info, label_names, split, negatives, label_words, notes
+    info, kind, label_names, split, negatives, label_words, notes
         As in `GeneTask`.
-    kind
-        One of `KINDS`.
     items
         n names of genes, or n pairs of names, whose order means nothing. Pairs are kept as they are, with repeats and
         pairs of both labels: protocol ``strict`` cleans and counts them (`cleaned_pairs`).
@@ -143,29 +143,23 @@ def make_task(
     """
     import pandas as pd
 
-    what, values = f"Task {info.name}", np.asarray(labels)
-    width = 2 if kind == "pairs" else 1
+    what, values, many = f"Task {info.name}", np.asarray(labels), kind == "multilabel"
     names = [str(name).strip() for item in items for name in ([item] if isinstance(item, str) else item)]
+    width = 2 if kind == "pairs" else 1
     if not names or "" in names:
         raise BftembedError(f"{what}: {names.count('')} of {len(names)} gene names are empty.")
     if len(names) != width * len(values) or (split is not None and len(split) != len(values)):
         raise BftembedError(f"{what}: items, labels and split differ in length.")
-    if kind == "multilabel":
-        if values.ndim != 2 or values.shape[1] != len(label_names):
-            raise BftembedError(f"{what}: labels have shape {values.shape}, expected (n, {len(label_names)}).")
-        values = values.astype(bool)
-        empty = [] if values.any() else list(label_names)
-    else:
-        if values.ndim != 1 or values.dtype.kind not in "iub" or not np.isin(values, range(len(label_names))).all():
-            raise BftembedError(f"{what}: labels are not integers from 0 to {len(label_names) - 1}, (n,).")
-        values = values.astype(np.int64)
-        empty = [name for i, name in enumerate(label_names) if not (values == i).any()]
-        if kind == "pairs" and negatives != "given":
-            empty = [name for name in empty if name == label_names[1]]
+    known = range(2 if many else len(label_names))
+    shape = (len(values), len(label_names)) if many else (len(values),)
+    if values.shape != shape or values.dtype.kind not in "iub" or not np.isin(values, known).all():
+        raise BftembedError(f"{what}: labels must be integers from 0 to {known.stop - 1} of shape {shape}.")
+    values = values.astype(bool if many else np.int64)
+    needed = [1] if kind == "pairs" and negatives != "given" else range(len(label_names))
+    empty = [label_names[i] for i in needed if not (values.any() if many else (values == i).any())]
     if empty:
         raise BftembedError(f"{what}: no item has the label {examples(empty)}.")
     codes, unique = pd.factorize(np.array(names, dtype=object))  # in the order of the source
-    rows = codes.astype(np.int64).reshape(-1, width)
     if kind != "pairs" and not allow_both:
         differ = values[np.unique(codes, return_index=True)[1]][codes] != values
         if differ.any():
@@ -173,9 +167,10 @@ def make_task(
             raise BftembedError(f"{what}: {len(both)} genes have two labels ({examples(both)}); a gene has one class.")
     if split is not None and not {TRAIN, TEST} <= set(split) <= set(SPLITS):
         raise BftembedError(f"{what}: the split holds {examples(sorted(set(split)))}, expected {examples(SPLITS)}.")
-    parts = None if split is None else np.array(split, dtype=object)
-    told = negatives, tuple(label_words), tuple(notes)
-    return GeneTask(info, kind, tuple(unique), rows, values, tuple(label_names), parts, *told)
+    return GeneTask(
+        *(info, kind, tuple(unique), codes.astype(np.int64).reshape(-1, width), values, tuple(label_names)),
+        *(None if split is None else np.array(split, dtype=object), negatives, tuple(label_words), tuple(notes)),
+    )
 
 
 def cleaned_pairs(
@@ -191,8 +186,8 @@ def cleaned_pairs(
     ones = np.bincount(position.ravel(), weights=values, minlength=len(unique))
     mixed = (ones > 0) & (ones < times)
     left_out = {"self-pairs": selves, "repeats": times[~mixed] - 1, "contradicting": times[mixed]}
-    told = [f"{n} {reason} left out" for reason, counts in left_out.items() if (n := int(counts.sum()))]
-    return unique[~mixed].astype(np.int64), (ones[~mixed] > 0).astype(np.int64), told
+    notes = [f"{n} {reason} left out" for reason, counts in left_out.items() if (n := int(counts.sum()))]
+    return unique[~mixed].astype(np.int64), (ones[~mixed] > 0).astype(np.int64), notes
 
 
 class TaskCard(Strict):
@@ -202,18 +197,13 @@ class TaskCard(Strict):
     name: str = Field(min_length=1, max_length=100)
     kind: Literal["binary", "multiclass", "multilabel", "pairs"]
     source: str = ""
-    license: str = Field(default="not stated", validation_alias=AliasChoices("license", "licence"))
-    citation: str = ""
-    #: ``"given"``: the column ``split`` of the entities; ``"random"``: by the protocol. Default: given where it exists.
-    split: Literal["random", "given"] | None = None
+    license: str = "not stated"
     #: Negative pairs under protocol ``strict``: ``"degree-matched"`` (sampled) or ``"given"``.
-    negatives: Literal["degree-matched", "given"] | None = None
+    negatives: Literal["degree-matched", "given"] = "degree-matched"
     #: Binary and pairs: value of the column ``label`` that is the positive class. Default: 1, true or yes.
     positive: str | bool | int | float | None = None
     #: Words that state the label when they occur in a text about the gene.
     label_words: list[str] = Field(default_factory=list)
-    #: To be raised when the data change.
-    version: int = Field(default=1, ge=1)
 
 
 def load_task(folder: str | os.PathLike[str]) -> GeneTask:
@@ -235,57 +225,42 @@ def load_task(folder: str | os.PathLike[str]) -> GeneTask:
         a gene of two classes.
     """
     path = Path(folder)
-    file = _file(path, "task.yaml", "task.yml")
+    file = path / "task.yaml"
+    if not file.is_file():
+        raise BftembedError(f"{path} has no task.yaml.")
     expected = "lines such as 'name: my task', 'kind: binary'"
     keys = yaml_keys(file.read_text("utf-8-sig", "replace"), where=str(file), expected=expected)
     card: TaskCard = check_config(TaskCard, keys, where=str(file))
-    entities, outcomes = (_table(_file(path, f"{name}.csv", f"{name}.tsv")) for name in ("entities", "outcomes"))
-    columns = _SYMBOL_COLUMNS[1:] if card.kind == "pairs" else _SYMBOL_COLUMNS[:1]
-    symbols = [_column(entities, name, path, "entities") for name in columns]
+    entities, outcomes = _table(path, "entities"), _table(path, "outcomes")
+    columns = ("symbol_a", "symbol_b") if card.kind == "pairs" else ("symbol",)
+    symbols = [_column(entities, name, f"{path}, entities") for name in columns]
     if len(entities) != len(outcomes):
         raise BftembedError(f"{path}: entities have {len(entities)} rows, outcomes {len(outcomes)}.")
-    for name, values in zip(columns, symbols, strict=True):
-        if name in outcomes and (outcomes[name] != values).any():
-            raise BftembedError(f"{path}: {name} differs between entities and outcomes; put both into one order.")
-    given = card.split == "given" or (card.split is None and "split" in entities)
-    labels, label_names = _labels(card, outcomes, path)
-    notes = [f"Cite: {card.citation}"] if card.citation else []
-    if card.kind == "pairs" and card.negatives is None and not labels.all():
-        notes.append(
-            f"protocol strict samples its own negatives in place of the {int((labels == 0).sum())} given ones; to keep "
-            "these, write 'negatives: given' in task.yaml"
-        )
-    kind, source = "pairs" if card.kind == "pairs" else "genes", card.source or f"folder {path.resolve().name}"
-    rule = "as given by the column 'split'" if given else "by the protocol, at random"
-    info = TaskInfo(card.name, kind, source, card.license, rule, "roc_auc", "higher", card.version)
-    items = list(zip(*symbols, strict=True)) if card.kind == "pairs" else symbols[0].tolist()
+    if differ := [n for n, own in zip(columns, symbols, strict=True) if n in outcomes and (outcomes[n] != own).any()]:
+        raise BftembedError(f"{path}: {differ[0]} differs between entities and outcomes; put both into one order.")
+    labels, label_names = _labels(card, outcomes.drop(columns=[*columns], errors="ignore"), str(path))
     try:
         return make_task(
-            info,
+            TaskInfo(card.name, card.source or f"folder {path.resolve().name}", card.license),
             card.kind,
-            items,
+            list(zip(*symbols, strict=True)) if card.kind == "pairs" else symbols[0].tolist(),
             labels,
             label_names=label_names,
-            split=_column(entities, "split", path, "entities").tolist() if given else None,
-            negatives=card.negatives or "degree-matched",
+            split=_column(entities, "split", f"{path}, entities").tolist() if "split" in entities else None,
+            negatives=card.negatives,
             label_words=[word.strip() for word in card.label_words if word.strip()],
-            notes=notes,
         )
     except BftembedError as err:
         raise BftembedError(f"{path}: {err}") from err
 
 
-def _file(folder: Path, *names: str) -> Path:
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if len(found) != 1:
-        raise BftembedError(f"{folder} has {len(found)} of {examples(names)}; a task needs one.")
-    return found[0]
-
-
-def _table(path: Path) -> pd.DataFrame:
+def _table(folder: Path, name: str) -> pd.DataFrame:
     """Return a CSV or TSV file as columns of text, in which a gene called NA is a gene."""
     import pandas as pd
 
+    path = next((file for suffix in ("csv", "tsv") if (file := folder / f"{name}.{suffix}").is_file()), None)
+    if path is None:
+        raise BftembedError(f"{folder} has no {name}.csv and no {name}.tsv.")
     try:
         text = path.read_text("utf-8-sig").rstrip()
         mark = max(",\t;", key=text.partition("\n")[0].count)
@@ -298,43 +273,39 @@ def _table(path: Path) -> pd.DataFrame:
     return frame.rename(columns=str.strip).apply(lambda column: column.str.strip())
 
 
-def _column(table: pd.DataFrame, name: str, path: Path, file: str) -> NDArray[Any]:
+def _column(table: pd.DataFrame, name: str, where: str) -> NDArray[Any]:
     if name not in table:
-        raise unknown_name("column", name, table.columns, where=f"{path}, {file}")
-    values = table[name].to_numpy()
+        raise unknown_name("column", name, table.columns, where=where)
+    values = table[name].to_numpy(dtype=object)
     if "" in values:
-        raise BftembedError(f"{path}: the column {name!r} of {file} is empty in row {values.tolist().index('') + 1}.")
+        raise BftembedError(f"{where}: the column {name!r} is empty in row {values.tolist().index('') + 1}.")
     return values
 
 
-def _labels(card: TaskCard, outcomes: pd.DataFrame, path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _labels(card: TaskCard, outcomes: pd.DataFrame, where: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return the labels as in `GeneTask`, and their names."""
     if card.kind == "multilabel":
-        names = [name for name in outcomes if name not in _SYMBOL_COLUMNS]
-        columns = [_column(outcomes, name, path, "outcomes") for name in names]
-        if not names:
-            raise BftembedError(f"{path}: outcomes have no column of a label.")
-        return np.array([_is_positive(values, None, path)[0] for values in columns], dtype=bool).T, tuple(names)
-    values = _column(outcomes, "label", path, "outcomes")
+        columns = {name: _positives(_column(outcomes, name, where), None, where)[0] for name in outcomes}
+        if not columns:
+            raise BftembedError(f"{where}: outcomes have no column of a label.")
+        return np.array(list(columns.values())).T, tuple(columns)
+    values = _column(outcomes, "label", where)
     if card.kind == "multiclass":
         classes, codes = np.unique(values.astype(str), return_inverse=True)
         if len(classes) == 1:
-            raise BftembedError(f"{path}: each gene has the label {classes[0]!r}; a task needs two classes.")
+            raise BftembedError(f"{where}: each gene has the label {classes[0]!r}; a task needs two classes.")
         return codes.astype(np.int64), tuple(classes.tolist())
-    codes, both = _is_positive(values, None if card.positive is None else str(card.positive).strip(), path)
-    return codes, BINARY_LABELS if card.kind == "pairs" else both
+    codes, names = _positives(values, None if card.positive is None else str(card.positive).strip(), where)
+    return codes, _BINARY if card.kind == "pairs" else names
 
 
-def _is_positive(values: NDArray[Any], positive: str | None, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _positives(values: NDArray[Any], positive: str | None, where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return 1 for the positive label and 0 for the other one, and the names of both."""
-    words = [_NUMBER_OF.get(value.lower(), value) for value in values]
+    words = np.array([_NUMBER_OF.get(value.lower(), value) for value in values], dtype=object)
     wanted = "1" if positive is None else _NUMBER_OF.get(positive.lower(), positive)
     others = sorted(set(words) - {wanted})
-    in_words = bool({wanted, *others} - {"0", "1"})
-    if in_words and positive is None:
-        raise BftembedError(f"{path}: labels {examples(others)}; expected 0 and 1, or the key 'positive' in task.yaml.")
-    if in_words and wanted not in words:
-        raise unknown_name("positive label", str(positive), sorted(set(values)), where=str(path))
-    if len(others) > 1:
-        raise BftembedError(f"{path}: labels {examples(others)} beside {positive!r}; expected one. Is it multiclass?")
-    names = (*(others or BINARY_LABELS[:1]), wanted) if in_words else BINARY_LABELS
-    return np.array([word == wanted for word in words], dtype=np.int64), names
+    of_numbers = {wanted, *others} <= {"0", "1"}
+    if not of_numbers and (positive is None or wanted not in words or len(others) > 1):
+        hint = "1 and 0, or the key 'positive' in task.yaml" if positive is None else f"{positive!r} and one other"
+        raise BftembedError(f"{where}: labels {examples(sorted(set(values)))}; expected {hint}.")
+    return (words == wanted).astype(np.int64), _BINARY if of_numbers else (*(others or _BINARY[:1]), wanted)

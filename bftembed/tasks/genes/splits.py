@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bftembed.errors import BftembedError, examples
-from bftembed.tasks.genes.definition import TEST, TRAIN, UNUSED, cleaned_pairs
+from bftembed.tasks.genes.definition import TEST, TRAIN, cleaned_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from bftembed.tasks.genes.definition import GeneTask
 
 N_FOLDS = 5
-#: Labels with fewer genes than this, or all but fewer, are left out.
-MIN_GENES = 2 * N_FOLDS
-#: Pairs of a fold beyond these are left out at random, so that a task of a million pairs takes no longer.
-MAX_TRAIN_PAIRS, MAX_TEST_PAIRS = 10_000, 5_000
 #: Of GenePT's notebooks: the seed, and the largest gene type that they drop.
 GENEPT_SEED, RARE_TYPE = 2023, 75
+# Labels with fewer genes than this, or all but fewer, are left out.
+_MIN_GENES = 2 * N_FOLDS
+# Pairs of a fold beyond these are left out at random, so that a task of a million pairs takes no longer.
+_MAX_TRAIN_PAIRS, _MAX_TEST_PAIRS = 10_000, 5_000
 _TRIES, _EXCHANGES = 20, 200
 
 
@@ -75,10 +75,8 @@ def plan_genept(task: GeneTask) -> Plan:
     if both := [task.genes[i] for i in np.flatnonzero(task.of_both_labels())]:
         notes.append(f"{len(both)} genes of both classes, once with each label as in the notebook: {examples(both)}")
     if task.split is not None:
-        train, test = (np.flatnonzero(task.split == part) for part in (TRAIN, TEST))
-        parts = [(train, test)]
-        if unused := len(rows) - len(train) - len(test):
-            notes.append(f"{unused} items that the split leaves unused")
+        parts = [_given(task, notes)]
+        train, test = parts[0]
         if shared := len(np.intersect1d(task.items[train], task.items[test])):
             notes.append(f"{shared} genes on both sides of the split")
     elif task.kind == "binary":
@@ -109,7 +107,7 @@ def plan_strict(task: GeneTask, seeds: Iterable[int]) -> Plan:
 
     Pairs, each once, no self-pairs, none of both labels: for each seed the genes are divided into five groups. Fold i
     is scored on the pairs inside group i and fitted on the pairs outside of it; a pair between is in neither.
-    Negatives, unless given ones are wanted, are sampled in each part by `matched_negatives`.
+    Negatives, unless given ones are wanted, are sampled in each part by the configuration model.
 
     Raises
     ------
@@ -117,55 +115,60 @@ def plan_strict(task: GeneTask, seeds: Iterable[int]) -> Plan:
         When a class has fewer items than folds, a fold has one class only on a side, or the split of the task has a
         gene on both sides.
     """
-    seed_list = [int(s) for s in seeds]
-    return _plan_pairs(task, seed_list) if task.kind == "pairs" else _plan_single(task, seed_list)
+    plan = (_plan_pairs if task.kind == "pairs" else _plan_single)(task, [int(s) for s in seeds])
+    if plan.folds[0].train_labels.ndim == 1:
+        _check_sides(task, plan.folds)
+    return plan
 
 
 def _plan_single(task: GeneTask, seeds: list[int]) -> Plan:
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    used = np.arange(len(task)) if task.split is None else np.flatnonzero(task.split != UNUSED)
+    what, names = f"Task {task.info.name}", task.label_names
+    notes: list[str] = []
+    used = np.arange(len(task)) if task.split is None else np.sort(np.concatenate(_given(task, notes)))
     items, first = np.unique(task.items[used, 0], return_index=True)
     first = used[first]
-    labels, names, notes = task.labels[first], task.label_names, []
-    if unused := len(task) - len(used):
-        notes.append(f"{unused} items that the split leaves unused")
+    labels = task.labels[first]
     if repeats := len(used) - len(items):
         notes.append(f"{repeats} repeated genes counted once")
     if task.kind == "multiclass":
         labels = labels[:, None] == np.arange(len(names))
     if labels.ndim == 2:
-        often = np.minimum(labels.sum(axis=0), (~labels).sum(axis=0)) >= MIN_GENES
+        often = np.minimum(labels.sum(axis=0), (~labels).sum(axis=0)) >= _MIN_GENES
         if rare := int((~often).sum()):
-            notes.append(f"{rare} of {len(names)} labels left out: fewer than {MIN_GENES} genes with or without")
+            notes.append(f"{rare} of {len(names)} labels left out: fewer than {_MIN_GENES} genes with or without")
         if not often.any():
-            raise BftembedError(f"Task {task.info.name}: no label has {MIN_GENES} genes with it and without it.")
+            raise BftembedError(f"{what}: no label has {_MIN_GENES} genes with it and without it.")
         labels, names = labels[:, often], tuple(n for n, o in zip(names, often, strict=True) if o)
+        divide, stratified = KFold, None
     else:
         _check_classes(task, labels)
+        divide, stratified = StratifiedKFold, labels
     if task.split is not None:
-        both = np.intersect1d(task.items[task.split == TRAIN], task.items[task.split == TEST])
-        if len(both):
+        if len(both := np.intersect1d(task.items[task.split == TRAIN], task.items[task.split == TEST])):
             named = examples(task.genes[i] for i in both)
-            raise BftembedError(f"Task {task.info.name}: {len(both)} genes are on both sides of its split ({named}).")
+            raise BftembedError(f"{what}: {len(both)} genes are on both sides of its split ({named}).")
         split = task.split[first]
         parts = [(0, 0, np.flatnonzero(split == TRAIN), np.flatnonzero(split == TEST))]
         notes.append("one split, as the task brings it")
     else:
-        divide = KFold if labels.ndim == 2 else StratifiedKFold
         parts = [
             (seed, i, *part)
             for seed in seeds
-            for i, part in enumerate(
-                divide(N_FOLDS, shuffle=True, random_state=seed).split(items, None if labels.ndim == 2 else labels)
-            )
+            for i, part in enumerate(divide(N_FOLDS, shuffle=True, random_state=seed).split(items, stratified))
         ]
     column = items[:, None]
     folds = [Fold(s, i, column[train], labels[train], column[test], labels[test]) for s, i, train, test in parts]
-    if labels.ndim == 1:
-        _check_sides(task, folds)
-    n_items = len(items) if task.split is None else sum(map(len, parts[0][2:]))
-    return Plan(tuple(folds), names, n_items, tuple(notes))
+    return Plan(tuple(folds), names, len(items), tuple(notes))
+
+
+def _given(task: GeneTask, notes: list[str]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the items of both parts of the split that a task brings, and note how many it leaves unused."""
+    train, test = np.flatnonzero(task.split == TRAIN), np.flatnonzero(task.split == TEST)
+    if unused := len(task) - len(train) - len(test):
+        notes.append(f"{unused} items that the split leaves unused")
+    return train, test
 
 
 def _check_classes(task: GeneTask, labels: NDArray[Any]) -> None:
@@ -177,14 +180,14 @@ def _check_classes(task: GeneTask, labels: NDArray[Any]) -> None:
             )
 
 
-def _check_sides(task: GeneTask, folds: list[Fold]) -> None:
+def _check_sides(task: GeneTask, folds: Iterable[Fold]) -> None:
     """Raise when a side of a fold has items of one class only."""
     for fold in folds:
         for side, labels in (("train", fold.train_labels), ("test", fold.test_labels)):
             if len(np.unique(labels)) < 2:
+                where = f"the {side} part of fold {fold.fold} (seed {fold.seed})"
                 raise BftembedError(
-                    f"Task {task.info.name}: the {side} part of fold {fold.fold} (seed {fold.seed}) has items of one "
-                    f"class only ({len(labels)}): too few items with vectors."
+                    f"Task {task.info.name}: {where} has items of one class only: too few with vectors."
                 )
 
 
@@ -201,20 +204,19 @@ def _plan_pairs(task: GeneTask, seeds: list[int]) -> Plan:
         for i in range(N_FOLDS):
             inside = group[items] == i
             sides = []
-            for chosen, most in (((~inside).all(axis=1), MAX_TRAIN_PAIRS), (inside.all(axis=1), MAX_TEST_PAIRS)):
+            for chosen, most in (((~inside).all(axis=1), _MAX_TRAIN_PAIRS), (inside.all(axis=1), _MAX_TEST_PAIRS)):
                 part, values = items[chosen], labels[chosen]
                 most = most // 2 if sampled else most
                 if len(part) > most:
                     kept = np.sort(rng.choice(len(part), most, replace=False))
                     part, values = part[kept], values[kept]
                 if sampled:
-                    negatives = matched_negatives(part, known, rng)
+                    negatives = _matched_negatives(part, known, rng)
                     short += len(part) - len(negatives)
                     values = np.r_[values, np.zeros(len(negatives), np.int64)]
                     part = np.concatenate([part, negatives])
-                sides.append((part, values))
-            folds.append(Fold(seed, i, *sides[0], *sides[1]))
-    _check_sides(task, folds)
+                sides += [part, values]
+            folds.append(Fold(seed, i, *sides))
     if sampled:
         notes.append("negatives sampled, with the degrees of the positives")
     if short:
@@ -222,7 +224,7 @@ def _plan_pairs(task: GeneTask, seeds: list[int]) -> Plan:
     return Plan(tuple(folds), task.label_names, len(items), tuple(notes))
 
 
-def matched_negatives(
+def _matched_negatives(
     positives: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Sample as many pairs as `positives`, in which each gene occurs as often, and none of which is a known positive.
@@ -238,56 +240,45 @@ def matched_negatives(
     if len(positives) < 2:
         return np.empty((0, 2), np.int64)
     width = int(max(positives.max(), known.max())) + 1
-    taken = np.unique(_codes(known, width))
+
+    def codes_of(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+        return pairs.min(axis=-1) * width + pairs.max(axis=-1)
+
+    def clashes(pairs: NDArray[np.int64]) -> NDArray[np.intp]:
+        codes = codes_of(pairs)
+        repeated = np.ones(len(codes), dtype=bool)
+        repeated[np.unique(codes, return_index=True)[1]] = False
+        known_pair = taken[np.minimum(np.searchsorted(taken, codes), len(taken) - 1)] == codes
+        return np.flatnonzero((pairs[:, 0] == pairs[:, 1]) | known_pair | repeated)
+
+    taken = np.unique(codes_of(known))
     flip = rng.random(len(positives)) < 0.5  # which gene of a pair comes first means nothing
-    left = np.where(flip, positives[:, 1], positives[:, 0])
-    right = np.where(flip, positives[:, 0], positives[:, 1])
-    right = right[rng.permutation(len(right))]
+    pairs = np.where(flip[:, None], positives[:, ::-1], positives)
+    pairs[:, 1] = pairs[rng.permutation(len(pairs)), 1]
     for _ in range(_TRIES):
-        clash = _clashes(left, right, taken, width)
+        clash = clashes(pairs)
         if not len(clash):
             break
         # Each clashing pair is permuted with another, chosen at random, so that it has somewhere to go.
-        others = np.setdiff1d(rng.choice(len(right), min(len(right), 2 * len(clash)), replace=False), clash)
+        others = np.setdiff1d(rng.choice(len(pairs), min(len(pairs), 2 * len(clash)), replace=False), clash)
         among = np.concatenate([clash, others])
-        right[among] = right[rng.permutation(among)]
-    _exchange(left, right, taken, width, rng)
-    free = np.setdiff1d(np.arange(len(left)), _clashes(left, right, taken, width))
-    return np.sort(np.stack([left[free], right[free]], axis=1), axis=1)
-
-
-def _exchange(
-    left: NDArray[np.int64], right: NDArray[np.int64], taken: NDArray[np.int64], width: int, rng: np.random.Generator
-) -> None:
-    """Let clashing pairs change partners with others, in place, where it makes two free pairs: clashes never grow."""
+        pairs[among, 1] = pairs[rng.permutation(among), 1]
     for _ in range(_EXCHANGES):
-        clash = _clashes(left, right, taken, width)
-        fine = np.setdiff1d(np.arange(len(left)), clash)
+        clash = clashes(pairs)
+        fine = np.setdiff1d(np.arange(len(pairs)), clash)
         n = min(len(clash), len(fine))
         if not n:
-            return
+            break
         one, other = rng.permutation(clash)[:n], rng.permutation(fine)[:n]
         turned = other[rng.random(n) < 0.5]
-        left[turned], right[turned] = right[turned], left[turned]
-        new = np.concatenate([np.stack([left[one], right[other]], axis=1), np.stack([left[other], right[one]], axis=1)])
-        codes = _codes(new, width)
-        occupied = np.concatenate([taken, _codes(np.stack([left[fine], right[fine]], axis=1), width)])
+        pairs[turned] = pairs[turned, ::-1]
+        # Both new pairs, (2, n, 2); they are taken where both are free, so clashes never grow.
+        ends = np.stack([pairs[one], pairs[other]])
+        new = np.stack([ends[..., 0], ends[::-1, :, 1]], axis=-1)
+        codes = codes_of(new)
+        occupied = np.concatenate([taken, codes_of(pairs[fine])])
         _, position, times = np.unique(codes, return_inverse=True, return_counts=True)
-        free = (new[:, 0] != new[:, 1]) & ~np.isin(codes, occupied) & (times[position] == 1)
-        chosen = free[:n] & free[n:]
-        one, other = one[chosen], other[chosen]
-        right[one], right[other] = right[other], right[one]
-
-
-def _codes(pairs: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    return pairs.min(axis=1) * width + pairs.max(axis=1)
-
-
-def _clashes(
-    left: NDArray[np.int64], right: NDArray[np.int64], taken: NDArray[np.int64], width: int
-) -> NDArray[np.int64]:
-    codes = _codes(np.stack([left, right], axis=1), width)
-    first = np.zeros(len(codes), dtype=bool)
-    first[np.unique(codes, return_index=True)[1]] = True
-    known = taken[np.minimum(np.searchsorted(taken, codes), len(taken) - 1)] == codes
-    return np.flatnonzero((left == right) | known | ~first)
+        alone = times[position.reshape(codes.shape)] == 1
+        free = ((new[..., 0] != new[..., 1]) & ~np.isin(codes, occupied) & alone).all(axis=0)
+        pairs[one[free]], pairs[other[free]] = new[0, free], new[1, free]
+    return np.sort(np.delete(pairs, clashes(pairs), axis=0), axis=1)

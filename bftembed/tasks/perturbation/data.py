@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from bftembed.cells.blocks import stored_matrix
-from bftembed.cells.examine import summarize
-from bftembed.cells.normalize import DEPTH, LARGEST_LOG, decide
-from bftembed.cells.refusals import refuse_bad_values
-from bftembed.cells.vectors import opened
 from bftembed.entities.genes import GeneIndex
 from bftembed.errors import BftembedError, examples, unknown_name
+from bftembed.expression.matrix import stored_matrix
+from bftembed.expression.normalize import DEPTH, LARGEST_LOG, examined
+from bftembed.expression.source import open_expression
 from bftembed.hdf5 import open_h5ad, strings
 from bftembed.progress import Progress, silent
 from bftembed.tasks.data import missing_label, place_of, read_cells
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     import anndata
     from numpy.typing import NDArray
 
-    from bftembed.cells.reading import Expression
+    from bftembed.expression.source import Expression
 
     Source: TypeAlias = "anndata.AnnData | str | os.PathLike[str]"
     Condition: TypeAlias = tuple[str, str]
@@ -104,12 +102,9 @@ def read_screen(
     read = [_conditions(source, columns) for source in sources]
     names = sorted(set().union(*(own for own, _ in read)))
     members = _members(names, control, ", ".join(map(place_of, sources)))
-    lacking = {
-        name: [x for x, own in members.items() if not has.issuperset(own)] for name, has in (known or {}).items()
-    }
-    left_out = sorted(set().union(*lacking.values()))
+    left_out = sorted({x for has in (known or {}).values() for x, own in members.items() if not has.issuperset(own)})
     if left_out and not allow_missing:
-        listed = "; ".join(f"{name!r} lacks {examples(own, 20)}" for name, own in lacking.items() if own)
+        listed = examples(left_out, 20)
         raise BftembedError(f"Perturbations without a vector: {listed}. Embed these genes, or --allow-missing.")
     members = {label: own for label, own in members.items() if label not in left_out}
     if len(members) < 2:
@@ -117,7 +112,7 @@ def read_screen(
     genes: list[str] = []
     notes = []
     for source, (own, _) in zip(sources, read, strict=True):
-        with opened(source, layer=layer) as expression:
+        with open_expression(source, layer=layer) as expression:
             if not genes:
                 genes, moments = expression.genes, _Moments(names, expression.n_genes)
             notes.append(_add(moments, expression, own, genes, progress))
@@ -159,16 +154,14 @@ class _Moments:
         self.cells = np.zeros(len(names), dtype=np.int64)
 
     def add(self, block: Any, conditions: Sequence[Condition]) -> None:
-        """Add the cells of a block, SciPy CSR (n, n_genes)."""
         from scipy.sparse import csr_matrix
 
         present, local = np.unique([self.at[c] for c in conditions], return_inverse=True)
         n = len(conditions)
         member = csr_matrix((np.ones(n), (local, np.arange(n))), shape=(len(present), n))
-        values = csr_matrix((block.data.astype(np.float64), block.indices, block.indptr), shape=block.shape)
+        values = block.astype(np.float64)
         self.sums[present] += (member @ values).toarray()
-        values.data **= 2
-        self.squares[present] += (member @ values).toarray()
+        self.squares[present] += (member @ values.power(2)).toarray()
         self.cells[present] += np.bincount(local)
 
     def result(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
@@ -206,16 +199,12 @@ def _add(
     """Add all cells of a matrix, its columns in the order of `genes`; return what was done to its values."""
     at = {gene: i for i, gene in enumerate(expression.genes)}
     if len(at) < expression.n_genes:
-        twice = [g for i, g in enumerate(expression.genes) if at[g] != i]
-        raise BftembedError(f"{expression.where}: the gene {examples(twice, 3)} occurs twice: var_names_make_unique().")
+        raise BftembedError(f"{expression.where}: {expression.n_genes - len(at)} genes twice: var_names_make_unique().")
     if other := sorted(at.keys() ^ set(genes)):
         raise BftembedError(f"{expression.where} has other genes than the first file ({examples(other)}).")
     order = None if expression.genes == genes else [at[gene] for gene in genes]
     n_cells, n_genes = expression.matrix.shape
-    summary = summarize(expression.matrix.rows(_BLOCK), np.zeros(n_genes, dtype=np.int32), range(n_cells))
-    if summary.bad:
-        refuse_bad_values(summary, expression)
-    decision = decide("auto", summary, logged=expression.logged, where=expression.where, others=expression.others)
+    summary, decision = examined(expression)
     for rows in expression.matrix.rows(_BLOCK):
         block = rows.to_csr(n_genes)
         block.sum_duplicates()
@@ -248,8 +237,7 @@ def read_predictions(
     names = sorted(set(conditions))
     types, labels = np.array(screen.cell_types), np.array(screen.labels)
     at = {name: i for i, name in enumerate(zip(types[screen.cell_type], labels[screen.label], strict=True))}
-    passed = {screen.control, *screen.left_out}
-    wanted = [name for name in names if name[1] not in passed]
+    wanted = [name for name in names if name[1] not in (screen.control, *screen.left_out)]
     if not wanted or not at.keys() >= set(wanted):
         unknown = [f"{name[1]} in {name[0]}" for name in wanted if name not in at]
         raise BftembedError(f"{where} predicts {examples(unknown) or 'no condition'}, which the data do not have.")
@@ -258,12 +246,9 @@ def read_predictions(
         n_genes = matrix.shape[1]
         if n_genes != len(screen.genes):
             column = {gene: i for i, gene in enumerate(screen.genes)}
-            kept = [column[gene] for gene in variable if gene in column]
-            if n_genes != len(kept):
-                raise BftembedError(
-                    f"{where} predicts {n_genes} genes; the data have {len(screen.genes)}, {len(kept)} in X_hvg."
-                )
-            screen = screen.of_genes(kept)
+            screen = screen.of_genes([column[gene] for gene in variable if gene in column])
+        if n_genes != len(screen.genes):
+            raise BftembedError(f"{where} predicts {n_genes} genes, which are neither all nor X_hvg of the data.")
         moments = _Moments(names, n_genes)
         for rows in matrix.rows(_BLOCK):
             block = rows.to_csr(n_genes)
@@ -300,43 +285,31 @@ class Split(NamedTuple):
     test: NDArray[np.bool_]
 
 
-def unseen_gene(screen: Screen, seed: int) -> list[Split]:
-    """Hold out each fifth of the shuffled targeted genes in turn, in every cell type; a combination with any member."""
-    genes = screen.targeted
-    order = np.random.default_rng([seed, 1]).permutation(len(genes))
-    splits = []
-    for fold in np.array_split(order, min(FOLDS, len(genes))):
-        held = {genes[i] for i in fold}
-        test = np.array([not held.isdisjoint(members) for members in screen.members])[screen.label]
-        if test.any() and not test.all():
-            splits.append(Split(~test, test))
-    if not splits:
-        raise BftembedError("no split leaves perturbations to train on: too few genes, or all in combinations")
-    return splits
-
-
-def unseen_cell_type(screen: Screen) -> list[Split]:
-    """Hold out each cell type in turn, those of its perturbations that others have; its controls are in training."""
-    if len(screen.cell_types) < 2:
-        raise BftembedError(f"there is one cell type only ({screen.cell_types[0]!r}): none can be held out")
-    splits = []
-    for number in range(len(screen.cell_types)):
-        train = screen.cell_type != number
-        test = ~train & np.isin(screen.label, screen.label[train])
-        if test.any():
-            splits.append(Split(train, test))
-    if not splits:
-        raise BftembedError("no perturbation is in two cell types: no cell type can be predicted from others")
-    return splits
-
-
 def splits_of(protocol: str, screen: Screen, seed: int, predictions: Predictions | None = None) -> list[Split]:
-    """Return the splits of a protocol, or raise when the data allow none."""
-    if predictions is None:
-        return unseen_gene(screen, seed) if protocol == UNSEEN_GENE else unseen_cell_type(screen)
-    if predictions.held_out.all():
-        raise BftembedError("the predictions hold every condition of the data: nothing is left to train on")
-    return [Split(~predictions.held_out, predictions.held_out)]
+    """Return the splits of a protocol, or raise when the data allow none.
+
+    ``unseen-gene`` holds out each fifth of the shuffled targeted genes in turn, in every cell type, with the
+    combinations that have one; ``unseen-cell-type`` each cell type in turn, those of its perturbations that others
+    have; with `predictions` the conditions that these hold.
+    """
+    if protocol == UNSEEN_CELL_TYPE:
+        of_types = [screen.cell_type == i for i in range(len(screen.cell_types))]
+        splits = [Split(~own, own & np.isin(screen.label, screen.label[~own])) for own in of_types]
+        why = "no perturbation is in two cell types"
+    elif predictions is not None:
+        splits = [Split(~predictions.held_out, predictions.held_out)]
+        why = "the predictions hold every condition of the data"
+    else:
+        genes = screen.targeted
+        order = np.random.default_rng([seed, 1]).permutation(len(genes))
+        folds = [{genes[i] for i in fold} for fold in np.array_split(order, min(FOLDS, len(genes)))]
+        tests = [np.array([not held.isdisjoint(own) for own in screen.members])[screen.label] for held in folds]
+        splits = [Split(~test, test) for test in tests]
+        why = "too few genes, or all in combinations"
+    splits = [split for split in splits if split.train.any() and split.test.any()]
+    if not splits:
+        raise BftembedError(f"nothing is left to train on or to test: {why}")
+    return splits
 
 
 def has_unseen_genes(screen: Screen, split: Split) -> bool:

@@ -11,10 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,42 +19,49 @@ import numpy as np
 from bftembed.embeddings import GeneEmbeddings
 from bftembed.errors import BftembedError, examples, unknown_name
 from bftembed.io import refuse_input_as_output
+from bftembed.metrics import perturbation as metrics
 from bftembed.metrics.intervals import pigeonhole_interval, prediction_half_width
 from bftembed.progress import Progress, silent
 from bftembed.report.table import Cell, Column, Row, Table
-from bftembed.tasks.base import Metric, Result, score_table, to_frame
+from bftembed.tasks.base import Metric, Result, named_files, score_table, to_frame
 from bftembed.tasks.data import listed
+from bftembed.tasks.perturbation import _predictors as predictors
 from bftembed.tasks.perturbation import data as screens
-from bftembed.tasks.perturbation import predictors, scoring
-from bftembed.tasks.perturbation.data import HELD_OUT_BY_STATE, UNSEEN_CELL_TYPE, UNSEEN_GENE, Predictions, Screen
-from bftembed.tasks.perturbation.predictors import PCA_DIM, PERTURBATION_MEAN, PERTURBED_MEAN, RIDGE
+from bftembed.tasks.perturbation._predictors import PCA_DIM, PERTURBATION_MEAN, PERTURBED_MEAN, RIDGE
+from bftembed.tasks.perturbation.data import (
+    HELD_OUT_BY_STATE,
+    UNSEEN_CELL_TYPE,
+    UNSEEN_GENE,
+    Predictions,
+    Screen,
+    Split,
+)
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
     import anndata
     import pandas as pd
     from numpy.typing import NDArray
 
     Source: TypeAlias = "anndata.AnnData | str | os.PathLike[str]"
-    Embedding = GeneEmbeddings | str | os.PathLike[str]
 
-TASK = "perturbation"
 #: Decides: vectors of the target can raise it, knowledge of what perturbations share cannot.
 MAIN_METRIC = "pds_l1"
-_SCORES = (
+METRICS = (
     Metric("pds_l1", "PDS (L1)", concludes=False),
     Metric("pds_cosine", "PDS (cosine)", concludes=False),
     Metric("mae", "MAE", better="lower", limits=None, concludes=False),
     Metric("pearson_delta", "Pearson delta", limits=None, concludes=False),
     Metric("de_overlap", "DE overlap", concludes=False),
 )
-METRICS = (*_SCORES, *(replace(m, name=f"cell_eval2_{m.name}", group=scoring.CELL_EVAL2) for m in _SCORES[:3]))
 SPLITS = (UNSEEN_GENE, UNSEEN_CELL_TYPE)
 #: With fewer test perturbations in a cell type, perturbation discrimination has too few ranks for a conclusion.
 MIN_PERTURBATIONS = 5
 #: What text has to exceed; the last where the perturbation is known from other cell types.
 _DECISIVE = ("random", "shuffled", PERTURBATION_MEAN)
 _REFERENCES = ("random", "shuffled", PERTURBED_MEAN, PERTURBATION_MEAN)
-_COMPARED = tuple(m.name for m in _SCORES)
 _DISCRIMINATION = ("pds_l1", "pds_cosine")
 _UNDEFINED = dict.fromkeys((m.name for m in METRICS), "no test condition has a score") | {
     "pearson_delta": "the predicted change is the same for every gene",
@@ -67,7 +71,7 @@ _UNDEFINED = dict.fromkeys((m.name for m in METRICS), "no test condition has a s
 
 def perturbation(
     data: Source | Sequence[Source],
-    genes: Mapping[str, Embedding | Sequence[Embedding]] | Sequence[str],
+    genes: Mapping[str, GeneEmbeddings | str | os.PathLike[str]] | Sequence[str],
     *,
     pert_col: str = "gene",
     cell_type_key: str = "cell_type",
@@ -78,10 +82,6 @@ def perturbation(
     allow_missing: bool = False,
     layer: str | None = None,
     draws: int = 4,
-    pca_dim: int = PCA_DIM,
-    ridge: float = RIDGE,
-    top: int | None = None,
-    second_scorer: str | None = None,
     out: str | os.PathLike[str] | None = None,
     run: str | None = None,
     progress: Progress = silent,
@@ -93,8 +93,7 @@ def perturbation(
     data
         AnnData or h5ad files, one screen together.
     genes
-        Gene embeddings: name → embeddings, ``NAME=FILE``, or files named by their stem. Several of one name are draws
-        of one embedding: seed s uses draw s modulo their number.
+        Gene embeddings: name → embeddings, ``NAME=FILE``, or files named by their stem.
     pert_col
         Column of ``.obs`` with the perturbed gene (``A+B`` for two).
     cell_type_key
@@ -110,8 +109,6 @@ def perturbation(
         predictors are trained on all conditions that it does not hold.
     allow_missing
         Leave out perturbations without a vector; else they are an error.
-    second_scorer
-        ``cell-eval2`` (extra ``perturb``) adds its MAE and perturbation discrimination.
     out
         Results table to write (Parquet).
 
@@ -121,12 +118,6 @@ def perturbation(
         Layer with the expression; default ``.X``.
     draws
         Draws of random and of shuffled vectors per seed, at least 2.
-    pca_dim
-        Dimensions of P and G of the bilinear model.
-    ridge
-        Ridge penalty of the bilinear model.
-    top
-        Maximum number of changed genes of a condition in ``de_overlap``; default all significant ones.
     run
         Name of the run in the table; default the name of the first file, ``simulated: NAME`` for simulated data.
     progress
@@ -144,35 +135,31 @@ def perturbation(
     ------
     BftembedError
         For data without controls, labels, expression or shared genes, perturbations without a vector (unless
-        `allow_missing`), draws of other dimensions, and predictions that do not fit.
+        `allow_missing`), and predictions that do not fit.
     """
     sources: list[Any] = list(data) if isinstance(data, (list, tuple)) else [data]
-    named, protocols = _named(genes), listed(split)
+    named, protocols = named_files(genes), listed(split)
     seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     for name in protocols:
         if name not in SPLITS:
             raise unknown_name("split", name, SPLITS)
-    if second_scorer not in (None, scoring.CELL_EVAL2):
-        raise unknown_name("second scorer", str(second_scorer), [scoring.CELL_EVAL2])
-    if not sources or not seed_list or not protocols:
-        raise BftembedError("At least one file, one seed and one split are needed.")
-    if draws < 2 or pca_dim < 1 or ridge <= 0 or (top is not None and top < 1):
-        raise BftembedError("draws must be at least 2, pca_dim and top at least 1, and ridge above 0.")
-    refuse_input_as_output(out, *sources, state, *itertools.chain(*named.values()))
-    embeddings = {name: [GeneEmbeddings.of(x) for x in one] for name, one in named.items()}
-    known = {name: set.intersection(*(set(predictors.rows_of(x)) for x in one)) for name, one in embeddings.items()}
+    if not (sources and named and seed_list and protocols) or draws < 2:
+        raise BftembedError(
+            "At least one file, one gene embedding (--genes), one seed, one split and 2 draws are needed."
+        )
+    refuse_input_as_output(out, *sources, state, *named.values())
+    embeddings = {name: GeneEmbeddings.of(one) for name, one in named.items()}
+    known = {name: set(predictors.rows_of(one)) for name, one in embeddings.items()}
     columns = (cell_type_key, pert_col)
     choice: dict[str, Any] = {"layer": layer, "known": known, "allow_missing": allow_missing}
     screen = screens.read_screen(sources, columns, control, progress=progress, **choice)
     told = [screens.about(source) for source in sources]
-    simulated = any(one for one, _ in told) or any(
-        x.provenance.get("simulated") for x in itertools.chain(*embeddings.values())
-    )
+    simulated = any(one for one, _ in told) or any(x.provenance.get("simulated") for x in embeddings.values())
     left = len(screen.left_out)
     notes = [
         *(["simulated data"] if simulated else []),
         *screen.notes,
-        f"{pca_dim} dimensions, ridge {ridge:g}, {draws} draws of random and shuffled vectors per seed",
+        f"{PCA_DIM} dimensions, ridge {RIDGE:g}, {draws} draws of random and shuffled vectors per seed",
         *([f"{left} perturbations left out, without a vector: {examples(screen.left_out)}"] if left else []),
     ]
     spaces: list[tuple[str, Screen, Predictions | None]] = [(name, screen, None) for name in protocols]
@@ -180,39 +167,13 @@ def perturbation(
         predictions = screens.read_predictions(state, told[0][1], columns, screen)
         spaces.append((HELD_OUT_BY_STATE, predictions.screen, predictions))
     run = run or (f"simulated: {screen.name}" if simulated else screen.name)
-    how = _Settings(seed_list, draws, pca_dim, ridge, top, second_scorer is not None, "; ".join(notes))
     done, total = itertools.count(1), len(spaces) * len(seed_list)
     results = []
     for protocol, space, other in spaces:
-        row = functools.partial(Result, run=run, task=TASK, protocol=protocol, n_missing=left)
-        results += _score(row, protocol, space, embeddings, how, other, lambda x: progress(next(done), total, x))
+        row = functools.partial(Result, run=run, task="perturbation", protocol=protocol, n_missing=left)
+        tick = functools.partial(lambda of, seed: progress(next(done), total, f"{of}, seed {seed}"), protocol)
+        results += _score(row, protocol, space, embeddings, seed_list, draws, "; ".join(notes), other, tick)
     return to_frame(results, out)
-
-
-def _named(genes: Mapping[str, Embedding | Sequence[Embedding]] | Sequence[str]) -> dict[str, list[Embedding]]:
-    """Return name → draws."""
-    found: dict[str, list[Embedding]] = {}
-    if isinstance(genes, Mapping):
-        for name, given in genes.items():
-            found[name] = list(given) if isinstance(given, (list, tuple)) else [given]  # type: ignore[list-item]
-    else:
-        for text in map(str, [genes] if isinstance(genes, (str, os.PathLike)) else genes):
-            name, sign, file = text.partition("=")
-            named = sign and not Path(text).exists()
-            found.setdefault(name if named else Path(text).stem, []).append(file if named else text)
-    if not any(found.values()):
-        raise BftembedError("No gene embeddings were given: genes=, --genes NAME=FILE.")
-    return found
-
-
-class _Settings(NamedTuple):
-    seeds: Sequence[int]
-    draws: int
-    pca_dim: int
-    ridge: float
-    top: int | None
-    second: bool
-    note: str
 
 
 #: (Kind, subject) → metric → scores (n_seeds, n_draws, n_conditions), NaN where there is none.
@@ -224,64 +185,113 @@ def _score(
     row: Callable[..., Result],
     protocol: str,
     screen: Screen,
-    embeddings: Mapping[str, Sequence[GeneEmbeddings]],
-    how: _Settings,
+    embeddings: Mapping[str, GeneEmbeddings],
+    seeds: Sequence[int],
+    n_draws: int,
+    note: str,
     predictions: Predictions | None,
-    tick: Callable[[str], None],
+    tick: Callable[[int], None],
 ) -> list[Result]:
     """Return the rows of a protocol."""
-    vectors = [predictors.Vectors.of(screen, name, own, how.pca_dim) for name, own in embeddings.items()]
-    problem, seen = "", protocol == UNSEEN_CELL_TYPE
     try:
-        splits = [screens.splits_of(protocol, screen, seed, predictions) for seed in how.seeds]
-        seen = not any(screens.has_unseen_genes(screen, one) for of_seed in splits for one in of_seed)
+        splits = [screens.splits_of(protocol, screen, seed, predictions) for seed in seeds]
     except BftembedError as err:
-        problem = str(err)
-    every = predictors.predictors_of(screen, vectors, how.pca_dim, how.draws, seen=seen)
-    found = [] if problem else [p for p in every if p.predict]
-    failed = [p for p in every if p not in found]
-    results = [
-        row(kind=p.kind, subject=p.subject, metric=metric, reason="too-few", note=problem or p.note)
-        for p in failed
-        for metric in _COMPARED
-    ]
-    if problem:
-        return results
+        every = predictors.predictors_of(screen, embeddings, n_draws, seen=protocol == UNSEEN_CELL_TYPE)
+        failed = {"reason": "too-few", "note": str(err)}
+        return [row(kind=p.kind, subject=p.subject, metric=m.name, **failed) for p in every for m in METRICS]
+    seen = not any(screens.has_unseen_genes(screen, one) for of_seed in splits for one in of_seed)
+    found = predictors.predictors_of(screen, embeddings, n_draws, seen=seen)
     if predictions is not None:
         about = "effects from the true controls; genes by position"
         found.append(predictors.Predictor("reference", predictions.name, lambda *_: predictions.delta, about))
     scores: _Scores = {}
 
-    def keep(key: tuple[str, str], values: Mapping[str, NDArray[Any]], at: tuple[Any, ...], n_draws: int = 1) -> None:
+    def keep(key: tuple[str, str], values: Mapping[str, NDArray[Any]], at: tuple[Any, ...], draws: int = 1) -> None:
         for metric, of_test in values.items():  # of a condition that is predicted twice for one seed, the last
-            empty = np.full((len(how.seeds), n_draws, len(screen.label)), np.nan)
+            empty = np.full((len(seeds), draws, len(screen.label)), np.nan)
             scores.setdefault(key, {}).setdefault(metric, empty)[at] = of_test
 
-    truth = scoring.Truth.of(screen, how.top)
-    for i, seed in enumerate(how.seeds):
+    truth = _Truth.of(screen)
+    for i, seed in enumerate(seeds):
         for split in splits[i]:
-            training = predictors.Training(screen, truth.delta, split, how.pca_dim, how.ridge)
+            training = predictors.Training(screen, truth.delta, split)
             for p, draw in ((one, draw) for one in found for draw in range(one.n_draws)):
-                predicted = p.predict(training, seed, draw, i)  # type: ignore[misc]
-                values = scoring.scores_of(truth, split, predicted)
-                if how.second and p.n_draws == 1:
-                    values |= scoring.cell_eval2_scores(truth, split, predicted)
+                values = _scores_of(truth, split, p.predict(training, seed, draw))
                 keep((p.kind, p.subject), values, (i, draw, split.test), p.n_draws)
-            keep(_CHANCE, scoring.chance_scores(truth, split), (i, 0, split.test))
-        tick(f"{protocol}, seed {seed}")
-    of_types = (scoring.by_cell_type(screen, np.flatnonzero(x.test)) for own in splits for x in own)
+            keep(_CHANCE, _chance_scores(truth, split), (i, 0, split.test))
+        tick(seed)
+    of_types = (_by_cell_type(screen, np.flatnonzero(x.test)) for own in splits for x in own)
     fewest = min(len(rows) for own in of_types for rows in own)
     few = f"only {fewest} test perturbations in a cell type" if fewest < MIN_PERTURBATIONS else ""
+    results = []
     for p in found:
-        seeds = how.seeds if p.seeded or protocol == UNSEEN_GENE else ()
+        shown = seeds if p.n_draws > 1 or protocol == UNSEEN_GENE else ()
         own = functools.partial(row, kind=p.kind, subject=p.subject)
-        rows = _of_predictor(own, scores[p.kind, p.subject], screen, seeds)
-        results += [r if r.note else replace(r, note=how.note if p.kind == "subject" else p.note) for r in rows]
-        if p.kind == "subject" and p.subject in embeddings:
+        rows = _of_predictor(own, scores[p.kind, p.subject], screen, shown)
+        results += [r if r.note else replace(r, note=note if p.kind == "subject" else p.note) for r in rows]
+        if p.kind == "subject":
             results += _differences([r for r in rows if r.seed is None], scores, screen, few)
-    own = functools.partial(row, kind="chance", subject="chance")
-    chance = _of_predictor(own, scores[_CHANCE], screen, ())
+    chance = _of_predictor(functools.partial(row, kind="chance", subject="chance"), scores[_CHANCE], screen, ())
     return results + [replace(r, low=math.nan, high=math.nan) for r in chance]
+
+
+class _Truth(NamedTuple):
+    """The data, true deltas (n_conditions, n_genes), and columns of the changed genes of each condition."""
+
+    screen: Screen
+    delta: NDArray[np.float64]
+    changed: list[NDArray[np.intp]]
+
+    @classmethod
+    def of(cls, screen: Screen) -> _Truth:
+        """Compute true deltas and changed genes: Welch's t test, false discovery rate below 5 %."""
+        delta = screen.delta
+        changed: list[NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)] * len(delta)
+        for rows in _by_cell_type(screen, np.arange(len(delta))):
+            number = screen.cell_type[rows[0]]
+            control = screen.control_mean[number], screen.control_variance[number], int(screen.control_cells[number])
+            p = metrics.welch_p_values(screen.mean[rows], screen.variance[rows], screen.cells[rows, None], *control)
+            found = metrics.differential_genes(delta[rows], p)
+            for row, genes in zip(rows, found, strict=True):
+                changed[row] = genes
+        return cls(screen, delta, changed)
+
+
+def _scores_of(truth: _Truth, split: Split, predicted: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return metric → scores of predicted deltas (n_test, n_genes), float64 (n_test,), NaN where undefined.
+
+    Perturbation discrimination is among the test conditions of the same cell type.
+    """
+    rows = np.flatnonzero(split.test)
+    true = truth.delta[rows]
+    found = {
+        "mae": metrics.mean_absolute_error(predicted, true),
+        "pearson_delta": metrics.pearson_delta(predicted, true),
+        **{f"pds_{distance}": np.full(len(rows), np.nan) for distance in metrics.DISTANCES},
+        "de_overlap": metrics.overlap(predicted, [truth.changed[r] for r in rows]),
+    }
+    for own in _by_cell_type(truth.screen, rows):
+        part = [truth.screen.targets[truth.screen.label[r]] for r in rows[own]]
+        for distance in metrics.DISTANCES:
+            found[f"pds_{distance}"][own] = metrics.discrimination(predicted[own], true[own], part, distance)
+    return found
+
+
+def _chance_scores(truth: _Truth, split: Split) -> dict[str, NDArray[np.float64]]:
+    """Return the exact chance level of each test condition, from the numbers of conditions and changed genes."""
+    rows = np.flatnonzero(split.test)
+    guessed = np.zeros(len(rows))
+    for own in _by_cell_type(truth.screen, rows):
+        guessed[own] = metrics.discrimination_chance(len(own))
+    n = np.array([len(truth.changed[r]) for r in rows], dtype=float)
+    share = np.where(n > 0, n / truth.delta.shape[1], np.nan)
+    return {"pds_l1": guessed, "pds_cosine": guessed, "de_overlap": share}
+
+
+def _by_cell_type(screen: Screen, rows: NDArray[Any]) -> list[NDArray[np.intp]]:
+    """Return the positions in `rows` of the conditions of each cell type that occurs."""
+    types = screen.cell_type[rows]
+    return [np.flatnonzero(types == t) for t in np.unique(types)]
 
 
 def _of_predictor(
@@ -311,7 +321,7 @@ def _over_draws(scores: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(np.nansum(scores, axis=1) / np.isfinite(scores).sum(axis=1))
 
 
-def difference(
+def _difference(
     scores: NDArray[Any], other: NDArray[Any], labels: NDArray[Any], members: Sequence[Sequence[str]], *, drawn: bool
 ) -> tuple[float, float, float]:
     """Return the mean paired difference of scores (n_seeds, n_draws, n_conditions) and the ends of its interval.
@@ -332,12 +342,12 @@ def _differences(whole: Sequence[Result], scores: _Scores, screen: Screen, few: 
     found = []
     for reference in _REFERENCES:
         drawn = reference in _DECISIVE[:2]
-        for row in (r for r in whole if r.metric in _COMPARED):
+        for row in whole:
             key = (reference, row.subject) if drawn else ("baseline", reference)
             if key not in scores:
                 continue
             of_subject, of_other = scores["subject", row.subject][row.metric], scores[key][row.metric]
-            mean, low, high = difference(of_subject, of_other, screen.label, screen.members, drawn=drawn)
+            mean, low, high = _difference(of_subject, of_other, screen.label, screen.members, drawn=drawn)
             reason, note = ("undefined", _UNDEFINED[row.metric]) if math.isnan(mean) else ("", "")
             if few and not reason and row.metric in _DISCRIMINATION:
                 low, high, reason, note = math.nan, math.nan, "too-few", few

@@ -50,7 +50,7 @@ def put(tmp_path, monkeypatch):
         (root / entry.path).parent.mkdir(exist_ok=True)
         (root / entry.path).write_text(text)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        monkeypatch.setitem(FILES, name, dataclasses.replace(entry, sha256=digest, accepted=()))
+        monkeypatch.setitem(FILES, name, dataclasses.replace(entry, sha256=digest))
 
     return _put
 
@@ -77,21 +77,6 @@ def pairs_of(task, chosen):
 # The real files
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_the_card_and_the_arrays_fit_the_kind(real, name):
-    task = real(name)
-    info = task.info
-    assert info.name == name
-    assert info.kind == ("pairs" if task.kind == "pairs" else "genes")
-    assert (info.main_metric, info.direction, info.version) == ("roc_auc", "higher", 1)
-    assert info.source
-    assert info.license
-    assert info.split_rule
-    assert task.kind == {row["name"]: row["kind"] for row in list_tasks()}[name]
-    assert len(set(task.genes)) == len(task.genes)
-    assert set(np.unique(task.items)) == set(range(len(task.genes)))
-
-
 def test_dosage_is_the_lists_of_the_file_in_their_order(real):
     task = real("dosage")
     rows = [line.split(",") for line in (SHARED / FILES["geneformer-dosage"].path).read_text().splitlines()[1:]]
@@ -100,8 +85,7 @@ def test_dosage_is_the_lists_of_the_file_in_their_order(real):
     by_ensembl = {record.ensembl_gene_id: s for s in GeneIndex.default() if (record := GeneIndex.default().get(s))}
     assert named(task, 1) == [by_ensembl[gene] for gene in sensitive]
     assert named(task, 0) == [by_ensembl[gene] for gene in insensitive if gene in by_ensembl]
-    assert Counter(task.labels.tolist()) == {1: 122, 0: 365}
-    assert task.labels.tolist() == sorted(task.labels.tolist(), reverse=True)
+    assert task.labels.tolist() == [1] * 122 + [0] * 365
     assert "geneformer-dosage" in task.info.source
     assert "haploinsufficient" in task.label_words
     assert any("3 of 490 Ensembl ids" in note for note in task.notes)
@@ -116,9 +100,6 @@ def test_ggi_is_the_files_of_gene2vec(real):
         label += lines(f"pairs/gene2vec_{part}_label.txt.gz")
     assert [" ".join(pair) for pair in pairs_of(task, slice(None))] == [line.strip() for line in text]
     assert task.labels.tolist() == [int(x) for x in label]
-    assert task.labels[task.split == "train"].mean() == pytest.approx(0.496, abs=0.001)
-    assert task.negatives == "degree-matched"
-    assert task.label_words == ()
 
 
 def test_ppi_positives_are_huri_and_its_split_is_disjoint_in_genes(real):
@@ -157,11 +138,7 @@ def test_gene_types_are_those_with_more_than_75_names(real):
     )
     assert len(task) == len(task.genes) == len(kept)
     assert list(task.label_names) == sorted(set(kept))
-    assert "protein_coding" in task.label_names
-    assert "random_state=2023" in task.info.split_rule
-    assert any(note.startswith("22493 of 69299") for note in task.notes)
-    assert any(note.startswith(f"{(table[table.gene_name != ''].groupby('gene_name').gene_type.nunique() > 1).sum()} ")
-               for note in task.notes)  # fmt: skip
+    assert task.notes[0].startswith("22493 of 69299")
 
 
 def test_transcription_factors_against_the_other_coding_genes(real):
@@ -212,8 +189,8 @@ def test_tf_range_keeps_spelling_order_and_repeats(put):
     assert "Chen" in task.info.source
 
 
-@pytest.mark.parametrize("name, others", [("no-methy", "geneformer-no-methylation"), ("lys4", "geneformer-lys4-only")])
-def test_bivalent_genes_against_others(put, ensembl, name, others):
+def test_bivalent_genes_against_others(put, ensembl):
+    name, others = "no-methy", "geneformer-no-methylation"
     put("geneformer-bivalent", f"{ensembl('PAX6')}\n{ensembl('SOX2')}\nENSG99999999999\n{ensembl('PAX6')}\n")
     put(others, f"{ensembl('ACTB')}\n\n{ensembl('GAPDH')}\n")
     task = get_task(name)
@@ -224,39 +201,16 @@ def test_bivalent_genes_against_others(put, ensembl, name, others):
     assert others in task.info.source
 
 
-def test_a_gene_that_mapping_puts_into_both_classes_has_an_item_of_each(put, ensembl):
-    put("geneformer-bivalent", f"{ensembl('PAX6')}.3\n{ensembl('SOX2')}\n")
-    put("geneformer-lys4-only", f"{ensembl('ACTB')}\n{ensembl('PAX6')}.4\n")
-    task = get_task("lys4")
-    assert task.genes == ("PAX6", "SOX2", "ACTB")
-    assert named(task, 1) == ["PAX6", "SOX2"]
-    assert named(task, 0) == ["ACTB", "PAX6"]
-    clean = task.unambiguous()
-    assert (named(clean, 1), named(clean, 0)) == (["SOX2"], ["ACTB"])
-    assert clean.notes == ("1 genes of both classes are left out of both: 'PAX6'",)
-
-
-def test_the_canonical_dosage_file_is_preferred(put, ensembl):
-    put(
-        "geneformer-dosage",
-        f"dosage_sensitive,dosage_insensitive\n{ensembl('PAX6')},{ensembl('ZNF200')}\n,{ensembl('ZNF2')}\n",
-    )
-    put("dosage-cx0", "ensembl_id,gene_name,dosage_insensitive,dosage_sensitive\nENSG1,A,Yes,\nENSG2,B,,Yes\n")
-    task = get_task("dosage")
-    assert named(task, 1) == ["PAX6"]
-    assert named(task, 0) == ["ZNF200", "ZNF2"]
-    assert "geneformer-dosage" in task.info.source
-    assert "cx0" not in task.info.source
-    assert task.notes == ()
-
-
-def test_the_public_copy_of_the_dosage_file_is_taken_where_it_is_alone(put, ensembl):
+def test_the_canonical_dosage_file_is_preferred_to_its_public_copy(put, ensembl):
     put("dosage-cx0", f"ensembl_id,gene_name,dosage_insensitive,dosage_sensitive\n{ensembl('PAX6')},A,,Yes\n"
         f"{ensembl('ZNF2')},B,Yes,\n")  # fmt: skip
     task = get_task("dosage")
     assert (named(task, 1), named(task, 0)) == (["PAX6"], ["ZNF2"])
-    assert "dosage-cx0" in task.info.source
     assert any("geneformer-dosage is not on this machine" in note for note in task.notes)
+    put("geneformer-dosage", f"dosage_sensitive,dosage_insensitive\n{ensembl('PAX6')},{ensembl('ZNF200')}\n")
+    task = get_task("dosage")
+    assert (named(task, 1), named(task, 0), task.notes) == (["PAX6"], ["ZNF200"], ())
+    assert "cx0" not in task.info.source
 
 
 # Names, folders, and what is not there

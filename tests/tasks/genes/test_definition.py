@@ -44,31 +44,14 @@ def test_cleaned_pairs_are_those_of_a_loop(rows):
     assert items.dtype == labels.dtype == np.int64
 
 
-@given(st.lists(GENES, min_size=1, max_size=30), st.data())
-def test_a_single_task_gives_every_row_back(names, data):
-    label_of = {name: data.draw(st.integers(0, 1)) for name in dict.fromkeys(names)}
-    names, label_of = [*names, "ONE", "ZERO"], {**label_of, "ONE": 1, "ZERO": 0}  # both classes are needed
-    labels = [label_of[name] for name in names]
-    task = make_task(card(), "binary", names, labels)
-    assert task.genes == tuple(dict.fromkeys(names))
-    assert task.items.dtype == task.labels.dtype == np.int64
-    assert [task.genes[i] for i in task.items[:, 0]] == names
-    assert task.labels.tolist() == labels
-
-
-@given(st.lists(GENES, min_size=2, max_size=20), st.integers(0, 10**6))
-def test_a_gene_of_two_labels_is_found_or_kept_as_two_items(names, draw):
-    twice = names[draw % len(names)]
-    rows = [(name, 0) for name in names if name != twice] + [(twice, 1), (twice, 0)]
-    rows = [rows[i] for i in np.random.default_rng(draw).permutation(len(rows))]
-    genes, labels = zip(*rows, strict=True)
-    with pytest.raises(BftembedError, match=f"'{twice}'"):
+def test_a_gene_of_two_labels_is_found_or_kept_as_two_items():
+    genes, labels = ["B", "NA", "C", "NA", "D"], [0, 1, 0, 0, 1]
+    with pytest.raises(BftembedError, match="'NA'"):
         make_task(card(), "binary", genes, labels)
     task = make_task(card(), "binary", genes, labels, allow_both=True)
-    assert [task.genes[i] for i in np.flatnonzero(task.of_both_labels())] == [twice]
+    assert [task.genes[i] for i in np.flatnonzero(task.of_both_labels())] == ["NA"]
     clean = task.unambiguous()
-    assert sorted(clean.genes) == sorted(set(genes) - {twice})
-    assert len(clean.notes) == 1
+    assert (clean.genes, clean.labels.tolist(), len(clean.notes)) == (("B", "C", "D"), [0, 0, 1], 1)
 
 
 @given(st.lists(st.tuples(GENES, GENES, st.integers(0, 1)), min_size=1, max_size=30))
@@ -92,24 +75,14 @@ def test_a_restricted_task_drops_items_and_renumbers_genes():
 @pytest.mark.parametrize(
     ("kind", "items", "labels", "options"),
     [
-        ("binary", [], [], {}),
         ("binary", ["A", " "], [0, 1], {}),
         ("binary", ["A", "B"], [0, 1, 1], {}),
         ("binary", ["A", "B", "C"], [0, 1, 2], {}),
-        ("binary", ["A", "B"], [1, -1], {}),
         ("binary", ["A", "B"], [0.0, 1.0], {}),
         ("binary", ["A", "B"], [0, 0], {}),
         ("multilabel", ["A", "B"], [[1], [0]], {}),
-        ("multilabel", ["A", "B"], [[0, 0], [0, 0]], {}),
         ("multilabel", ["A", "B", "A"], [[1, 0], [0, 0], [1, 1]], {}),
-        ("pairs", [], [], {}),
-        ("pairs", [("A", "B")], [1, 0], {}),
-        ("pairs", [("A", "B")], [0], {}),
-        ("pairs", [("A", "B")], [1], {"negatives": "given"}),
-        ("pairs", [("A", "")], [1], {}),
-        ("pairs", [("A", "B")], [1], {"split": ["train", "test"]}),
         ("pairs", [("A", "B"), ("A", "C")], [1, 1], {"split": ["train", "dev"]}),
-        ("pairs", [("A", "B"), ("A", "C")], [1, 1], {"split": ["train", "unused"]}),
     ],
 )
 def test_tasks_that_are_none(kind, items, labels, options):
@@ -143,29 +116,25 @@ def write(tmp_path):
 
 def test_the_smallest_task(write):
     task = load_task(write())
-    assert (task.info.name, task.info.kind, task.info.version) == ("mine", "genes", 1)
-    assert (task.info.source, task.info.license, task.info.main_metric) == ("folder my_task", "not stated", "roc_auc")
+    assert task.info.name == "mine"
+    assert (task.info.source, task.info.license) == ("folder my_task", "not stated")
     assert (task.kind, task.genes, task.labels.tolist()) == ("binary", ("TP53", "NA", "EGFR"), [1, 0, 0])
     assert (task.label_names, task.split, task.notes) == (("negative", "positive"), None, ())
 
 
-@pytest.mark.parametrize("spelling", ["license", "licence"])
-def test_every_key_arrives(write, spelling):
+def test_every_key_arrives(write):
     card = (
-        f"name: Größe 2-a_b\nkind: binary\nsource: here\n{spelling}: CC0\ncitation: Me 2026\nsplit: given\n"
-        "positive: Sensitive\nlabel_words: [dosage, ' sensitive ', '']\nversion: 3\n"
+        "name: Größe 2-a_b\nkind: binary\nsource: here\nlicense: CC0\n"
+        "positive: Sensitive\nlabel_words: [dosage, ' sensitive ', '']\n"
     )
     entities = "extra,symbol,split\n1,A,train\n2,B,test\n3,C,unused\n"
     task = load_task(write(card, entities, "label\nSensitive\nother\nother\n"))
-    assert (task.info.name, task.info.source, task.info.license, task.info.version) == ("Größe 2-a_b", "here", "CC0", 3)
+    assert (task.info.name, task.info.source, task.info.license) == ("Größe 2-a_b", "here", "CC0")
     assert (task.label_names, task.labels.tolist()) == (("other", "Sensitive"), [1, 0, 0])
     assert task.split.tolist() == ["train", "test", "unused"]
-    assert (task.label_words, task.notes) == (("dosage", "sensitive"), ("Cite: Me 2026",))
-
-
-def test_names_that_look_like_gaps_are_genes(write):
-    names = ["NA", "nan", "None", "null", "NULL", "N/A", "1-Mar", "007", "1e5", "True", "-", "#N/A"]
-    task = load_task(write(entities="\n".join(["symbol", *names]), outcomes="label\n" + "1\n0\n" * 6))
+    assert task.label_words == ("dosage", "sensitive")
+    names = ["NA", "nan", "None", "N/A", "1-Mar", "007", "1e5", "-"]  # look like gaps and numbers, and are genes
+    task = load_task(write(entities="\n".join(["symbol", *names]), outcomes="label\n" + "1\n0\n" * 4))
     assert task.genes == tuple(names)
 
 
@@ -173,13 +142,8 @@ def test_names_that_look_like_gaps_are_genes(write):
     ("positive", "labels", "expected"),
     [
         (None, "1.0 0.0 0.0", [1, 0, 0]),
-        (None, "true false False", [1, 0, 0]),
-        (None, "Yes no NO", [1, 0, 0]),
         ("0", "0 1 1", [1, 0, 0]),
-        ("no", "no yes yes", [1, 0, 0]),
-        ("yes", "Yes No No", [1, 0, 0]),
         ("2", "2 1 1", [1, 0, 0]),
-        ("1", "2 1 1", [0, 1, 1]),
         ("'NA'", "NA b b", [1, 0, 0]),
     ],
 )
@@ -201,20 +165,14 @@ def test_multiclass_and_multilabel(write):
 def test_pairs(write):
     entities, outcomes = "symbol_a,symbol_b\nNA,B\nB,NA\nC,C\n", "symbol_b,label\nB,1\nNA,1\nC,0\n"
     task = load_task(write(f"{PAIRS}negatives: given\n", entities, outcomes))
-    assert task.info.kind == task.kind == "pairs"
+    assert task.kind == "pairs"
     assert task.items.tolist() == [[0, 1], [1, 0], [2, 2]]
     assert (task.labels.tolist(), task.negatives, task.notes) == ([1, 1, 0], "given", ())
     other = load_task(write(PAIRS, entities, outcomes))
-    assert (other.negatives, len(other.notes)) == ("degree-matched", 1)
+    assert other.negatives == "degree-matched"
 
 
-@pytest.mark.parametrize(("split", "given"), [("", True), ("split: given\n", True), ("split: random\n", False)])
-def test_a_split_column_counts_unless_told_otherwise(write, split, given):
-    task = load_task(write(CARD + split, "symbol,split\nA,train\nB,train\nC,test\n"))
-    assert (task.split is not None) == given
-
-
-@pytest.mark.parametrize(("mark", "suffix"), [("\t", "tsv"), ("\t", "csv"), (";", "csv")])
+@pytest.mark.parametrize(("mark", "suffix"), [("\t", "tsv"), (";", "csv")])
 def test_separators_byte_order_mark_quotes_and_blank_end(write, mark, suffix):
     entities = f'\ufeffsymbol{mark} split\r\n" TP53"{mark}train\r\n"A{mark}B"{mark}test\r\nC{mark}test\r\n\r\n\r\n'
     assert load_task(write(entities=entities, suffix=suffix)).genes == ("TP53", f"A{mark}B", "C")
@@ -227,35 +185,13 @@ def test_separators_byte_order_mark_quotes_and_blank_end(write, mark, suffix):
         (CARD, "", OUTCOMES),
         (CARD, b"symbol\nA\n\xff\xfe\nB\n", OUTCOMES),
         (CARD, "symbol\nA\n\nB\nC\n", "label\n1\n0\n0\n1\n"),
-        (CARD, "symbol,x\nA,1\nB\nC,1,1\n", OUTCOMES),
-        (CARD, "symbol\nA,1\nB,1\nC,1\n", OUTCOMES),
         (CARD, "Symbol\nA\nB\nC\n", OUTCOMES),
-        (CARD, "symbol\nTP53\nTP53\nEGFR\n", OUTCOMES),
-        (CARD, "symbol,split\nA,train\nB,dev\nC,test\n", OUTCOMES),
-        (CARD, "symbol,split\nA,train\nB,train\nC,unused\n", OUTCOMES),
-        (CARD, ENTITIES, "lable\n1\n0\n0\n"),
         (CARD, ENTITIES, "label\n1\n0\n0\n1\n"),
         (CARD, ENTITIES, "symbol,label\nTP53,1\nEGFR,0\nNA,0\n"),
         (CARD, ENTITIES, "label\n1\n0\nmaybe\n"),
-        (CARD, ENTITIES, "label\n1\n0\n2\n"),
-        (CARD, ENTITIES, "label\n2\n2\n2\n"),
-        (CARD, ENTITIES, 'label\n1\n" "\n0\n'),
-        (CARD, ENTITIES, "label\n1\n1\n1\n"),
-        (CARD + "positive: sensitive\n", ENTITIES, "label\nsensitiv\nother\nother\n"),
         (CARD + "positive: sensitive\n", ENTITIES, "label\nsensitive\na\nb\n"),
-        (CARD + "split: given\n", ENTITIES, OUTCOMES),
         ("name: x\nkind: multiclass\n", ENTITIES, "label\na\na\na\n"),
-        ("name: m\nkind: multilabel\n", ENTITIES, "symbol\nTP53\nNA\nEGFR\n"),
-        ("name: m\nkind: multilabel\n", ENTITIES, "x,y\n1,0\n0,0\n1,0\n0,1\n"),
-        ("name: m\nkind: multilabel\n", ENTITIES, "x,y\n1,0\n0,NA\n1,0\n"),
-        (PAIRS, "symbol_a,symbolb\nA,B\nA,B\nA,B\n", OUTCOMES),
-        (PAIRS, "symbol_a,symbol_b\nA,B\nB,C\nA,C\n", "label\n0\n0\n0\n"),
-        ("kind: binary\n", ENTITIES, OUTCOMES),
-        ("name: x\nkind: ternary\n", ENTITIES, OUTCOMES),
-        ("name: ''\nkind: binary\n", ENTITIES, OUTCOMES),
-        (CARD + "version: 0\n", ENTITIES, OUTCOMES),
         (CARD + "source: !!python/object/apply:os.system ['true']\n", ENTITIES, OUTCOMES),
-        (CARD + "a: &a [x, x]\nb: &b [*a, *a]\nlabel_words: [*b, *b]\n", ENTITIES, OUTCOMES),
     ],
 )
 def test_folders_that_are_no_task_are_named(write, card, entities, outcomes):

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gene_toys import binary, card, pair_task, random_pairs, scores, signal, symbols, vectors
+from gene_toys import binary, card, pair_task, random_pairs, symbols
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import bftembed
 from bftembed.errors import BftembedError
 from bftembed.tasks.genes import make_task, splits
-from bftembed.tasks.genes.splits import matched_negatives, plan_strict
+from bftembed.tasks.genes.splits import _matched_negatives, plan_strict
 
 
 def keys(items):
     return [tuple(sorted(item)) for item in np.asarray(items).tolist()]
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(5, 20), st.integers(5, 40), st.integers(0, 1000))
 def test_folds_of_genes_are_disjoint_whole_and_stratified(n_positive, n_negative, seed):
     task, labels = binary(n_positive + n_negative, n_positive, seed)
     plan = plan_strict(task, [seed, seed + 1])
     assert [(f.seed, f.fold) for f in plan.folds] == [(s, i) for s in (seed, seed + 1) for i in range(5)]
-    assert plan.n_items == len(labels)
-    assert plan.notes == ()
+    assert (plan.n_items, plan.notes) == (len(labels), ())
     for of_seed in (plan.folds[:5], plan.folds[5:]):
         assert sorted(np.concatenate([f.test_items[:, 0] for f in of_seed])) == list(range(len(labels)))
         for fold in of_seed:
@@ -33,28 +31,11 @@ def test_folds_of_genes_are_disjoint_whole_and_stratified(n_positive, n_negative
             assert (fold.train_labels == labels[fold.train_items[:, 0]]).all()
             assert (fold.test_labels == labels[fold.test_items[:, 0]]).all()
             assert n_positive // 5 <= fold.test_labels.sum() <= -(-n_positive // 5)
-            assert n_negative // 5 <= (1 - fold.test_labels).sum() <= -(-n_negative // 5)
     again = plan_strict(task, [seed])
     assert all((a.test_items == b.test_items).all() for a, b in zip(again.folds, plan.folds, strict=False))
 
 
-def test_repeated_genes_count_once_and_stay_on_one_side():
-    genes = symbols(40)
-    names, labels = [*genes, *genes[:7], genes[0]], [*([0, 1] * 20), *([0, 1] * 3), 0, 0]
-    plan = plan_strict(make_task(card(), "binary", names, labels), [0])
-    assert plan.n_items == 40
-    assert plan.notes == ("8 repeated genes counted once",)
-    for fold in plan.folds:
-        assert not set(keys(fold.train_items)) & set(keys(fold.test_items))
-
-
-def test_a_class_smaller_than_the_folds_is_named():
-    task, _ = binary(40, 4)
-    with pytest.raises(BftembedError, match="the class 'positive' has 4 genes"):
-        plan_strict(task, [0])
-
-
-def test_the_split_of_the_task_is_honoured():
+def test_the_split_of_the_task_is_honored_and_holds_no_gene_twice():
     task, labels = binary(40, split=["train"] * 20 + ["test"] * 12 + ["unused"] * 8)
     plan = plan_strict(task, [0, 1, 2])
     (fold,) = plan.folds
@@ -62,47 +43,25 @@ def test_the_split_of_the_task_is_honoured():
     assert fold.test_items[:, 0].tolist() == list(range(20, 32))
     assert (fold.test_labels == labels[20:32]).all()
     assert plan.n_items == 32
-    assert "one split, as the task brings it" in plan.notes
     assert "8 items that the split leaves unused" in plan.notes
-    frame = bftembed.bench.genes({"mine": vectors(task.genes, signal(labels))}, task, baselines=False)
-    assert len(scores(frame, "mine")) == 1
-
-
-def test_a_gene_on_both_sides_of_the_split_is_named():
     genes = symbols(20)
-    names = [*genes, genes[0], genes[1]]
-    task = make_task(card(), "binary", names, [0, 1] * 11, split=["train"] * 10 + ["test"] * 10 + ["test", "unused"])
-    with pytest.raises(BftembedError, match=f"1 genes are on both sides of its split \\('{genes[0]}'\\)"):
-        plan_strict(task, [0])
+    split = ["train"] * 10 + ["test"] * 10 + ["test", "unused"]
+    twice = make_task(card(), "binary", [*genes, genes[0], genes[1]], [0, 1] * 11, split=split)
+    for wrong in (twice, binary(40, 4)[0]):  # the second has a class of four
+        with pytest.raises(BftembedError):
+            plan_strict(wrong, [0])
 
 
-def test_rare_labels_are_left_out_and_counted():
-    draw = np.random.default_rng(0)
-    labels = draw.random((60, 5)) < 0.4
-    labels[:, 1] = np.arange(60) < 9
-    labels[:, 3] = np.arange(60) >= 8
-    labels[:, 4] = np.arange(60) < 10
-    task = make_task(card(), "multilabel", symbols(60), labels, label_names=list("abcde"))
-    plan = plan_strict(task, [0])
-    assert plan.label_names == ("a", "c", "e")
-    assert any(note.startswith("2 of 5 labels left out: fewer than 10 genes") for note in plan.notes)
-    for fold in plan.folds:
-        assert (fold.test_labels == labels[fold.test_items[:, 0]][:, [0, 2, 4]]).all()
-    assert sorted(np.concatenate([f.test_items[:, 0] for f in plan.folds])) == list(range(60))
-
-
-def test_classes_become_one_column_each():
+def test_classes_become_one_column_each_and_rare_labels_are_left_out():
     labels = np.random.default_rng(0).integers(0, 3, 60)
-    labels[:9], labels[9:] = 3, np.where(labels[9:] == 3, 0, labels[9:])
+    labels[:9] = 3
     task = make_task(card(), "multiclass", symbols(60), labels, label_names=["a", "b", "c", "rare"])
     plan = plan_strict(task, [0])
     assert plan.label_names == ("a", "b", "c")
-    fold = plan.folds[2]
-    assert fold.test_labels.dtype == bool
-    assert (fold.test_labels == (labels[fold.test_items[:, 0]][:, None] == np.arange(3))).all()
-    matrix = np.eye(4)[labels] + 0.01 * np.random.default_rng(1).normal(size=(60, 4))
-    frame = bftembed.bench.genes({"mine": vectors(task.genes, matrix)}, task, seeds=1, baselines=False)
-    assert scores(frame, "mine", protocol="strict/ridge") == pytest.approx(1.0)
+    assert any("1 of 4 labels" in note for note in plan.notes)
+    for fold in plan.folds:
+        assert fold.test_labels.dtype == bool
+        assert (fold.test_labels == (labels[fold.test_items[:, 0]][:, None] == np.arange(3))).all()
 
 
 @st.composite
@@ -113,88 +72,58 @@ def graphs(draw):
     # Some genes have many partners.
     worth = chance.pareto(1.5, n_genes) + 0.1
     a, b = chance.choice(n_genes, (2, n_pairs), p=worth / worth.sum())
-    pairs = np.unique(np.sort(np.stack([a, b], axis=1)[a != b], axis=1), axis=0)
-    return pairs, chance
+    return np.unique(np.sort(np.stack([a, b], axis=1)[a != b], axis=1), axis=0), chance
 
 
-@settings(max_examples=100)
+@settings(max_examples=30)
 @given(graphs())
 def test_negatives_have_the_degrees_of_the_positives_and_are_none(case):
     known, chance = case
     if not len(known):
         return
     positives = known[chance.random(len(known)) < 0.7]
-    negatives = matched_negatives(positives, known, chance)
+    negatives = _matched_negatives(positives, known, chance)
     assert negatives.dtype == np.int64
     assert negatives.shape == (len(negatives), 2)
-    assert len(negatives) <= len(positives)
     assert (negatives[:, 0] < negatives[:, 1]).all()
-    assert len(set(keys(negatives))) == len(negatives)
+    assert len(set(keys(negatives))) == len(negatives) <= len(positives)
     assert not set(keys(negatives)) & set(keys(known))
-    n = int(known.max()) + 1
-    wanted, found = (np.bincount(x.ravel(), minlength=n) for x in (positives, negatives))
+    wanted, found = (np.bincount(x.ravel(), minlength=int(known.max()) + 1) for x in (positives, negatives))
     assert (found <= wanted).all()
-    if len(negatives) == len(positives):
-        assert (found == wanted).all()
+    assert len(negatives) < len(positives) or (found == wanted).all()
 
 
-def test_negatives_are_drawn_uniformly_enough():
-    """Every free pair of a small regular graph comes out, each about as often."""
-    ring = np.array([(i, (i + 1) % 8) for i in range(8)])
-    counts = {}
-    for seed in range(400):
-        for pair in keys(matched_negatives(np.sort(ring, axis=1), np.sort(ring, axis=1), np.random.default_rng(seed))):
-            counts[pair] = counts.get(pair, 0) + 1
-    assert len(counts) == 28 - 8
-    assert max(counts.values()) < 2 * min(counts.values())
-
-
-@settings(max_examples=25)
-@given(st.integers(15, 60), st.integers(0, 10**5))
+@settings(max_examples=6)
+@given(st.integers(15, 40), st.integers(0, 10**5))
 def test_no_gene_is_on_both_sides_of_a_fold(n_genes, seed):
     task = random_pairs(n_genes, n_genes * (n_genes - 1) // 6, seed)
     try:
-        plan = plan_strict(task, [seed, seed + 1])
+        plan = plan_strict(task, [seed])
     except BftembedError:
         return  # too few pairs inside a group
     known = set(keys(task.items))
     assert plan.n_items == len(known)
     shortfall = 0
     for fold in plan.folds:
-        train, test = set(fold.train_items.ravel()), set(fold.test_items.ravel())
-        assert not train & test
+        assert not set(fold.train_items.ravel()) & set(fold.test_items.ravel())
         for items, labels in ((fold.train_items, fold.train_labels), (fold.test_items, fold.test_labels)):
-            assert len(items) == len(labels)
-            assert len(set(keys(items))) == len(items)
+            assert len(set(keys(items))) == len(items) == len(labels)
             positive, negative = set(keys(items[labels == 1])), set(keys(items[labels == 0]))
             assert positive <= known
             assert not negative & known
             shortfall += len(positive) - len(negative)
-    for of_seed in (plan.folds[:5], plan.folds[5:]):
-        groups = [set(f.test_items.ravel()) for f in of_seed]
-        assert sum(map(len, groups)) == len(set().union(*groups))
     said = [note for note in plan.notes if "negatives fewer than positives" in note]
-    assert said == (
-        [f"{shortfall} negatives fewer than positives over all folds: no free pair was left"] * bool(shortfall)
-    )
+    assert [int(note.split()[0]) for note in said] == [shortfall] * bool(shortfall)
 
 
 def test_what_is_wrong_with_pairs_is_counted():
-    genes = symbols(40)
     task = random_pairs(40, 300)
     rows = [(task.genes[a], task.genes[b], 1) for a, b in task.items]
-    extra = [(b, a, 1) for a, b, _ in rows[:3]] + [rows[4]] + [(genes[0], genes[0], 1)] * 2
-    extra += [(rows[5][1], rows[5][0], 0), (rows[6][0], rows[6][1], 0)]
-    rows = [*rows, *extra]
-    dirty = pair_task(card(), [r[:2] for r in rows], [r[2] for r in rows])
-    plan = plan_strict(dirty, [0])
+    extra = [(b, a, 1) for a, b, _ in rows[:3]] + [rows[4]] + [(task.genes[0], task.genes[0], 1)] * 2
+    rows += [*extra, (rows[5][1], rows[5][0], 0), (rows[6][0], rows[6][1], 0)]
+    plan = plan_strict(pair_task(card(), [r[:2] for r in rows], [r[2] for r in rows]), [0])
     assert plan.n_items == 298
     assert {"4 repeats left out", "2 self-pairs left out", "4 contradicting left out"} <= set(plan.notes)
-    frame = bftembed.bench.genes(
-        {"mine": vectors(task.genes, np.random.default_rng(0).normal(size=(40, 3)))}, dirty, seeds=1, baselines=False
-    )
-    for part in ("4 repeats left out", "2 self-pairs left out", "4 contradicting left out"):
-        assert frame["note"].str.contains(part).all()
 
 
 def test_given_negatives_are_kept_and_none_is_drawn():
@@ -207,8 +136,7 @@ def test_given_negatives_are_kept_and_none_is_drawn():
     task = pair_task(card(), pairs, labels, negatives="given")
     label_of = dict(zip(keys(task.items), labels.tolist(), strict=True))
     plan = plan_strict(task, [0])
-    assert plan.n_items == 500
-    assert not any("sampled" in note for note in plan.notes)
+    assert (plan.n_items, plan.notes) == (500, ())
     for fold in plan.folds:
         assert not set(fold.train_items.ravel()) & set(fold.test_items.ravel())
         for items, found in ((fold.train_items, fold.train_labels), (fold.test_items, fold.test_labels)):
@@ -216,11 +144,10 @@ def test_given_negatives_are_kept_and_none_is_drawn():
 
 
 def test_the_positives_that_were_thinned_out_are_no_negatives(monkeypatch):
-    monkeypatch.setattr(splits, "MAX_TRAIN_PAIRS", 100)
+    monkeypatch.setattr(splits, "_MAX_TRAIN_PAIRS", 100)
+    monkeypatch.setattr(splits, "_MAX_TEST_PAIRS", 20)
     task = random_pairs(40, 500)
-    monkeypatch.setattr(splits, "MAX_TEST_PAIRS", 20)
     known = set(keys(task.items))
     for fold in plan_strict(task, [0]).folds:
-        assert len(fold.train_items) <= 100
-        assert len(fold.test_items) <= 20
+        assert (len(fold.train_items) <= 100, len(fold.test_items) <= 20) == (True, True)
         assert not known & set(keys(fold.train_items[fold.train_labels == 0]))

@@ -10,10 +10,10 @@ from bftembed.errors import BftembedError
 from bftembed.metrics.intervals import pigeonhole_interval
 from bftembed.tasks.base import read_results, tables_of
 from bftembed.tasks.perturbation import helps, tables
-from bftembed.tasks.perturbation.task import difference
+from bftembed.tasks.perturbation.task import _difference
 from bftembed.testing import simulate_perturbations
 
-LIGHT = {"n_genes": 120, "cells_per_perturbation": 12, "cell_types": ("k562", "rpe1")}
+LIGHT = {"n_genes": 60, "cells_per_perturbation": 12, "cell_types": ("k562", "rpe1")}
 
 
 @pytest.mark.slow
@@ -39,16 +39,6 @@ def test_the_bootstrap_resamples_perturbations_whole():
     assert np.isnan(pigeonhole_interval(scores[:, :30], labels[:30], singles(labels))).all()
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
-    draw = np.random.default_rng(1)
-    labels, inside = np.repeat(np.arange(30), 2), 0
-    for _ in range(150):
-        scores = draw.normal(size=(1, 30)).repeat(2, axis=1) + 0.5 * draw.normal(size=(5, 60))
-        low, high = pigeonhole_interval(scores, labels, singles(labels))
-        inside += low <= 0 <= high
-    assert 0.9 <= inside / 150 <= 0.99
-
-
 def test_combinations_that_share_a_gene_are_not_independent():
     draw = np.random.default_rng(3)
     pairs = [(str(i), str(j)) for i in range(14) for j in range(i)]
@@ -64,31 +54,20 @@ def test_combinations_that_share_a_gene_are_not_independent():
     assert narrow / 100 < 0.7  # what resampling the pairs would claim
 
 
-def test_labels_of_one_gene_are_one_and_a_single_gene_has_no_interval():
-    scores = np.array([[0.1, 0.2, 0.9]])
-    low, high = pigeonhole_interval(scores, np.arange(3), [("TP53",), ("TP53",), ("MYC",)])
-    assert (low, high) == pytest.approx((0.15, 0.9))
-    assert np.isnan(pigeonhole_interval(scores, np.arange(3), [("TP53",)] * 3)).all()
-    many = [str(i) for i in range(40)]
-    assert np.isnan(pigeonhole_interval(scores[:, :2], np.arange(2), [many, many[1:]])).all()
-    nothing = np.array([[np.nan, np.nan, 0.9]])
-    assert np.isnan(pigeonhole_interval(nothing, np.arange(3), [("TP53",), ("MYC",), ("MYC",)])).all()
-
-
 def test_the_chance_in_one_set_of_vectors_widens_the_interval():
     draw = np.random.default_rng(2)
     labels, wrong, narrow = np.arange(30), 0, 0
     for _ in range(100):
         drawn = draw.normal(size=(5, 4, 1)) + 0.01 * draw.normal(size=(5, 4, 30))
         text = draw.normal() + 0.01 * draw.normal(size=(5, 1, 30))
-        _, low, high = difference(text, drawn, labels, singles(labels), drawn=True)
+        _, low, high = _difference(text, drawn, labels, singles(labels), drawn=True)
         wrong += low > 0 or high < 0
-        _, low, high = difference(text, drawn, labels, singles(labels), drawn=False)
+        _, low, high = _difference(text, drawn, labels, singles(labels), drawn=False)
         narrow += low > 0 or high < 0
     assert 0.01 <= wrong / 100 <= 0.1
     assert narrow / 100 > 0.2  # what the bootstrap alone would claim
     nothing = np.full((2, 1, 3), np.nan)
-    assert np.isnan(difference(nothing, nothing, np.arange(3), singles(np.arange(3)), drawn=False)).all()
+    assert np.isnan(_difference(nothing, nothing, np.arange(3), singles(np.arange(3)), drawn=False)).all()
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +114,7 @@ def test_text_helps_only_where_it_exceeds_every_decisive_reference(frame):
 def test_tables_show_scores_and_signed_differences(frame):
     cell_type, _, gene, differences = tables(frame)
     kinds = {(row.name, row.kind) for row in gene.rows}
-    assert {("good", "subject"), ("good, G = good", "subject"), ("good, random", "random")} <= kinds
+    assert {("good", "subject"), ("good, random", "random")} <= kinds
     assert ("identity", "reference") in {(row.name, row.kind) for row in cell_type.rows}
     assert [c.key for c in gene.columns] == ["pds_l1", "pds_cosine", "mae", "pearson_delta", "de_overlap"]
     assert [c.better for c in gene.columns] == ["higher", "higher", "lower", "higher", "higher"]
@@ -150,15 +129,16 @@ def test_tables_show_scores_and_signed_differences(frame):
     assert len(differences.conclusions) == 2
 
 
-def test_results_do_not_depend_on_the_order_of_cells_or_genes():
+def test_results_do_not_depend_on_the_order_of_cells_or_genes_and_inputs_stay():
     adata, genes = simulate_perturbations(n_perturbations=10, **LIGHT)
-    draw = np.random.default_rng(0)
+    draw, values = np.random.default_rng(0), adata.X.copy()
     moved = adata[draw.permutation(adata.n_obs), draw.permutation(adata.n_vars)].copy()
-    one, other = (bench.perturbation(x, {"text": genes}, seeds=2) for x in (adata, moved))
+    one, other = (bench.perturbation(x, {"text": genes}, seeds=1) for x in (adata, moved))
     key = ["subject", "kind", "protocol", "metric", "reference", "seed"]
     assert one[key].equals(other[key])
     for column in ("value", "low", "difference"):
         np.testing.assert_allclose(one[column], other[column], atol=1e-6)
+    np.testing.assert_array_equal(adata.X, values)
 
 
 def test_a_small_screen_of_one_cell_type_gives_its_reasons_and_reads_back(tmp_path):
@@ -180,6 +160,6 @@ def test_a_small_screen_of_one_cell_type_gives_its_reasons_and_reads_back(tmp_pa
     assert apart["difference_low"].isna().all()
     assert set(apart["reason"]) == {"too-few"}
     assert helps(gene) == {"text": False}
-    assert [len(t.rows) for t in tables_of(frame)["Perturbation"]] == [9, 7, 3]
+    assert [len(t.rows) for t in tables_of(frame)["Perturbation"]] == [8, 6, 3]
     with pytest.raises(BftembedError, match="overwritten"):
         bench.perturbation(tmp_path / "one.h5ad", [tmp_path / "g.safetensors"], out=tmp_path / "one.h5ad")

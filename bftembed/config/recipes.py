@@ -1,0 +1,237 @@
+"""Keys and defaults of the recipes ``run`` (cells, profiles, embeddings, scores) and ``tune`` (model, data)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, values keep their type, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Objective(Strict):
+    """The objective and what the paper leaves open about it; see `bftembed.objectives.objective_loss`."""
+
+    name: Literal["sft", "dft", "bft-token", "bft-sample", "bft", "bft-v1"] = "bft"
+    window: int | None = Field(default=None, ge=1)
+    sample_coefficient: Literal["one_minus_min", "two_minus_min"] = "one_minus_min"
+    eps: float = Field(default=1e-8, ge=0)
+    clip: bool = True
+    gamma: float = Field(default=1.0, gt=0)
+
+
+class _Data(Strict):
+    """Conversations to learn from."""
+
+    #: File of conversations: see `bftembed.tuning.data.read_conversations` for its forms.
+    train: str = Field(min_length=1)
+    #: File of held-out conversations; without it, the share of `train` that is held out, drawn by the seed.
+    eval: str | None = None
+    eval_fraction: float = Field(default=0.0, ge=0, lt=1)
+    #: Longest conversation in tokens, prompt and response.
+    max_length: int = Field(default=1024, ge=2)
+    #: What happens to longer ones: ``"error"`` names them, ``"truncate"`` cuts their end, ``"drop"`` leaves them out.
+    over_long: Literal["error", "truncate", "drop"] = "error"
+    #: Put several conversations into one row of up to `max_length` tokens; attention, windows and sample means stay
+    #: within each.
+    packing: bool = False
+    #: ``"chat"``: the tokenizer's chat template; ``"none"``: the plain texts joined; ``"auto"``: the template if any.
+    template: Literal["auto", "chat", "none"] = "auto"
+    #: Where the chat template opens a thought at the end of the prompt (DeepSeek-R1's ends in ``<think>``): ``"off"``
+    #: closes it there, ``"on"`` leaves it open for rows that bring their thoughts, ``"auto"`` does where a row
+    #: closes one. The tuned model is saved with the template that it was tuned with.
+    thinking: Literal["auto", "on", "off"] = "auto"
+
+
+class _Lora(Strict):
+    """Low-rank adapters instead of all weights (arXiv 2106.09685); the update is scaled by alpha / rank."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    #: Names of linear layers, or all but the head.
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class _Training(Strict):
+    """How the weights are moved: AdamW (betas .9, .999) and its schedule."""
+
+    #: `max_steps` wins when given.
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    #: Gradients are clipped to this norm; 0 for never.
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    #: Rows per device and forward pass, and forward passes per step. The loss is normalized by the samples of the whole
+    #: step over all devices, so 1 x 4, 2 x 2 and 2 devices x 2 are one thing.
+    batch_size: int = Field(default=8, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    #: ``"bf16"``: products in bf16, trained weights in float32; ``"auto"``: bf16 where the device has it.
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    #: Recompute activations in the backward pass: less memory, about a third more time.
+    gradient_checkpointing: bool = False
+    #: Of the order of rows, held-out rows, adapters and dropout.
+    seed: int = Field(default=0, ge=0)
+    #: Steps between log lines, evaluations and checkpoints; None evaluates at the end alone, and saves at the end.
+    log_every: int = Field(default=1, ge=1)
+    eval_every: int | None = Field(default=None, ge=1)
+    save_every: int | None = Field(default=None, ge=1)
+    #: Checkpoints that are kept: at least two, so that a kill while one is written leaves a complete one.
+    keep: int = Field(default=2, ge=2)
+    #: Name as in transformers' ``OptimizerNames``, and attention as in transformers (``"flash_attention_2"``, …).
+    optimizer: str = "adamw_torch_fused"
+    attention: str = "sdpa"
+    #: Threads of a CPU; None leaves them to torch. Sums depend on them in the last digits.
+    threads: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_label_smoothing(cls, values: Any) -> Any:
+        if smoothing := {"label_smoothing", "label_smoothing_factor"} & set(values if isinstance(values, dict) else ()):
+            raise ValueError(f"{smoothing.pop()!r} trains another objective: the weights are confidences in the label")
+        return values
+
+
+class TuneConfig(Strict):
+    """Tune a language model: what ``bftembed tune`` runs."""
+
+    recipe: Literal["tune"] = "tune"
+    #: ``builtin:NAME``, a folder or a hub name.
+    model: str = Field(default="builtin:smollm2-135m-instruct", min_length=1)
+    #: Folder for checkpoints, logs and the tuned model.
+    out: str = Field(default="runs/tune", min_length=1)
+    objective: _Objective = _Objective()
+    data: _Data
+    #: None trains all weights.
+    lora: _Lora | None = None
+    training: _Training = _Training()
+
+    @model_validator(mode="after")
+    def _one_source_of_held_out_rows(self) -> TuneConfig:
+        if self.data.eval is not None and self.data.eval_fraction:
+            raise ValueError("data.eval and data.eval_fraction are both given; held-out rows come from one of them")
+        return self
+
+
+class ProfileSet(Strict):
+    """Profiles by one generator."""
+
+    #: Name in tables.
+    name: str = Field(min_length=1)
+    #: Generator spec; ``tuned`` (with options such as ``tuned,max_new_tokens=64``) is the model tuned in this run.
+    generator: str = Field(min_length=1)
+    #: Name of the prompt, or a YAML file (`bftembed.profiles.generate.get_prompt`); default that of the kind.
+    prompt: str | None = None
+    #: Quality flags that do not keep a profile from being embedded.
+    allow_marks: list[str] = Field(default=[])
+    #: Whether the set is shown as a baseline, such as texts without a language model.
+    baseline: bool = False
+
+
+class _RunTune(Strict):
+    """A tuning before the profiles."""
+
+    model: str = Field(default="builtin:smollm2-135m-instruct", min_length=1)
+    objective: _Objective = _Objective(name="bft", window=16)
+    #: File of conversations; default the HGNC facts of `rows` genes that are not profiled in the run, as answers to the
+    #: question of the profiles.
+    train: str | None = None
+    rows: int = Field(default=320, ge=1)
+    steps: int = Field(default=40, ge=1)
+    #: Pairs per step.
+    batch_size: int = Field(default=8, ge=1)
+    #: Peak of the learning rate.
+    learning_rate: float = Field(default=2e-5, gt=0)
+    #: Length of the longest pair, in tokens.
+    max_length: int = Field(default=256, ge=2)
+    #: Of the genes drawn for the pairs, and of their order.
+    seed: int = Field(default=0, ge=0)
+
+
+class _OfVerb(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the verb."""
+        return dict(self.model_extra or {})
+
+
+class Aggregation(_OfVerb):
+    """How cells are made of genes: a name for tables, and options of `bftembed.embed_cells`."""
+
+    name: str = ""
+
+
+class _Benchmark(_OfVerb):
+    """A benchmark: its name, and options of the verb ``bftembed.bench.NAME``, its label and batch among them."""
+
+    task: Literal["clustering", "integration", "genes"]
+
+
+class _Eval(_OfVerb):
+    """Evaluations of language models, and options of ``bftembed eval run``: seed, judge, data, evidence and others."""
+
+    #: Names of evaluations; `bftembed eval list` lists them.
+    evaluations: list[str] = Field(min_length=1)
+    #: Name in tables → model spec; ``tuned`` is the model tuned in this run. Default ``base`` and ``tuned``, the model
+    #: before and after the tuning; in a run without one the generators of the sets that are no baseline. The others are
+    #: compared with the first.
+    models: dict[str, str] = Field(default={})
+    #: Number of questions of each evaluation, spread evenly over its groups; 0 is all.
+    limit: int = Field(default=100, ge=0)
+
+
+class RunConfig(Strict):
+    """The main job from one file: what ``bftembed run`` does."""
+
+    recipe: Literal["run"] = "run"
+    #: Title of the report.
+    title: str = "bftembed: profiles, embeddings and their baselines"
+    #: Folder for everything that is written.
+    out: str = Field(default="runs/run", min_length=1)
+    #: ``builtin:NAME`` or the path of a h5ad; None for a run that evaluates language models alone.
+    cells: str | None = Field(default=None, min_length=1)
+    #: Take expression and genes from ``.raw``, or expression from a layer.
+    use_raw: bool = False
+    layer: str | None = None
+    #: Key of ``obsm`` that is scored with the others as a reference.
+    reference: str | None = None
+    #: Profile only so many genes, those with the highest mean expression; None profiles all.
+    n_genes: int | None = Field(default=None, ge=2)
+    #: How the model of the generator ``tuned`` is tuned.
+    tune: _RunTune | None = None
+    #: Sets of profiles. Cells are made of the genes that all of them cover, so that rows differ by vectors alone.
+    profiles: list[ProfileSet] = Field(default=[])
+    #: Encoder specs, for all of them.
+    encoders: list[str] = Field(default=["builtin:all-minilm-l6-v2"], min_length=1)
+    #: How cells are made of genes; default GenePT-w.
+    aggregations: list[Aggregation] = Field(default=[Aggregation()], min_length=1)
+    benchmarks: list[_Benchmark] = Field(default=[])
+    #: Evaluations of the language models after the benchmarks.
+    eval: _Eval | None = None
+    #: Whether the report shows UMAPs of cells and genes.
+    maps: bool = True
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> RunConfig:
+        names = {"profiles": [p.name for p in self.profiles], "aggregations": [a.name for a in self.aggregations]}
+        for what, found in {**names, "encoders": self.encoders}.items():
+            if twice := [n for i, n in enumerate(found) if n in found[:i]]:
+                raise ValueError(f"two {what} are called {twice[0]!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_scored(self) -> RunConfig:
+        if not (self.benchmarks or self.eval):
+            raise ValueError("neither 'benchmarks' nor 'eval' is given: there would be nothing to report")
+        if not (self.cells and self.profiles) and (self.cells or self.profiles or self.benchmarks):
+            raise ValueError("'cells', 'profiles' and 'benchmarks' need each other")
+        return self

@@ -1,0 +1,1 @@
+"""Evaluations of the language model itself."""

@@ -1,0 +1,321 @@
+"""A tuning run: from a config to a folder that transformers, vLLM and `profiles generate` load, with its model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bftembed.config import TuneConfig, load_config, save_config
+from bftembed.errors import BftembedError, require
+from bftembed.io import atomic_folder, exclusive_lock, sha256_file, write_json, write_text
+from bftembed.llm.chat import close_thought, has_template
+from bftembed.llm.models import load_language_model, model_identity, quiet_transformers
+from bftembed.llm.reasoning import split_reasoning
+from bftembed.machine import cpu_has_bf16
+from bftembed.progress import silent
+from bftembed.tuning.data import Conversation, read_conversations
+from bftembed.tuning.encoding import EncodedData, default_window, encode_all
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bftembed.progress import Progress
+
+_RECORD = "bftembed.json"
+_CARD = """\
+---
+base_model: {config.model}
+{licence}tags: [bftembed, balanced-fine-tuning, {config.objective.name}]
+library_name: transformers
+---
+
+# {config.model}, tuned with {config.objective.name}
+
+Made by `bftembed tune` with an objective of Balanced Fine-Tuning (arXiv 2511.21075); every setting, and what it was
+made of, is in `bftembed.json`. Texts of this model are its own claims: nobody checked them.
+
+- Window g: {window}. Trained: {trained}.
+- {rows}; {steps} steps.
+
+`loss` is the objective's and cannot be compared between objectives; `nll` is plain, in nats per token.
+
+{table}
+"""
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """Report of a tuning run.
+
+    Attributes
+    ----------
+    out, model
+        Folders of the run and of the tuned model; ``transformers:FOLDER`` generates with that.
+    steps, seconds
+        Optimizer steps in all, and seconds of this call (0 when it had been finished before).
+    rows
+        ``train``, ``eval``, ``dropped``, ``truncated``, ``empty``: numbers of rows.
+    window
+        Window of the objective that was used.
+    final
+        The last measures of training and evaluation, by the names in the log.
+    warnings
+        Rows that were left out, a window that does nothing.
+    """
+
+    out: str
+    model: str
+    steps: int
+    seconds: float
+    rows: dict[str, int]
+    window: int = 0
+    final: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def tune(config: TuneConfig | str | os.PathLike[str], *, progress: Progress = silent) -> TuneReport:
+    """Tune a language model and export it. A stopped run goes on from its last checkpoint.
+
+    Run under torchrun or accelerate launch it is one of several ranks; rank 0 alone writes.
+
+    Parameters
+    ----------
+    config
+        A YAML file of the recipe tune; see bftembed config show tune.
+
+        Also a `bftembed.config.TuneConfig`. In ``config.out``: ``config.yaml``, ``checkpoints/``, ``log.json``
+        (measures per step) and ``model/`` (the tuned model with its card and ``bftembed.json``).
+
+    Other Parameters
+    ----------------
+    progress
+        Called with the number of steps done.
+
+    Returns
+    -------
+    TuneReport
+        Also of a run that had been finished before; then nothing is trained.
+
+    Raises
+    ------
+    BftembedError
+        For data that cannot be learnt from (by row), a folder that holds another run, and what the trainer rejects.
+    KeyboardInterrupt
+        After SIGINT or SIGTERM, once the step is done and its checkpoint written.
+    """
+    chosen: TuneConfig = config if isinstance(config, TuneConfig) else load_config(config, TuneConfig)
+    require("torch", "local")
+    require("trl", "train")
+    out = Path(chosen.out)
+    main = int(os.environ.get("RANK", "0")) == 0
+    with exclusive_lock(out / ".lock", holder=str(out)) if main else nullcontext():
+        identity = _identity(chosen)
+        done = _finished(out, identity)
+        if done is not None:
+            return done
+        if main:
+            save_config(chosen, out / "config.yaml")
+            write_json(out / _RECORD, identity)
+        return _run(chosen, identity, out, progress)
+
+
+def _run(config: TuneConfig, identity: dict[str, Any], out: Path, progress: Progress) -> TuneReport:
+    import torch
+
+    from bftembed.tuning.trainer import train
+
+    started = time.monotonic()
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    precision = config.training.precision
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
+        precision = "bf16" if has_bf16 else "fp32"
+    # Adapters stay in float32 whatever the frozen weights are; weights that are trained have to.
+    dtype = "bfloat16" if precision == "bf16" and config.lora is not None else "float32"
+    model, tokenizer, local = load_language_model(config.model, dtype, attn_implementation=config.training.attention)
+    learnt, held_out = _data(config, tokenizer)
+    window = config.objective.window or default_window([row.n_learnt for row in learnt.rows])
+    trainer = train(
+        config,
+        model,
+        tokenizer,
+        learnt.rows,
+        held_out.rows if held_out else [],
+        window=window,
+        folder=out / "checkpoints",
+        bf16=precision == "bf16",
+        progress=progress,
+    )
+    log = [line for line in trainer.state.log_history if "loss" in line or "eval_loss" in line]
+    final = {name: value for line in log for name, value in line.items() if name not in ("step", "epoch")}
+    report = TuneReport(
+        out=str(out),
+        model=str(out / "model"),
+        steps=trainer.state.global_step,
+        seconds=round(time.monotonic() - started, 1),
+        rows={
+            "train": len(learnt.rows),
+            "eval": len(held_out.rows) if held_out else 0,
+            **{kind: len(getattr(learnt, kind)) for kind in ("dropped", "truncated", "empty")},
+        },
+        window=window,
+        final=final,
+        warnings=tuple(_warnings(config.objective.name, window, learnt, held_out)),
+    )
+    with quiet_transformers():
+        trainer.save_model(str(out / "trained"))  # on every rank: shards may have to be gathered
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        write_json(out / "log.json", log)
+        record = {**identity, "base_licence": local.licence, "precision": precision, "report": asdict(report)}
+        _export(out / "trained", local.path, config, record, log, out / "model")
+        shutil.rmtree(out / "trained")
+    trainer.accelerator.wait_for_everyone()
+    return report
+
+
+def _identity(config: TuneConfig) -> dict[str, Any]:
+    """Return what makes two runs the same: the config, and the bytes of its data and model."""
+    files = {name: file for name in ("train", "eval") if (file := getattr(config.data, name))}
+    for file in files.values():
+        if not Path(file).is_file():
+            raise BftembedError(f"No such data file: {file}.")
+    return {
+        "schema_version": 1,
+        "config": config.model_dump(),
+        "data_sha256": {name: sha256_file(file) for name, file in files.items()},
+        "model_revision": model_identity("language-model", config.model),
+    }
+
+
+def _finished(out: Path, identity: dict[str, Any]) -> TuneReport | None:
+    """Return the report of this very run when it is finished; a folder that holds another is an error."""
+    if not any((out / "checkpoints").glob("checkpoint-*")) and not (out / "model").exists():
+        return None  # nothing was trained: an earlier run may have ended at its data, and its config been mended
+    if not (out / _RECORD).exists():
+        raise BftembedError(f"{out} holds checkpoints or a model of something else. Choose another folder (out).")
+    held = json.loads((out / _RECORD).read_text(encoding="utf-8"))
+    # A record of an earlier version lacks the options that came later.
+    held["config"] = TuneConfig.model_validate(held["config"]).model_dump()
+    if differing := _differing(held, identity):
+        raise BftembedError(
+            f"{out} holds a run that differs in {', '.join(differing)}. Choose another folder (out), or remove it to "
+            "start again."
+        )
+    if not (out / "model" / _RECORD).exists():
+        return None
+    report = json.loads((out / "model" / _RECORD).read_text(encoding="utf-8"))["report"]
+    return TuneReport(**{**report, "seconds": 0.0, "warnings": tuple(report["warnings"])})
+
+
+def _differing(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return the dotted keys in which two records differ; the place of a run is no part of its identity."""
+    import pandas as pd
+
+    a, b = (pd.json_normalize(record, sep=".").to_dict("records")[0] for record in (held, wanted))
+    elsewhere = ("config.out", "config.data.train", "config.data.eval")
+    return [k.removeprefix("config.") for k in {**a, **b} if a.get(k) != b.get(k) and k not in elsewhere]
+
+
+def _data(config: TuneConfig, tokenizer: Any) -> tuple[EncodedData, EncodedData | None]:
+    if tokenizer.eos_token_id is None:
+        raise BftembedError(f"The tokenizer of {config.model} has no end token, so no answer could be ended.")
+    options: dict[str, Any] = {
+        "template": config.data.template,
+        "max_length": config.data.max_length,
+        "over_long": config.data.over_long,
+    }
+    conversations = read_conversations(config.data.train)
+    if has_template(tokenizer, config.data.template):
+        answers = [turn.content for c in conversations for turn in c.turns if turn.role == "assistant"]
+        thoughts = config.data.thinking == "auto" and any(split_reasoning(answer)[1] for answer in answers)
+        if config.data.thinking != "on" and not thoughts:
+            close_thought(tokenizer)
+    learnt, held_out = _split(conversations, config.data.eval_fraction, config.training.seed)
+    if config.data.eval is not None:
+        held_out = read_conversations(config.data.eval)
+    encoded = encode_all(learnt, tokenizer, **options)
+    return encoded, encode_all(held_out, tokenizer, **options) if held_out else None
+
+
+def _split(
+    conversations: Sequence[Conversation], fraction: float, seed: int
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Hold out a share of the rows, drawn by the seed; both parts stay in the file's order."""
+    n = round(len(conversations) * fraction)
+    if not fraction:
+        return list(conversations), []
+    if not 0 < n < len(conversations):
+        raise BftembedError(
+            f"data.eval_fraction={fraction} of {len(conversations)} rows is {n} rows; both parts need at least one."
+        )
+    chosen = set(random.Random(seed).sample(range(len(conversations)), n))
+    learnt = [c for i, c in enumerate(conversations) if i not in chosen]
+    return learnt, [c for i, c in enumerate(conversations) if i in chosen]
+
+
+def _warnings(objective: str, window: int, learnt: EncodedData, held_out: EncodedData | None) -> list[str]:
+    found = learnt.lines() + [f"held out: {line}" for line in (held_out.lines() if held_out else [])]
+    short = sum(row.n_learnt < window for row in learnt.rows)
+    if objective not in ("sft", "dft") and short > len(learnt.rows) / 2:
+        found.append(
+            f"{short} of {len(learnt.rows)} responses are shorter than the window of {window} tokens. In those every "
+            "token is compared with the mean of the whole response: the window does nothing. Set objective.window "
+            "below the usual length of a response."
+        )
+    return found
+
+
+def _export(
+    trained: Path, base: Path, config: TuneConfig, record: dict[str, Any], log: list[dict[str, Any]], folder: Path
+) -> None:
+    """Write the model as safetensors with tokenizer, card and `record` to a new folder, atomically.
+
+    `trained` holds the weights, or the adapters, which are merged into the weights in `base`, and the tokenizer; the
+    result has the dtype of `base`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    local = {"local_files_only": True}
+    with atomic_folder(folder) as temporary, quiet_transformers():
+        dtype = AutoConfig.from_pretrained(base, **local).dtype or "auto"
+        if config.lora is None:
+            model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype, **local)
+        else:
+            from peft import PeftModel
+
+            model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **local)
+            model = PeftModel.from_pretrained(model, str(trained)).merge_and_unload()
+        model.save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(trained, **local).save_pretrained(temporary)
+        write_text(temporary / "README.md", _model_card(config, record, log))
+        write_json(temporary / _RECORD, record)
+
+
+def _model_card(config: TuneConfig, record: dict[str, Any], log: list[dict[str, Any]]) -> str:
+    """Return the card as Markdown with the metadata block that model hubs read; ten lines of the log are shown."""
+    import pandas as pd
+
+    report = record["report"]
+    columns = ["loss", "nll", "eval_nll", "mean_token_weight", "mean_sample_coefficient", "sft_mass_kept"]
+    steps = pd.DataFrame(log).groupby("step").last().reindex(columns=columns)
+    shown = steps.iloc[sorted({*range(0, len(steps), -(-len(steps) // 10)), len(steps) - 1})]
+    rows = [[str(step), *("" if pd.isna(v) else f"{v:.4g}" for v in row)] for step, *row in shown.itertuples()]
+    lines = [["step", *columns], ["---"] * (len(columns) + 1), *rows]
+    return _CARD.format(
+        config=config,
+        licence=f"license: {record['base_licence'].lower()}\n" if record.get("base_licence") else "",
+        window=f"{report['window']} tokens{'' if config.objective.window else ', by the length of the responses'}",
+        trained="all weights" if config.lora is None else f"LoRA, rank {config.lora.rank}, merged",
+        rows=", ".join(f"{n} {kind} rows" for kind, n in report["rows"].items()),
+        steps=report["steps"],
+        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
+    )
