@@ -54,3 +54,27 @@ def test_mean_weight_is_that_of_the_untuned_model_s_confidences(script, tmp_path
     of_bft = objective_weights(confidences, "bft", window=8)
     assert of_bft[-1] == pytest.approx(0.5)  # alike: w = 1, s = 1 - .5
     assert script["mean_weight"](tmp_path / "train.jsonl", "bft", {"window": 8}) == pytest.approx(of_bft.mean())
+
+
+def test_a_run_of_the_sweep_is_tuned_and_measured(script, tiny_model, tmp_path):
+    pytest.importorskip("trl")
+    settings, options = script["SETTINGS"], {"threads": 1, "keep": False}
+    settings |= {"profiles": 0, "max_length": 400}  # a random model writes no profile
+    script["one"].__globals__.update({"MODEL": str(tiny_model), "TOPICS": ("EGFR",)})
+    for name, genes in (("held_out", ("TP53, EGFR", "BRAF, KRAS")), ("train-s0", ("ALK, RET",) * 4)):
+        rows = [
+            Conversation("", (Turn("user", f"Tell me about the genes {g}."), Turn("assistant", "KRAS binds RAF1.")))
+            for g in genes
+        ]
+        write_conversations(rows, tmp_path / f"{name}.jsonl")
+    grid = script["sweep"]([0])
+    for name in ("sft-s0", "bft-g16-equal-weight-s0"):
+        script["one"](name, grid[name], tmp_path, **options)
+    sft, bft = script["table"](tmp_path, grid)
+    assert (sft["label"], bft["label"]) == ("sft", "bft g=16 equal weight")
+    assert sft["learning_rate"] == 5e-5
+    assert bft["learning_rate"] == pytest.approx(
+        5e-5 / bft["mean_token_weight"] / bft["mean_sample_coefficient"], rel=0.2
+    )
+    assert {"nll", "entity_nll", "connectives"} <= set(bft)
+    assert not (tmp_path / "sft-s0" / "tune").exists()
