@@ -345,7 +345,7 @@ class _Run:
 
     def tune(self, progress: Progress) -> list[str]:
         if self.pairs:
-            write_conversations(self.pairs, self.tuning.data.train)
+            write_conversations(self.pairs, self.tuning.data.train[0].path)
         save_config(self.tuning, self.out / "tune.yaml")
         self.tuned = tune(self.tuning, progress=progress)
         log = json.loads((Path(self.tuned.out) / "log.json").read_text(encoding="utf-8"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Strict(BaseModel):
@@ -24,11 +25,40 @@ class _Objective(Strict):
     gamma: float = Field(default=1.0, gt=0)
 
 
+class _TrainingSet(Strict):
+    """One of the sets that are learnt together."""
+
+    #: File of conversations: see `bftembed.tuning.data.read_conversations` for its forms.
+    path: str = Field(min_length=1)
+    #: Name in the report and in the names of measures (``eval_NAME_nll``); default the file's.
+    name: str = Field(min_length=1)
+    #: Its samples among those of every step, relative to the weights of the other sets; default its number of rows, so
+    #: that an epoch has every row once.
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    #: File of held-out conversations, or share that is held out; default ``data.eval_fraction``.
+    eval: str | None = None
+    eval_fraction: float | None = Field(default=None, ge=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_file(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("path"), str) and values.get("name") is None:
+            return {**values, "name": Path(values["path"]).name.partition(".")[0] or values["path"]}
+        return values
+
+    @model_validator(mode="after")
+    def _one_source_of_held_out_rows(self) -> _TrainingSet:
+        if self.eval is not None and self.eval_fraction:
+            raise ValueError("eval and eval_fraction are both given; held-out rows come from one of them")
+        return self
+
+
 class _Data(Strict):
     """Conversations to learn from."""
 
-    #: File of conversations: see `bftembed.tuning.data.read_conversations` for its forms.
-    train: str = Field(min_length=1)
+    #: File of conversations, or several sets, mixed in every step: ``[{path: a.jsonl, weight: 3}, {path: b.jsonl,
+    #: weight: 1}]``. An epoch is as many samples as all of them have rows.
+    train: list[_TrainingSet] = Field(min_length=1)
     #: File of held-out conversations; without it, the share of `train` that is held out, drawn by the seed.
     eval: str | None = None
     eval_fraction: float = Field(default=0.0, ge=0, lt=1)
@@ -45,6 +75,24 @@ class _Data(Strict):
     #: closes it there, ``"on"`` leaves it open for rows that bring their thoughts, ``"auto"`` does where a row
     #: closes one. The tuned model is saved with the template that it was tuned with.
     thinking: Literal["auto", "on", "off"] = "auto"
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _one_file(cls, train: Any) -> Any:
+        return [{"path": train}] if isinstance(train, str) else train
+
+    @model_validator(mode="after")
+    def _sets_fit_together(self) -> _Data:
+        if self.eval is not None and self.eval_fraction:
+            raise ValueError("eval and eval_fraction are both given; held-out rows come from one of them")
+        if self.eval is not None and len(self.train) > 1:
+            raise ValueError("eval is one file and train are several; give each set of train its own eval")
+        names = [one.name for one in self.train]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise ValueError(f"two sets of train are called {twice[0]!r}; give them names")
+        if len({one.weight is None for one in self.train}) > 1:
+            raise ValueError("some sets of train have a weight and some have none; give it to all of them or to none")
+        return self
 
 
 class _Lora(Strict):
@@ -112,12 +160,6 @@ class TuneConfig(Strict):
     #: None trains all weights.
     lora: _Lora | None = None
     training: _Training = _Training()
-
-    @model_validator(mode="after")
-    def _one_source_of_held_out_rows(self) -> TuneConfig:
-        if self.data.eval is not None and self.data.eval_fraction:
-            raise ValueError("data.eval and data.eval_fraction are both given; held-out rows come from one of them")
-        return self
 
 
 class ProfileSet(Strict):

@@ -21,7 +21,7 @@ from bftembed.llm.reasoning import split_reasoning
 from bftembed.machine import cpu_has_bf16
 from bftembed.progress import silent
 from bftembed.tuning.data import Conversation, read_conversations
-from bftembed.tuning.encoding import EncodedData, default_window, encode_all
+from bftembed.tuning.encoding import TrainingSet, default_window, encode_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,12 +62,14 @@ class TuneReport:
         Optimizer steps in all, and seconds of this call (0 when it had been finished before).
     rows
         ``train``, ``eval``, ``dropped``, ``truncated``, ``empty``: numbers of rows.
+    sets
+        The same of each of several sets, and ``passes``: how often its rows were learnt; 1.5 is one and a half times.
     window
         Window of the objective that was used.
     final
         The last measures of training and evaluation, by the names in the log.
     warnings
-        Rows that were left out, a window that does nothing.
+        Rows that were left out, sets learnt at different rates, a window that does nothing.
     """
 
     out: str
@@ -75,6 +77,7 @@ class TuneReport:
     steps: int
     seconds: float
     rows: dict[str, int]
+    sets: dict[str, dict[str, float]] = field(default_factory=dict)
     window: int = 0
     final: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -141,34 +144,31 @@ def _run(config: TuneConfig, identity: dict[str, Any], out: Path, progress: Prog
     # Adapters stay in float32 whatever the frozen weights are; weights that are trained have to.
     dtype = "bfloat16" if precision == "bf16" and config.lora is not None else "float32"
     model, tokenizer, local = load_language_model(config.model, dtype, attn_implementation=config.training.attention)
-    learnt, held_out = _data(config, tokenizer)
-    window = config.objective.window or default_window([row.n_learnt for row in learnt.rows])
-    trainer = train(
+    sets = read_sets(config, tokenizer)
+    window = config.objective.window or default_window([row.n_learnt for one in sets for row in one.learnt.rows])
+    trainer, passes = train(
         config,
         model,
         tokenizer,
-        learnt.rows,
-        held_out.rows if held_out else [],
+        sets,
         window=window,
         folder=out / "checkpoints",
         bf16=precision == "bf16",
         progress=progress,
     )
-    log = [line for line in trainer.state.log_history if "loss" in line or "eval_loss" in line]
+    log = [line for line in trainer.state.log_history if "loss" in line or any(n.startswith("eval_") for n in line)]
     final = {name: value for line in log for name, value in line.items() if name not in ("step", "epoch")}
+    counts = {one.name: _counts(one) for one in sets}
     report = TuneReport(
         out=str(out),
         model=str(out / "model"),
         steps=trainer.state.global_step,
         seconds=round(time.monotonic() - started, 1),
-        rows={
-            "train": len(learnt.rows),
-            "eval": len(held_out.rows) if held_out else 0,
-            **{kind: len(getattr(learnt, kind)) for kind in ("dropped", "truncated", "empty")},
-        },
+        rows={kind: sum(one[kind] for one in counts.values()) for kind in counts[sets[0].name]},
+        sets={name: {**counts[name], "passes": n} for name, n in passes.items()},
         window=window,
         final=final,
-        warnings=tuple(_warnings(config.objective.name, window, learnt, held_out)),
+        warnings=tuple(_warnings(config.objective.name, window, sets, passes)),
     )
     with quiet_transformers():
         trainer.save_model(str(out / "trained"))  # on every rank: shards may have to be gathered
@@ -184,14 +184,19 @@ def _run(config: TuneConfig, identity: dict[str, Any], out: Path, progress: Prog
 
 def _identity(config: TuneConfig) -> dict[str, Any]:
     """Return what makes two runs the same: the config, and the bytes of its data and model."""
-    files = {name: file for name in ("train", "eval") if (file := getattr(config.data, name))}
-    for file in files.values():
+    sets = config.data.train
+    files: dict[str, str | None] = {}
+    for one in sets:
+        prefix = "" if len(sets) == 1 else f"{one.name}."
+        files |= {f"{prefix}train": one.path, f"{prefix}eval": one.eval or config.data.eval}
+    given = {name: file for name, file in files.items() if file}
+    for file in given.values():
         if not Path(file).is_file():
             raise BftembedError(f"No such data file: {file}.")
     return {
         "schema_version": 1,
         "config": config.model_dump(),
-        "data_sha256": {name: sha256_file(file) for name, file in files.items()},
+        "data_sha256": {name: sha256_file(file) for name, file in given.items()},
         "model_revision": model_identity("language-model", config.model),
     }
 
@@ -217,15 +222,29 @@ def _finished(out: Path, identity: dict[str, Any]) -> TuneReport | None:
 
 
 def _differing(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return the dotted keys in which two records differ; the place of a run is no part of its identity."""
+    """Return the dotted keys in which two records differ; the places of a run and of its data are no part of it."""
     import pandas as pd
 
-    a, b = (pd.json_normalize(record, sep=".").to_dict("records")[0] for record in (held, wanted))
-    elsewhere = ("config.out", "config.data.train", "config.data.eval")
+    def flat(record: dict[str, Any]) -> dict[str, Any]:
+        sets = [
+            {k: v for k, v in one.items() if k not in ("path", "eval")} for one in record["config"]["data"]["train"]
+        ]
+        if len(sets) == 1:
+            sets[0].pop("name")  # the file's
+        joined = {"data": {**record["config"]["data"], "train": dict(enumerate(sets))}}
+        found = {**record, "config": {**record["config"], **joined}}
+        return dict(pd.json_normalize(found, sep=".").to_dict("records")[0])
+
+    a, b = flat(held), flat(wanted)
+    elsewhere = ("config.out", "config.data.eval")
     return [k.removeprefix("config.") for k in {**a, **b} if a.get(k) != b.get(k) and k not in elsewhere]
 
 
-def _data(config: TuneConfig, tokenizer: Any) -> tuple[EncodedData, EncodedData | None]:
+def read_sets(config: TuneConfig, tokenizer: Any) -> list[TrainingSet]:
+    """Read and encode the data of a config, and hold out rows of each set.
+
+    Where no row of any set brings thoughts, the template of `tokenizer` is changed in place so that it closes its own.
+    """
     if tokenizer.eos_token_id is None:
         raise BftembedError(f"The tokenizer of {config.model} has no end token, so no answer could be ended.")
     options: dict[str, Any] = {
@@ -233,17 +252,26 @@ def _data(config: TuneConfig, tokenizer: Any) -> tuple[EncodedData, EncodedData 
         "max_length": config.data.max_length,
         "over_long": config.data.over_long,
     }
-    conversations = read_conversations(config.data.train)
+    conversations = [read_conversations(one.path) for one in config.data.train]
     if has_template(tokenizer, config.data.template):
-        answers = [turn.content for c in conversations for turn in c.turns if turn.role == "assistant"]
+        every = [c for found in conversations for c in found]
+        answers = [turn.content for c in every for turn in c.turns if turn.role == "assistant"]
         thoughts = config.data.thinking == "auto" and any(split_reasoning(answer)[1] for answer in answers)
         if config.data.thinking != "on" and not thoughts:
             close_thought(tokenizer)
-    learnt, held_out = _split(conversations, config.data.eval_fraction, config.training.seed)
-    if config.data.eval is not None:
-        held_out = read_conversations(config.data.eval)
-    encoded = encode_all(learnt, tokenizer, **options)
-    return encoded, encode_all(held_out, tokenizer, **options) if held_out else None
+    sets = []
+    for one, found in zip(config.data.train, conversations, strict=True):
+        file = one.eval or config.data.eval
+        fraction = 0.0 if file else config.data.eval_fraction if one.eval_fraction is None else one.eval_fraction
+        try:
+            learnt, held_out = _split(found, fraction, config.training.seed)
+            if file:
+                held_out = read_conversations(file)
+            encoded = [encode_all(part, tokenizer, **options) for part in (learnt, held_out) if part]
+        except BftembedError as err:
+            raise BftembedError(f"{one.path}: {err}") from err
+        sets.append(TrainingSet(one.name, one.weight, *encoded))
+    return sets
 
 
 def _split(
@@ -255,19 +283,31 @@ def _split(
         return list(conversations), []
     if not 0 < n < len(conversations):
         raise BftembedError(
-            f"data.eval_fraction={fraction} of {len(conversations)} rows is {n} rows; both parts need at least one."
+            f"eval_fraction={fraction} of {len(conversations)} rows is {n} rows; both parts need at least one."
         )
     chosen = set(random.Random(seed).sample(range(len(conversations)), n))
     learnt = [c for i, c in enumerate(conversations) if i not in chosen]
     return learnt, [c for i, c in enumerate(conversations) if i in chosen]
 
 
-def _warnings(objective: str, window: int, learnt: EncodedData, held_out: EncodedData | None) -> list[str]:
-    found = learnt.lines() + [f"held out: {line}" for line in (held_out.lines() if held_out else [])]
-    short = sum(row.n_learnt < window for row in learnt.rows)
-    if objective not in ("sft", "dft") and short > len(learnt.rows) / 2:
+def _counts(one: TrainingSet) -> dict[str, int]:
+    left = {kind: len(getattr(one.learnt, kind)) for kind in ("dropped", "truncated", "empty")}
+    return {"train": len(one.learnt.rows), "eval": len(one.held_out.rows) if one.held_out else 0, **left}
+
+
+def _warnings(objective: str, window: int, sets: Sequence[TrainingSet], passes: dict[str, float]) -> list[str]:
+    found = []
+    for one in sets:
+        of_set = one.learnt.lines() + [f"held out: {line}" for line in (one.held_out.lines() if one.held_out else [])]
+        found += [f"{one.name}: {line}" for line in of_set] if len(sets) > 1 else of_set
+    if passes and max(passes.values()) > max(1, 2 * min(passes.values())):
+        times = ", ".join(f"{name} {n:g} times" for name, n in passes.items())
+        found.append(f"The rows of one set are learnt more often than those of another, by the weights: {times}.")
+    rows = [row for one in sets for row in one.learnt.rows]
+    short = sum(row.n_learnt < window for row in rows)
+    if objective not in ("sft", "dft") and short > len(rows) / 2:
         found.append(
-            f"{short} of {len(learnt.rows)} responses are shorter than the window of {window} tokens. In those every "
+            f"{short} of {len(rows)} responses are shorter than the window of {window} tokens. In those every "
             "token is compared with the mean of the whole response: the window does nothing. Set objective.window "
             "below the usual length of a response."
         )
@@ -305,8 +345,10 @@ def _model_card(config: TuneConfig, record: dict[str, Any], log: list[dict[str, 
     import pandas as pd
 
     report = record["report"]
-    columns = ["loss", "nll", "eval_nll", "mean_token_weight", "mean_sample_coefficient", "sft_mass_kept"]
-    steps = pd.DataFrame(log).groupby("step").last().reindex(columns=columns)
+    measured = pd.DataFrame(log).groupby("step").last()
+    held_out = [name for name in measured if name.startswith("eval_") and name.endswith("_nll")] or ["eval_nll"]
+    columns = ["loss", "nll", *held_out, "mean_token_weight", "mean_sample_coefficient", "sft_mass_kept"]
+    steps = measured.reindex(columns=columns)
     shown = steps.iloc[sorted({*range(0, len(steps), -(-len(steps) // 10)), len(steps) - 1})]
     rows = [[str(step), *("" if pd.isna(v) else f"{v:.4g}" for v in row)] for step, *row in shown.itertuples()]
     lines = [["step", *columns], ["---"] * (len(columns) + 1), *rows]

@@ -11,8 +11,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
@@ -23,6 +24,7 @@ from bftembed.errors import BftembedError
 from bftembed.io import write_json
 from bftembed.llm.models import quiet_transformers
 from bftembed.objectives import ObjectiveLoss, objective_loss
+from bftembed.tuning.encoding import mixed_order
 from bftembed.tuning.head import add_embedding_gradient_by_rows, add_nll_head, changed_logits
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from bftembed.config import TuneConfig
     from bftembed.progress import Progress
-    from bftembed.tuning.encoding import Encoded
+    from bftembed.tuning.encoding import Encoded, TrainingSet
 
 #: Mark of a checkpoint that was written to its end.
 _WHOLE = "whole.json"
@@ -63,10 +65,10 @@ class ObjectiveTrainer(SFTTrainer):
 
     Notes
     -----
-    Logged beside the loss, with ``eval_`` in evaluation: ``nll`` (plain, mean over samples of the mean over tokens),
-    ``nll_per_token`` (plain, mean over tokens), ``mean_token_weight`` and ``share_weight_1`` in [0, 1],
-    ``mean_sample_coefficient``, ``sft_mass_kept`` (the objective's loss over plain SFT's on the same tokens),
-    ``share_short`` (samples shorter than the window), ``samples`` and ``tokens`` (learnt ones).
+    Logged beside the loss, with ``eval_`` in evaluation (``eval_NAME_`` of a dict of datasets): ``nll`` (plain, mean
+    over samples of the mean over tokens), ``nll_per_token`` (plain, mean over tokens), ``mean_token_weight`` and
+    ``share_weight_1`` in [0, 1], ``mean_sample_coefficient``, ``sft_mass_kept`` (the objective's loss over plain SFT's
+    on the same tokens), ``share_short`` (samples shorter than the window), ``samples`` and ``tokens`` (learnt ones).
     """
 
     #: The loss is divided by the samples of all micro-batches here, so the trainer must not divide it again.
@@ -147,7 +149,9 @@ class ObjectiveTrainer(SFTTrainer):
         sums = torch.as_tensor(self._sums[mode], dtype=torch.float64).expand(9).to(self.args.device)
         self._sums[mode] = 0
         measures = _ratios(self.accelerator.reduce(sums, reduction="sum").tolist())
-        logs.update({("eval_" if mode == "eval" else "") + name: value for name, value in measures.items()})
+        # "eval_loss", or "eval_NAME_loss" of one of several held-out sets
+        prefix = next(name for name in logs if name.endswith("_loss")).removesuffix("loss") if mode == "eval" else ""
+        logs.update({prefix + name: value for name, value in measures.items()})
         super().log(logs, start_time)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -190,25 +194,22 @@ def train(
     config: TuneConfig,
     model: Any,
     tokenizer: Any,
-    rows: Sequence[Encoded],
-    held_out: Sequence[Encoded],
+    sets: Sequence[TrainingSet],
     *,
     window: int,
     folder: Path,
     bf16: bool,
     progress: Progress,
-) -> ObjectiveTrainer:
-    """Train `model` in place on `rows`, and return its trainer. It goes on from the last whole checkpoint in `folder`.
+) -> tuple[ObjectiveTrainer, dict[str, float]]:
+    """Train `model` in place. It goes on from the last whole checkpoint in `folder`.
 
     The objective gets `window`; products are taken in bf16 when asked. A signal is a KeyboardInterrupt once the
-    checkpoint is written.
+    checkpoint is written. Returns the trainer and, for several sets, how often each was learnt: 1.5 is one and a half
+    times.
     """
     watch, resume = _Watch(progress), _last_whole_checkpoint(folder)
     padded = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
     packed = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=True)
-    dataset = _dataset_of(rows)
-    if config.data.packing:
-        dataset = pack_dataset(dataset, config.data.max_length, strategy="bfd")
     lora = config.lora and LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,  # type: ignore[arg-type, unused-ignore]
@@ -219,11 +220,20 @@ def train(
     with quiet_transformers(), warnings.catch_warnings():
         # TRL 1 calls gradient checkpointing by the names that transformers 5 calls deprecated.
         warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+        held_out = {one.name: _dataset_of(one.held_out.rows) for one in sets if one.held_out}
+        arguments = _arguments(config, folder, bf16=bf16, evaluates=bool(held_out))
+        datasets = [_dataset_of(one.learnt.rows) for one in sets]
+        if config.data.packing:
+            datasets = [pack_dataset(one, config.data.max_length, strategy="bfd") for one in datasets]
+        dataset, passes = _mixed(sets, datasets, arguments) if len(sets) > 1 else (datasets[0], {})
+        if passes:
+            # The order of the whole run is one epoch of the trainer, so that a resumed run finds its place in it.
+            arguments.num_train_epochs, arguments.train_sampling_strategy = 1, "sequential"
         trainer = ObjectiveTrainer(
             model=model,
-            args=_arguments(config, folder, bf16=bf16, evaluates=bool(held_out)),
+            args=arguments,
             train_dataset=dataset,
-            eval_dataset=_dataset_of(held_out) if held_out else None,
+            eval_dataset=None if not held_out else held_out if len(sets) > 1 else held_out[sets[0].name],
             processing_class=tokenizer,
             data_collator=lambda batch: (packed if "seq_lengths" in batch[0] else padded)(batch),
             peft_config=lora,
@@ -236,9 +246,32 @@ def train(
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if watch.stopped:
             raise KeyboardInterrupt
-        if held_out and "eval_loss" not in (trainer.state.log_history[-2:] or [{}])[-1]:
+        if held_out and not any(name.startswith("eval_") for name in (trainer.state.log_history[-2:] or [{}])[-1]):
             trainer.evaluate()
-    return trainer
+    return trainer, passes
+
+
+def _mixed(
+    sets: Sequence[TrainingSet], datasets: Sequence[Dataset], arguments: SFTConfig
+) -> tuple[Dataset, dict[str, float]]:
+    """Return the rows of several sets in the order of the whole run, and how often each set is learnt in it.
+
+    Weights are those of samples: a set whose packed rows hold many of them gives fewer rows.
+    """
+    sizes = [len(dataset) for dataset in datasets]
+    weights = [one.weight or len(one.learnt.rows) for one in sets]
+    shares = np.array([w * n / len(one.learnt.rows) for w, n, one in zip(weights, sizes, sets, strict=True)])
+    total = round(sum(sizes) * arguments.num_train_epochs)
+    if arguments.max_steps > 0:
+        per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+        total = arguments.max_steps * per_step * arguments.world_size
+    order = mixed_order(sizes, shares / shares.sum(), total, arguments.seed)
+    ends = np.cumsum(sizes)
+    counts = np.bincount(np.searchsorted(ends, order, side="right"), minlength=len(sets))
+    passes = {one.name: float(f"{k / n:.3g}") for one, k, n in zip(sets, counts, sizes, strict=True)}
+    if none := [one.name for one, count in zip(sets, counts, strict=True) if not count]:
+        raise BftembedError(f"The set {none[0]!r} gives none of the {total} samples of the run. Raise its weight.")
+    return concatenate_datasets(datasets).select(order), passes
 
 
 def _dataset_of(rows: Sequence[Encoded]) -> Dataset:

@@ -44,7 +44,7 @@ def test_extends_merges_key_by_key_and_a_circle_is_an_error(tmp_path):
     (tmp_path / "a.yaml").write_text("recipe: tune\ndata: {train: x.jsonl, max_length: 64}\ntraining: {seed: 3}\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\ndata: {max_length: 32}\ntraining: {learning_rate: 1e-4}\n")
     config = load_config(tmp_path / "b.yaml")
-    assert (config.data.train, config.data.max_length) == ("x.jsonl", 32)
+    assert (config.data.train[0].path, config.data.max_length) == ("x.jsonl", 32)
     assert (config.training.seed, config.training.learning_rate) == (3, 1e-4)
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     with pytest.raises(BftembedError, match="extends itself"):

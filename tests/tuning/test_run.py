@@ -88,7 +88,7 @@ def test_the_first_loss_is_the_objective_of_the_first_batch(objective, make_conf
     report = tune(config)
     model = AutoModelForCausalLM.from_pretrained(tiny_model).double()
     rows = encode_all(
-        read_conversations(config.data.train), AutoTokenizer.from_pretrained(tiny_model), max_length=256
+        read_conversations(config.data.train[0].path), AutoTokenizer.from_pretrained(tiny_model), max_length=256
     ).rows
     total = 0.0
     for row in rows:
@@ -101,7 +101,7 @@ def test_the_first_loss_is_the_objective_of_the_first_batch(objective, make_conf
 
 def test_trl_head_and_ours_take_the_same_steps(make_config, tiny_model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = encode_all(read_conversations(make_config().data.train), tokenizer, max_length=256).rows
+    rows = encode_all(read_conversations(make_config().data.train[0].path), tokenizer, max_length=256).rows
     losses = {}
     quiet = {"report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no", "disable_tqdm": True}
     quiet |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}, "logging_steps": 1}
@@ -196,7 +196,7 @@ def test_the_exported_model_is_the_trained_one_and_generates(lora, make_config):
     assert answer.finish_reason in ("stop", "length")
     tokenizer = AutoTokenizer.from_pretrained(report.model)
     config = make_config()
-    _, held_out = _split(read_conversations(config.data.train), 0.25, 0)
+    _, held_out = _split(read_conversations(config.data.train[0].path), 0.25, 0)
     rows = encode_all(held_out, tokenizer, max_length=256).rows
     found = token_confidence(AutoModelForCausalLM.from_pretrained(report.model), rows)
     assert report.final["eval_nll"] == pytest.approx(np.mean([-np.log(c).mean() for c in found]), rel=1e-4)

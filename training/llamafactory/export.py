@@ -36,7 +36,10 @@ def export(config: TuneConfig, folder: Path) -> list[str]:
     BftembedError
         For unreadable data, conversations that LLaMA-Factory would skip (it takes user and assistant in turn).
     """
-    files = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
+    one, *others = config.data.train
+    if others or one.eval or one.eval_fraction:
+        raise BftembedError("data.train is a list of sets, which is not exported. Give one file: its path.")
+    files = {"train": one.path} | ({"eval": config.data.eval} if config.data.eval else {})
     values: dict[str, Any] = {f"{name}.json": messages(file) for name, file in files.items()}
     options = config.objective.model_dump(exclude={"name"}, exclude_none=True)
     values["objective.json"] = {"objective": config.objective.name, **options}
