@@ -31,6 +31,7 @@ app = group(
     "tune",
     _run,
     run=_run,
+    grpo=command("bftembed.tasks.llm.grpo:grpo", _tuned, bar="grpo", bar_with_json=True),
     pairs=command("bftembed.tuning.data:gene_texts", _paired, required=("out",)),
     diagnose=command("bftembed.tasks.uncertainty:diagnose_responses", _diagnosed, bar="responses"),
 )

@@ -1,6 +1,7 @@
 """Config files: reading, checking, writing, and the templates that come with the package.
 
-The recipe of a file is ``run``, ``tune``, or the name of a command; then the keys are parameters of its function.
+The recipe of a file is ``run``, ``tune``, ``grpo``, or the name of a command; then the keys are parameters of its
+function.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from bftembed.config.recipes import RunConfig, Strict, TuneConfig
+from bftembed.config.recipes import GrpoConfig, RunConfig, Strict, TuneConfig
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import write_text
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Mapping
 
-_RECIPES: dict[str, type[Strict]] = {"run": RunConfig, "tune": TuneConfig}
+_RECIPES: dict[str, type[Strict]] = {"run": RunConfig, "tune": TuneConfig, "grpo": GrpoConfig}
 #: Recipe of a single command → the verb that ``bftembed run`` calls with the other keys.
 VERBS = {
     "profiles generate": "bftembed.profiles.generate:generate_profiles",
@@ -94,8 +95,8 @@ def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = No
     Parameters
     ----------
     path
-        A YAML file. Its key ``recipe`` is ``run``, ``tune`` or the name of a command in `VERBS`. With ``extends:
-        other.yaml`` (a path relative to the file) it needs only the keys that differ from that file.
+        A YAML file. Its key ``recipe`` is ``run``, ``tune``, ``grpo`` or the name of a command in `VERBS`. With
+        ``extends: other.yaml`` (a path relative to the file) it needs only the keys that differ from that file.
 
     Other Parameters
     ----------------
@@ -104,7 +105,7 @@ def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = No
 
     Returns
     -------
-    RunConfig, TuneConfig or dict
+    RunConfig, TuneConfig, GrpoConfig or dict
         Defaults filled in; of a single verb its recipe and options.
 
     Raises

@@ -1,4 +1,4 @@
-"""Keys and defaults of the recipes ``run`` (cells, profiles, embeddings, scores) and ``tune`` (model, data)."""
+"""Keys and defaults of the recipes ``run`` (cells, profiles, embeddings, scores), ``tune`` and ``grpo``."""
 
 from __future__ import annotations
 
@@ -160,6 +160,63 @@ class TuneConfig(Strict):
     #: None trains all weights.
     lora: _Lora | None = None
     training: _Training = _Training()
+
+
+class _GrpoTraining(_Training):
+    """How the policy is moved; names that TRL has mean what they mean there.
+
+    A step has batch_size x accumulate answers per device, `num_generations` to each of its questions. With `eval_every`
+    answers to the held-out questions are sampled and rewarded during training.
+    """
+
+    learning_rate: float = Field(default=1e-6, gt=0)
+    num_generations: int = Field(default=8, ge=2)
+    #: Lengths in tokens. Questions with longer prompts are left out; default what the model's context has room for.
+    max_completion_length: int = Field(default=512, ge=1)
+    max_prompt_length: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=1.0, gt=0, le=2)
+    #: Weight of the KL divergence from the untuned model; 0 keeps no copy of it.
+    beta: float = Field(default=0.0, ge=0)
+    #: Where answers are sampled by vLLM (TRL's ``vllm_mode``): in this process, or by ``trl vllm-serve``.
+    vllm: Literal["off", "colocate", "server"] = "off"
+    #: Programs that get the log: ``"wandb"``, ``"tensorboard"``, … as in transformers.
+    report_to: str | list[str] = "none"
+    #: Further options of TRL's ``GRPOConfig``: ``top_p``, ``epsilon``, ``loss_type``, ``vllm_server_base_url``, …
+    trl: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> _GrpoTraining:
+        if (self.batch_size * self.accumulate) % self.num_generations:
+            raise ValueError(
+                f"batch_size x accumulate = {self.batch_size * self.accumulate} answers are no multiple of "
+                f"num_generations={self.num_generations}"
+            )
+        return self
+
+
+class GrpoConfig(Strict):
+    """Tune a language model by rewards of its answers (GRPO, arXiv 2402.03300): what ``bftembed tune grpo`` runs."""
+
+    recipe: Literal["grpo"] = "grpo"
+    #: ``builtin:NAME``, a folder (RUN/model of a tuning) or a hub name.
+    model: str = Field(default="builtin:smollm2-135m-instruct", min_length=1)
+    #: Folder for checkpoints, logs, answers and the tuned model.
+    out: str = Field(default="runs/grpo", min_length=1)
+    #: Name of an evaluation with generated answers whose data have a training part (``perturbqa-de-word``,
+    #: ``tahoe-dir-generated``, …), or a .jsonl file of `bftembed.tasks.llm.own.OwnQuestions`.
+    questions: str = Field(min_length=1)
+    #: Data folder of the evaluation; None for those of ``$BFTEMBED_DATA``.
+    data: str | None = None
+    #: Numbers of training questions, and of held-out ones that are answered before and after; 0 is all, and none.
+    n_questions: int = Field(default=2000, ge=0)
+    held_out: int = Field(default=200, ge=0)
+    #: Take the same number of questions of each label, of training and held-out ones.
+    balanced: bool = True
+    #: Name of a reward (`bftembed.tasks.llm.rewards.REWARDS`) → its weight in the sum.
+    rewards: dict[str, float] = Field(default={"exact": 1.0}, min_length=1)
+    #: None trains all weights.
+    lora: _Lora | None = None
+    training: _GrpoTraining = _GrpoTraining()
 
 
 class ProfileSet(Strict):

@@ -26,9 +26,12 @@ from bftembed.tuning.encoding import TrainingSet, default_window, encode_all
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bftembed.config import GrpoConfig
+    from bftembed.llm.models import LocalModel
     from bftembed.progress import Progress
 
-_RECORD = "bftembed.json"
+#: What a folder of a run, and of a tuned model, was made of.
+RECORD = "bftembed.json"
 _CARD = """\
 ---
 base_model: {config.model}
@@ -119,31 +122,21 @@ def tune(config: TuneConfig | str | os.PathLike[str], *, progress: Progress = si
     out = Path(chosen.out)
     main = int(os.environ.get("RANK", "0")) == 0
     with exclusive_lock(out / ".lock", holder=str(out)) if main else nullcontext():
-        identity = _identity(chosen)
-        done = _finished(out, identity)
-        if done is not None:
-            return done
+        identity = run_identity(chosen, _data_sha256(chosen))
+        if begun(out, identity, TuneConfig) and (out / "model" / RECORD).exists():
+            report = json.loads((out / "model" / RECORD).read_text(encoding="utf-8"))["report"]
+            return TuneReport(**{**report, "seconds": 0.0, "warnings": tuple(report["warnings"])})
         if main:
             save_config(chosen, out / "config.yaml")
-            write_json(out / _RECORD, identity)
+            write_json(out / RECORD, identity)
         return _run(chosen, identity, out, progress)
 
 
 def _run(config: TuneConfig, identity: dict[str, Any], out: Path, progress: Progress) -> TuneReport:
-    import torch
-
     from bftembed.tuning.trainer import train
 
     started = time.monotonic()
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
-    precision = config.training.precision
-    if precision == "auto":
-        has_bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
-        precision = "bf16" if has_bf16 else "fp32"
-    # Adapters stay in float32 whatever the frozen weights are; weights that are trained have to.
-    dtype = "bfloat16" if precision == "bf16" and config.lora is not None else "float32"
-    model, tokenizer, local = load_language_model(config.model, dtype, attn_implementation=config.training.attention)
+    model, tokenizer, local, precision = load_trainable(config)
     sets = read_sets(config, tokenizer)
     window = config.objective.window or default_window([row.n_learnt for one in sets for row in one.learnt.rows])
     trainer, passes = train(
@@ -176,14 +169,29 @@ def _run(config: TuneConfig, identity: dict[str, Any], out: Path, progress: Prog
     if trainer.accelerator.is_main_process:
         write_json(out / "log.json", log)
         record = {**identity, "base_licence": local.licence, "precision": precision, "report": asdict(report)}
-        _export(out / "trained", local.path, config, record, log, out / "model")
+        card = _model_card(config, record, log)
+        export_model(out / "trained", local.path, config.lora is not None, record, card, out / "model")
         shutil.rmtree(out / "trained")
     trainer.accelerator.wait_for_everyone()
     return report
 
 
-def _identity(config: TuneConfig) -> dict[str, Any]:
-    """Return what makes two runs the same: the config, and the bytes of its data and model."""
+def load_trainable(config: TuneConfig | GrpoConfig) -> tuple[Any, Any, LocalModel, str]:
+    """Load the model of a config; return it, its tokenizer, where it lies, and the precision that was chosen."""
+    import torch
+
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    precision: str = config.training.precision
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
+        precision = "bf16" if has_bf16 else "fp32"
+    # Adapters stay in float32 whatever the frozen weights are; weights that are trained have to.
+    dtype = "bfloat16" if precision == "bf16" and config.lora is not None else "float32"
+    return *load_language_model(config.model, dtype, attn_implementation=config.training.attention), precision
+
+
+def _data_sha256(config: TuneConfig) -> dict[str, str]:
     sets = config.data.train
     files: dict[str, str | None] = {}
     for one in sets:
@@ -193,32 +201,35 @@ def _identity(config: TuneConfig) -> dict[str, Any]:
     for file in given.values():
         if not Path(file).is_file():
             raise BftembedError(f"No such data file: {file}.")
+    return {name: sha256_file(file) for name, file in given.items()}
+
+
+def run_identity(config: TuneConfig | GrpoConfig, data_sha256: dict[str, str]) -> dict[str, Any]:
+    """Return what makes two runs the same: the config, and the bytes of its data and model."""
     return {
         "schema_version": 1,
         "config": config.model_dump(),
-        "data_sha256": {name: sha256_file(file) for name, file in given.items()},
+        "data_sha256": data_sha256,
         "model_revision": model_identity("language-model", config.model),
     }
 
 
-def _finished(out: Path, identity: dict[str, Any]) -> TuneReport | None:
-    """Return the report of this very run when it is finished; a folder that holds another is an error."""
+def begun(out: Path, identity: dict[str, Any], kind: type[TuneConfig | GrpoConfig]) -> bool:
+    """Return whether a folder holds a beginning of this very run; one that holds another run is an error."""
     if not any((out / "checkpoints").glob("checkpoint-*")) and not (out / "model").exists():
-        return None  # nothing was trained: an earlier run may have ended at its data, and its config been mended
-    if not (out / _RECORD).exists():
+        return False  # nothing was trained: an earlier run may have ended at its data, and its config been mended
+    if not (out / RECORD).exists():
         raise BftembedError(f"{out} holds checkpoints or a model of something else. Choose another folder (out).")
-    held = json.loads((out / _RECORD).read_text(encoding="utf-8"))
-    # A record of an earlier version lacks the options that came later.
-    held["config"] = TuneConfig.model_validate(held["config"]).model_dump()
+    held = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    if held["config"]["recipe"] == identity["config"]["recipe"]:
+        # A record of an earlier version lacks the options that came later.
+        held["config"] = kind.model_validate(held["config"]).model_dump()
     if differing := _differing(held, identity):
         raise BftembedError(
-            f"{out} holds a run that differs in {', '.join(differing)}. Choose another folder (out), or remove it to "
-            "start again."
+            f"{out} holds a run that differs in {', '.join(differing[:5])}. Choose another folder (out), or remove it "
+            "to start again."
         )
-    if not (out / "model" / _RECORD).exists():
-        return None
-    report = json.loads((out / "model" / _RECORD).read_text(encoding="utf-8"))["report"]
-    return TuneReport(**{**report, "seconds": 0.0, "warnings": tuple(report["warnings"])})
+    return True
 
 
 def _differing(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -226,17 +237,16 @@ def _differing(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     import pandas as pd
 
     def flat(record: dict[str, Any]) -> dict[str, Any]:
-        sets = [
-            {k: v for k, v in one.items() if k not in ("path", "eval")} for one in record["config"]["data"]["train"]
-        ]
-        if len(sets) == 1:
-            sets[0].pop("name")  # the file's
-        joined = {"data": {**record["config"]["data"], "train": dict(enumerate(sets))}}
-        found = {**record, "config": {**record["config"], **joined}}
-        return dict(pd.json_normalize(found, sep=".").to_dict("records")[0])
+        config = record["config"]
+        if isinstance(config["data"], dict):
+            sets = [{k: v for k, v in one.items() if k not in ("path", "eval")} for one in config["data"]["train"]]
+            if len(sets) == 1:
+                sets[0].pop("name")  # the file's
+            config = {**config, "data": {**config["data"], "train": dict(enumerate(sets))}}
+        return dict(pd.json_normalize({**record, "config": config}, sep=".").to_dict("records")[0])
 
     a, b = flat(held), flat(wanted)
-    elsewhere = ("config.out", "config.data.eval")
+    elsewhere = ("config.out", "config.data.eval", "config.data")
     return [k.removeprefix("config.") for k in {**a, **b} if a.get(k) != b.get(k) and k not in elsewhere]
 
 
@@ -314,20 +324,18 @@ def _warnings(objective: str, window: int, sets: Sequence[TrainingSet], passes: 
     return found
 
 
-def _export(
-    trained: Path, base: Path, config: TuneConfig, record: dict[str, Any], log: list[dict[str, Any]], folder: Path
-) -> None:
+def export_model(trained: Path, base: Path, adapted: bool, record: dict[str, Any], card: str, folder: Path) -> None:
     """Write the model as safetensors with tokenizer, card and `record` to a new folder, atomically.
 
-    `trained` holds the weights, or the adapters, which are merged into the weights in `base`, and the tokenizer; the
-    result has the dtype of `base`.
+    `trained` holds the weights, or (`adapted`) the adapters, which are merged into the weights in `base`, and the
+    tokenizer; the result has the dtype of `base`.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     local = {"local_files_only": True}
     with atomic_folder(folder) as temporary, quiet_transformers():
         dtype = AutoConfig.from_pretrained(base, **local).dtype or "auto"
-        if config.lora is None:
+        if not adapted:
             model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype, **local)
         else:
             from peft import PeftModel
@@ -336,8 +344,8 @@ def _export(
             model = PeftModel.from_pretrained(model, str(trained)).merge_and_unload()
         model.save_pretrained(temporary)
         AutoTokenizer.from_pretrained(trained, **local).save_pretrained(temporary)
-        write_text(temporary / "README.md", _model_card(config, record, log))
-        write_json(temporary / _RECORD, record)
+        write_text(temporary / "README.md", card)
+        write_json(temporary / RECORD, record)
 
 
 def _model_card(config: TuneConfig, record: dict[str, Any], log: list[dict[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """TRL's `SFTTrainer` with our objectives, and the training loop of a config: checkpoints that are whole, a clean stop.
 
-The only file that knows TRL (tested with 1.16).
+With `bftembed.tuning.grpo` the only file that knows TRL (tested with 1.16).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bftembed.config import TuneConfig
+    from bftembed.config.recipes import _Lora, _Training
     from bftembed.progress import Progress
     from bftembed.tuning.encoding import Encoded, TrainingSet
 
@@ -207,16 +208,9 @@ def train(
     checkpoint is written. Returns the trainer and, for several sets, how often each was learnt: 1.5 is one and a half
     times.
     """
-    watch, resume = _Watch(progress), _last_whole_checkpoint(folder)
+    watch, resume = Watch(progress), last_whole_checkpoint(folder)
     padded = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
     packed = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=True)
-    lora = config.lora and LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,  # type: ignore[arg-type, unused-ignore]
-        lora_dropout=config.lora.dropout,
-        target_modules=config.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
     with quiet_transformers(), warnings.catch_warnings():
         # TRL 1 calls gradient checkpointing by the names that transformers 5 calls deprecated.
         warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
@@ -236,7 +230,7 @@ def train(
             eval_dataset=None if not held_out else held_out if len(sets) > 1 else held_out[sets[0].name],
             processing_class=tokenizer,
             data_collator=lambda batch: (packed if "seq_lengths" in batch[0] else padded)(batch),
-            peft_config=lora,
+            peft_config=adapters(config.lora),
             callbacks=[watch],
             objective=config.objective.name,
             options=config.objective.model_dump(exclude={"name"}) | {"window": window},
@@ -278,44 +272,29 @@ def _dataset_of(rows: Sequence[Encoded]) -> Dataset:
     return Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
 
 
-def _last_whole_checkpoint(folder: Path) -> Path | None:
+def adapters(lora: _Lora | None) -> LoraConfig | None:
+    """Return peft's config of low-rank adapters."""
+    return lora and LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type, unused-ignore]
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint with a mark: the trainer writes file by file, and a kill may have cut one short."""
     whole = (mark.parent for mark in folder.glob(f"checkpoint-*/{_WHOLE}"))
     return max(whole, key=lambda checkpoint: int(checkpoint.name.removeprefix("checkpoint-")), default=None)
 
 
 def _arguments(config: TuneConfig, folder: Path, *, bf16: bool, evaluates: bool) -> SFTConfig:
-    options = config.training
     return SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps or -1,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type=options.schedule,
-        warmup_steps=options.warmup_ratio,
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        optim=options.optimizer,
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulate,
-        gradient_checkpointing=options.gradient_checkpointing,
-        bf16=bf16,
-        fp16=False,
-        use_cpu=not torch.cuda.is_available(),
-        seed=options.seed,
-        logging_steps=options.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if evaluates and options.eval_every else "no",
-        eval_steps=options.eval_every,
+        **shared_arguments(config.training, folder, bf16=bf16, evaluates=evaluates),
+        per_device_eval_batch_size=config.training.batch_size,
         prediction_loss_only=True,
-        save_strategy="steps" if options.save_every else "no",
-        save_steps=options.save_every or 500,
-        save_total_limit=options.keep,
         report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
         # Rows come encoded and cut: TRL has nothing to prepare.
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -326,15 +305,48 @@ def _arguments(config: TuneConfig, folder: Path, *, bf16: bool, evaluates: bool)
     )
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
+def shared_arguments(options: _Training, folder: Path, *, bf16: bool, evaluates: bool) -> dict[str, Any]:
+    """Return the arguments that transformers' trainer has for every objective."""
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": options.epochs,
+        "max_steps": options.max_steps or -1,
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": options.schedule,
+        "warmup_steps": options.warmup_ratio,
+        "weight_decay": options.weight_decay,
+        "max_grad_norm": options.max_grad_norm,
+        "optim": options.optimizer,
+        "per_device_train_batch_size": options.batch_size,
+        "gradient_accumulation_steps": options.accumulate,
+        "gradient_checkpointing": options.gradient_checkpointing,
+        "bf16": bf16,
+        "fp16": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": options.seed,
+        "logging_steps": options.log_every,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "steps" if evaluates and options.eval_every else "no",
+        "eval_steps": options.eval_every,
+        "save_strategy": "steps" if options.save_every else "no",
+        "save_steps": options.save_every or 500,
+        "save_total_limit": options.keep,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
+class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """Marks whole checkpoints, reports progress, and stops a run: at a NaN, and after a signal with a checkpoint.
 
-    On SIGINT or SIGTERM the step is finished and a checkpoint written. A second signal stops at once.
+    On SIGINT or SIGTERM the step is finished and a checkpoint written. A second signal stops at once. `shown` are the
+    measures that the progress shows.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, shown: Sequence[str] = ("loss", "nll")) -> None:
         self.stopped = False
-        self._progress = progress
+        self._progress, self._shown = progress, shown
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -352,18 +364,22 @@ class _Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
             signal.signal(number, handler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop with a checkpoint after a signal."""
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint, which is written to its end."""
         if state.is_world_process_zero:
             write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE, {"step": state.global_step})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Report the step; a loss that is NaN ends the run."""
         loss = (logs or {}).get("loss")
         if loss is not None and loss != loss:
             raise BftembedError(
                 f"The loss of step {state.global_step} is NaN. Lower training.learning_rate, or train in fp32."
             )
         if loss is not None and state.is_world_process_zero:
-            self._progress(state.global_step, state.max_steps, f"loss {loss:.4g}, nll {logs.get('nll', 0):.4g}")
+            note = ", ".join(f"{name} {logs.get(name, 0):.4g}" for name in self._shown)
+            self._progress(state.global_step, state.max_steps, note)

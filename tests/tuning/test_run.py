@@ -32,7 +32,7 @@ from trl import SFTConfig  # noqa: E402
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling  # noqa: E402
 
 from bftembed.objectives import objective_loss  # noqa: E402
-from bftembed.tuning.trainer import ObjectiveTrainer, _dataset_of, _last_whole_checkpoint  # noqa: E402
+from bftembed.tuning.trainer import ObjectiveTrainer, _dataset_of, last_whole_checkpoint  # noqa: E402
 
 OBJECTIVES = ["sft", "dft", "bft-token", "bft-sample", "bft", "bft-v1"]
 
@@ -135,7 +135,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_config, tmp_path):
     config = make_config(**options)
     with pytest.raises(StopError):
         tune(config, progress=stop_after_three)
-    assert _last_whole_checkpoint(Path(config.out) / "checkpoints").name == "checkpoint-2"
+    assert last_whole_checkpoint(Path(config.out) / "checkpoints").name == "checkpoint-2"
     steps = []
     resumed = tune(config, progress=lambda done, total, note: steps.append(done))
     assert steps == [3, 4]
@@ -152,13 +152,13 @@ def test_a_killed_run_goes_on_and_a_cut_checkpoint_is_passed_over(make_config, t
     command = [sys.executable, str(REPOSITORY / "training" / "finetune.py"), "--config", str(file)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     folder = Path(config.out) / "checkpoints"
-    while _last_whole_checkpoint(folder) is None:
+    while last_whole_checkpoint(folder) is None:
         assert running.poll() is None, "it ended before its first checkpoint"
         time.sleep(0.005)
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert not (Path(config.out) / "model").exists()
-    newest = _last_whole_checkpoint(folder)
+    newest = last_whole_checkpoint(folder)
     cut = folder / f"checkpoint-{int(newest.name.split('-')[1]) + 1}"
     cut.mkdir(exist_ok=True)
     (cut / "model.safetensors").write_bytes(b"cut short")
@@ -176,7 +176,7 @@ def test_a_signal_leaves_a_checkpoint(make_config, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         tune(config, progress=signal_at_two)
-    assert _last_whole_checkpoint(Path(config.out) / "checkpoints").name in ("checkpoint-2", "checkpoint-3")
+    assert last_whole_checkpoint(Path(config.out) / "checkpoints").name in ("checkpoint-2", "checkpoint-3")
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(make_config):

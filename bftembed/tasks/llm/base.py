@@ -106,6 +106,13 @@ class Evaluation:
         """Return all questions that the files below `data` give."""
         raise NotImplementedError
 
+    def training_questions(self, data: Path, n: int, *, seed: int = 0, balanced: bool = False) -> list[Question]:
+        """Return `n` questions (0: all) of the training part of the data, as they are asked, in random order.
+
+        With `balanced` the right answers take turns, as far as there are questions of each.
+        """
+        raise BftembedError(f"{self.name} has no training questions.")
+
     def prepare(self, questions: Sequence[Question], data: Path, vectors: Mapping[str, NDArray[Any]]) -> list[Question]:
         """Return the questions that were chosen as they are asked, such as with examples by similarity of `vectors`."""
         return list(questions)
@@ -200,6 +207,18 @@ def json_object(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def balanced_by_answer(questions: Sequence[Question], n: int, seed: int) -> list[Question]:
+    """Return `n` questions (0: all), as many of each right answer; the answers take turns.
+
+    Those of one answer are spread over groups, as by `chosen`.
+    """
+    answers = sorted({q.answer for q in questions})
+    each = min(sum(q.answer == a for q in questions) for a in answers) if answers else 0
+    each = min(each, -(-n // len(answers))) if n else each
+    parts = [chosen([q for q in questions if q.answer == a], each, seed) for a in answers]
+    return [q for turn in zip(*parts, strict=True) for q in turn][: n or None]
 
 
 def chosen(questions: Iterable[Question], limit: int, seed: int) -> list[Question]:

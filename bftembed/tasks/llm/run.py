@@ -120,28 +120,49 @@ def evaluate(
         For an unknown evaluation, missing data, questions that differ from those stored in `out`, or a model that
         cannot do what an evaluation asks for.
     """
-    folder = Path(out)
     homes = evaluations_of(tasks, judge=judge, data=data)
-    evaluations = list(homes)
+    vectors = _vectors(evidence) if evidence else {}
+    asked = {e: e.prepare(chosen(e.questions(home), limit, seed), home, vectors) for e, home in homes.items()}
+    return evaluate_questions(
+        asked,
+        model=model,
+        out=out,
+        data=data,
+        judge=judge,
+        encoder=encoder,
+        retry_failed=retry_failed,
+        progress=progress,
+    )
+
+
+def evaluate_questions(
+    asked: Mapping[Evaluation, Sequence[Question]],
+    *,
+    model: Sequence[str] | Mapping[str, str],
+    out: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+    judge: str | None = None,
+    encoder: str | None = None,
+    retry_failed: bool = False,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Evaluate language models by questions that were chosen before; all else is as in `evaluate`."""
+    folder, evaluations = Path(out), list(asked)
     models = {name: _Model.of(spec) for name, spec in _named(model).items()}
     grader = _Model.of(judge) if judge else None
     if any(e.schema for e in evaluations):
         for one in filter(None, [*models.values(), grader]):
             one.schema = one.model is not None and one.model.capabilities().schema
-    vectors = _vectors(evidence) if evidence else {}
-    asked = {}
-    for evaluation, home in homes.items():
-        asked[evaluation.name] = evaluation.prepare(chosen(evaluation.questions(home), limit, seed), home, vectors)
     with AnswerStore.writing(folder) as store:
-        for name, questions in asked.items():
-            _keep_questions(folder, name, questions)
+        for evaluation, questions in asked.items():
+            _keep_questions(folder, evaluation.name, questions)
         _keep_run(folder, evaluations, models, grader, encoder)
         for evaluation in evaluations:
             for name, one in models.items():
                 ask = _Ask(store, one, evaluation.name, progress, retry_failed, Path(data) if data else None)
                 by_judge = _Ask(store, grader, f"{evaluation.name}/judge", progress, retry_failed) if grader else None
-                progress(0, len(asked[evaluation.name]), f"{evaluation.name}, {name}")
-                evaluation.ask(asked[evaluation.name], ask, by_judge)
+                progress(0, len(asked[evaluation]), f"{evaluation.name}, {name}")
+                evaluation.ask(asked[evaluation], ask, by_judge)
                 _keep_seconds(folder, evaluation.name, name, ask)
     return _score(folder, data)
 
