@@ -37,6 +37,7 @@ VERBS = {
     "bench perturbation": "bftembed.bench:perturbation",
     "export state": "bftembed.export:export_state",
     "eval run": "bftembed.tasks.llm.run:evaluate",
+    "tune synthesize": "bftembed.tuning.synthesis:synthesize",
 }
 _OF_CELLS = ("data", "keys", "texts", "genes", "layer", "use_raw", "out", "run", "progress")
 #: Options that the pipeline itself gives to a verb.
@@ -46,6 +47,7 @@ _OWN_OPTIONS = {
     "bench integration": _OF_CELLS,
     "bench genes": ("embeddings", "texts", "out", "progress"),
     "eval run": ("tasks", "model", "out", "progress"),
+    "tune synthesize": ("out", "dry_run", "progress"),
 }
 _KINDS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)}
 
@@ -132,11 +134,12 @@ def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = No
 
 
 def check_parts(config: RunConfig, *, where: str) -> None:
-    """Raise for options of aggregations, benchmarks and evaluations that their verbs do not have."""
+    """Raise for options of the steps of a run that their verbs do not have."""
     parts: list[tuple[str, str, Any]]
     parts = [("cells embed", f"aggregations.{i}", part) for i, part in enumerate(config.aggregations)]
     parts += [(f"bench {part.task}", f"benchmarks.{i}", part) for i, part in enumerate(config.benchmarks)]
     parts += [("eval run", "eval", config.eval)] if config.eval else []
+    parts += [("tune synthesize", "synthesize", config.synthesize)] if config.synthesize else []
     for verb, key, part in parts:
         _check_options(load_verb(verb), part.options, where=f"{where}: {key}", given=_OWN_OPTIONS[verb])
 

@@ -194,14 +194,9 @@ class _GrpoTraining(_Training):
         return self
 
 
-class GrpoConfig(Strict):
-    """Tune a language model by rewards of its answers (GRPO, arXiv 2402.03300): what ``bftembed tune grpo`` runs."""
+class _Grpo(Strict):
+    """Questions with right answers, and how a model learns from the rewards of its own."""
 
-    recipe: Literal["grpo"] = "grpo"
-    #: ``builtin:NAME``, a folder (RUN/model of a tuning) or a hub name.
-    model: str = Field(default="builtin:smollm2-135m-instruct", min_length=1)
-    #: Folder for checkpoints, logs, answers and the tuned model.
-    out: str = Field(default="runs/grpo", min_length=1)
     #: Name of an evaluation with generated answers whose data have a training part (``perturbqa-de-word``,
     #: ``tahoe-dir-generated``, …), or a .jsonl file of `bftembed.tasks.llm.own.OwnQuestions`.
     questions: str = Field(min_length=1)
@@ -219,12 +214,23 @@ class GrpoConfig(Strict):
     training: _GrpoTraining = _GrpoTraining()
 
 
+class GrpoConfig(_Grpo):
+    """Tune a language model by rewards of its answers (GRPO, arXiv 2402.03300): what ``bftembed tune grpo`` runs."""
+
+    recipe: Literal["grpo"] = "grpo"
+    #: ``builtin:NAME``, a folder (RUN/model of a tuning) or a hub name.
+    model: str = Field(default="builtin:smollm2-135m-instruct", min_length=1)
+    #: Folder for checkpoints, logs, answers and the tuned model.
+    out: str = Field(default="runs/grpo", min_length=1)
+
+
 class ProfileSet(Strict):
     """Profiles by one generator."""
 
     #: Name in tables.
     name: str = Field(min_length=1)
-    #: Generator spec; ``tuned`` (with options such as ``tuned,max_new_tokens=64``) is the model tuned in this run.
+    #: Generator spec; ``tuned`` (with options such as ``tuned,max_new_tokens=64``) is the model tuned in this run, and
+    #: ``grpo`` that after GRPO.
     generator: str = Field(min_length=1)
     #: Name of the prompt, or a YAML file (`bftembed.profiles.generate.get_prompt`); default that of the kind.
     prompt: str | None = None
@@ -239,9 +245,10 @@ class _RunTune(Strict):
 
     model: str = Field(default="builtin:smollm2-135m-instruct", min_length=1)
     objective: _Objective = _Objective(name="bft", window=16)
-    #: File of conversations; default the HGNC facts of `rows` genes that are not profiled in the run, as answers to the
-    #: question of the profiles.
-    train: str | None = None
+    #: File of conversations, or several sets as in the recipe tune. ``facts`` are the HGNC facts of `rows` genes that
+    #: are not profiled in the run, as answers to the question of the profiles; ``synthesized`` the conversations of the
+    #: key `synthesize`.
+    train: list[_TrainingSet] = Field(default=[_TrainingSet(path="facts", name="facts")], min_length=1)
     rows: int = Field(default=320, ge=1)
     steps: int = Field(default=40, ge=1)
     #: Pairs per step.
@@ -253,6 +260,18 @@ class _RunTune(Strict):
     #: Of the genes drawn for the pairs, and of their order.
     seed: int = Field(default=0, ge=0)
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _one_file(cls, train: Any) -> Any:
+        return [{"path": train}] if isinstance(train, str) else train
+
+
+class _RunGrpo(_Grpo):
+    """A GRPO after the tuning."""
+
+    #: The model tuned in this run, or another.
+    model: str = Field(default="tuned", min_length=1)
+
 
 class _OfVerb(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -261,6 +280,10 @@ class _OfVerb(BaseModel):
     def options(self) -> dict[str, Any]:
         """The options of the verb."""
         return dict(self.model_extra or {})
+
+
+class _Synthesize(_OfVerb):
+    """Conversations written by a teacher before the tuning: options of ``bftembed tune synthesize``."""
 
 
 class Aggregation(_OfVerb):
@@ -280,9 +303,9 @@ class _Eval(_OfVerb):
 
     #: Names of evaluations; `bftembed eval list` lists them.
     evaluations: list[str] = Field(min_length=1)
-    #: Name in tables → model spec; ``tuned`` is the model tuned in this run. Default ``base`` and ``tuned``, the model
-    #: before and after the tuning; in a run without one the generators of the sets that are no baseline. The others are
-    #: compared with the first.
+    #: Name in tables → model spec; ``tuned`` is the model tuned in this run, and ``grpo`` that after GRPO. Default
+    #: ``base``, ``tuned`` and ``grpo``, the model before and after each; in a run without tuning the generators of the
+    #: sets that are no baseline. The others are compared with the first.
     models: dict[str, str] = Field(default={})
     #: Number of questions of each evaluation, spread evenly over its groups; 0 is all.
     limit: int = Field(default=100, ge=0)
@@ -305,8 +328,11 @@ class RunConfig(Strict):
     reference: str | None = None
     #: Profile only so many genes, those with the highest mean expression; None profiles all.
     n_genes: int | None = Field(default=None, ge=2)
-    #: How the model of the generator ``tuned`` is tuned.
+    #: Training data that a teacher writes.
+    synthesize: _Synthesize | None = None
+    #: How the models of the generators ``tuned`` and ``grpo`` are tuned.
     tune: _RunTune | None = None
+    grpo: _RunGrpo | None = None
     #: Sets of profiles. Cells are made of the genes that all of them cover, so that rows differ by vectors alone.
     profiles: list[ProfileSet] = Field(default=[])
     #: Encoder specs, for all of them.
@@ -325,6 +351,14 @@ class RunConfig(Strict):
         for what, found in {**names, "encoders": self.encoders}.items():
             if twice := [n for i, n in enumerate(found) if n in found[:i]]:
                 raise ValueError(f"two {what} are called {twice[0]!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _training_has_its_data(self) -> RunConfig:
+        if self.tune and not self.synthesize and any(one.path == "synthesized" for one in self.tune.train):
+            raise ValueError("tune.train names 'synthesized', and the key 'synthesize' is missing")
+        if self.grpo and self.grpo.model == "tuned" and not self.tune:
+            raise ValueError("grpo.model is 'tuned', and the key 'tune' is missing")
         return self
 
     @model_validator(mode="after")
