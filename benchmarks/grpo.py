@@ -1,6 +1,6 @@
 """GRPO learns what it is paid for: a known rule is learnt, random rewards teach nothing; the paper's claim in small.
 
-Usage: python benchmarks/grpo.py [--parts rule random paper] [--steps 60] [--folder runs/grpo-benchmark]
+Usage: python benchmarks/grpo.py [--parts rule random paper] [--steps 24] [--folder runs/grpo-benchmark]
 
 ``rule``: simulated questions whose answer is yes for a knock-out and no for a control; held-out questions are about
 other genes. ``random``: the same questions, a coin as reward. ``paper``: GRPO from the packaged model and from it tuned
@@ -49,7 +49,7 @@ def config_of(folder: Path, questions: str, model: str = MODEL, **changes: objec
     from bftembed.config import GrpoConfig
 
     training = {
-        **{"precision": "fp32", "threads": 1, "schedule": "constant", "learning_rate": 4e-4, "max_steps": 60},
+        **{"precision": "fp32", "threads": 1, "schedule": "constant", "learning_rate": 4e-4, "max_steps": 24},
         **{"batch_size": 16, "num_generations": 4, "max_completion_length": 2, "save_every": 5},
     }
     values = {"model": model, "out": str(folder), "questions": questions, "held_out": 120, "lora": {"rank": 16}}
@@ -108,7 +108,7 @@ def paper(folder: Path, steps: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=["rule", "random"], choices=["rule", "random", "paper"])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--folder", type=Path, default=Path("runs/grpo-benchmark"))
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from tests_paths import REPOSITORY
 
-from bftembed.config import GrpoConfig
+from bftembed.config import GrpoConfig, dump_config
 from bftembed.errors import BftembedError, UnknownNameError
 from bftembed.llm.base import Request
 from bftembed.llm.chat import request_tokens
@@ -179,6 +183,34 @@ def test_a_held_out_question_of_the_training_is_an_error(make, questions_file):
     questions_file.write_text("\n".join([*rows, leaked]))
     with pytest.raises(BftembedError, match="training questions too"):
         grpo(make(held_out=100, balanced=False))
+
+
+@pytest.mark.slow
+def test_two_ranks_train_one_policy(make, tmp_path, monkeypatch, questions_file):
+    config = make(held_out=4, rewards={"format": 1.0, "coin": 1.0}, training={"batch_size": 4})
+    (tmp_path / "ranks.yaml").write_text(dump_config(config))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(REPOSITORY / "training" / "finetune.py"), "--config", str(tmp_path / "ranks.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["steps"], report["before"]) == (4, None)
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("reward", "learns"), [("exact", True), ("coin", False)])
+def test_a_known_rule_is_learnt_and_a_coin_teaches_nothing(reward, learns, tmp_path):
+    """Four minutes of CPU time each."""
+    spec = importlib.util.spec_from_file_location("grpo_benchmark", REPOSITORY / "benchmarks" / "grpo.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    questions = str(benchmark.rule_questions(tmp_path / "rule.jsonl"))
+    changes = {"rewards": {reward: 1.0}, "held_out": 60, "training": {"max_steps": 12}}
+    report = grpo(benchmark.config_of(tmp_path / "run", questions, **changes))
+    assert (report.difference[1] > 0) == learns
 
 
 @pytest.mark.parametrize("template", [True, False])

@@ -214,7 +214,8 @@ def _train(
 
     started = time.monotonic()
     model, tokenizer, local, precision = load_trainable(config)
-    room = min(config.training.max_prompt_length or 10**9, _context(model) - config.training.max_completion_length)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
+    room = min(config.training.max_prompt_length or 10**9, context - config.training.max_completion_length)
     fitting = [q for q in training if len(request_tokens(tokenizer, q.request, {})) <= room]
     too_long = len(training) - len(fitting)
     if not fitting:
@@ -267,10 +268,6 @@ def _train(
     trainer.accelerator.wait_for_everyone()
 
 
-def _context(model: Any) -> int:
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9)
-
-
 def _start(
     config: GrpoConfig,
     report: GrpoReport,
@@ -291,7 +288,7 @@ def _start(
             before=(row["value"], row["low"], row["high"]),
             baselines=dict(zip(others["subject"], others["value"], strict=True)),
         )
-    if (out / "start.json").exists():
+    if (out / "start.json").exists() and any((out / "checkpoints").glob("checkpoint-*")):
         return replace(report, start=json.loads((out / "start.json").read_text(encoding="utf-8"))["start"])
     options, groups = config.training, range(min(_START_GROUPS, len(training)))
     sampling = Sampling(options.max_completion_length, options.temperature, seed=options.seed)
@@ -376,7 +373,12 @@ def _evaluate(
     frame = evaluate_questions(
         {evaluation: held_out}, model=specs, out=out / "eval", data=config.data, progress=progress
     )
-    return frame[(frame["split"] == "all") & (frame["metric"] == evaluation.metrics[0].name)]
+    frame = frame[(frame["split"] == "all") & (frame["metric"] == evaluation.metrics[0].name)]
+    if (n := frame["n"].iloc[0] + frame["n_missing"].iloc[0]) != len(held_out):
+        raise BftembedError(
+            f"{out / 'eval'} holds {n} questions in place of {len(held_out)}. Remove it, or change out."
+        )
+    return frame
 
 
 def _spec(config: GrpoConfig, model: str) -> str:
