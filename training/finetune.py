@@ -6,7 +6,7 @@ Usage::
     torchrun --nproc_per_node 2 training/finetune.py --config …
     accelerate launch --config_file training/launch/fsdp2.yaml training/finetune.py --config …
 
-The same as ``bftembed tune CONFIG``, which is what a single process needs.
+The same as ``bftembed tune CONFIG`` and ``bftembed tune grpo CONFIG``, which are what a single process needs.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ import sys
 
 from bftembed.config import load_config
 from bftembed.errors import BftembedError
+from bftembed.tasks.llm.grpo import grpo
 from bftembed.tuning.run import tune
+
+VERBS = {"tune": tune, "grpo": grpo}
 
 
 def main() -> None:
     """Run the config and print its last measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="A YAML file of recipe tune.")
+    parser.add_argument("--config", required=True, help="A YAML file of recipe tune or grpo.")
     config = load_config(parser.parse_args().config)
-    if config.recipe != "tune":
-        sys.exit(f"error: the recipe is {config.recipe!r}; expected 'tune'.")
+    recipe = getattr(config, "recipe", "")
+    if recipe not in VERBS:
+        sys.exit(f"error: the recipe is {recipe!r}; expected one of {', '.join(VERBS)}.")
     try:
-        report = tune(config, progress=lambda done, total, note: print(f"{done}/{total}  {note}", flush=True))
+        report = VERBS[recipe](config, progress=lambda done, total, note: print(f"{done}/{total}  {note}", flush=True))
     except BftembedError as err:
         sys.exit(f"error: {err}")
     print(report.model, report.final)

@@ -140,6 +140,8 @@ def grpo(config: GrpoConfig | str | os.PathLike[str], *, progress: Progress = si
     given: GrpoConfig = config if isinstance(config, GrpoConfig) else load_config(config, GrpoConfig)
     require("torch", "local")
     require("trl", "train")
+    for name in given.rewards:
+        REWARDS.load(name)
     out, started = Path(given.out), time.monotonic()
     main = int(os.environ.get("RANK", "0")) == 0
     with exclusive_lock(out / ".lock", holder=str(out)) if main else nullcontext():
@@ -212,7 +214,8 @@ def _train(
 
     started = time.monotonic()
     model, tokenizer, local, precision = load_trainable(config)
-    room = min(config.training.max_prompt_length or 10**9, _context(model) - config.training.max_completion_length)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
+    room = min(config.training.max_prompt_length or 10**9, context - config.training.max_completion_length)
     fitting = [q for q in training if len(request_tokens(tokenizer, q.request, {})) <= room]
     too_long = len(training) - len(fitting)
     if not fitting:
@@ -226,7 +229,7 @@ def _train(
     }
     report = GrpoReport(str(out), str(out / "model"), 0, 0.0, counts, {})
     if "RANK" not in os.environ:  # of several ranks none may be away for long
-        report = _start(config, report, evaluation, fitting, held_out, rewarding, precision, out, progress)
+        report = _start(config, report, evaluation, fitting, held_out, rewarding, out, progress)
     trainer, flat = train_policy(
         config,
         model,
@@ -265,10 +268,6 @@ def _train(
     trainer.accelerator.wait_for_everyone()
 
 
-def _context(model: Any) -> int:
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9)
-
-
 def _start(
     config: GrpoConfig,
     report: GrpoReport,
@@ -276,7 +275,6 @@ def _start(
     training: Sequence[Question],
     held_out: Sequence[Question],
     rewarding: dict[str, Rewarding],
-    precision: str,
     out: Path,
     progress: Progress,
 ) -> GrpoReport:
@@ -290,7 +288,7 @@ def _start(
             before=(row["value"], row["low"], row["high"]),
             baselines=dict(zip(others["subject"], others["value"], strict=True)),
         )
-    if (out / "start.json").exists():
+    if (out / "start.json").exists() and any((out / "checkpoints").glob("checkpoint-*")):
         return replace(report, start=json.loads((out / "start.json").read_text(encoding="utf-8"))["start"])
     options, groups = config.training, range(min(_START_GROUPS, len(training)))
     sampling = Sampling(options.max_completion_length, options.temperature, seed=options.seed)
@@ -299,7 +297,7 @@ def _start(
         for i in groups
         for k in range(options.num_generations)
     }
-    model = model_from_spec(_spec(config, config.model, precision))[0]
+    model = model_from_spec(_spec(config, config.model))[0]
     written = {c.id: c.text for c in model.generate(list(requests.values()))}
     index = [int(id.partition("/")[0]) for id in requests]
     totals = [0.0] * len(index)
@@ -352,7 +350,7 @@ def _rewarding(config: GrpoConfig, evaluation: Evaluation, questions: Sequence[Q
             n = len(values)
             measures = {"parse_rate": sum(map(bool, parsed)) / n} if measuring else {}
             if measuring:
-                measures |= {f"share_{label}": sum(p == label.lower() for p in parsed) / n for label in labels}
+                measures |= {f"share_{label}": sum(p.lower() == label.lower() for p in parsed) / n for label in labels}
                 measures["entities"] = sum(len(gene_spans(text)) for text in contents) / n
                 measures["connectives"] = sum(len(connective_spans(text)) for text in contents) / n
             return values, measures
@@ -371,17 +369,21 @@ def _evaluate(
     progress: Progress,
 ) -> pd.DataFrame:
     """Return the rows of the main score over all held-out questions; `models` are those that are asked now."""
-    specs = {name: _spec(config, model, config.training.precision) for name, model in models.items()}
+    specs = {name: _spec(config, model) for name, model in models.items()}
     frame = evaluate_questions(
         {evaluation: held_out}, model=specs, out=out / "eval", data=config.data, progress=progress
     )
-    return frame[(frame["split"] == "all") & (frame["metric"] == evaluation.metrics[0].name)]
+    frame = frame[(frame["split"] == "all") & (frame["metric"] == evaluation.metrics[0].name)]
+    if (n := frame["n"].iloc[0] + frame["n_missing"].iloc[0]) != len(held_out):
+        raise BftembedError(
+            f"{out / 'eval'} holds {n} questions in place of {len(held_out)}. Remove it, or change out."
+        )
+    return frame
 
 
-def _spec(config: GrpoConfig, model: str, precision: str) -> str:
-    engine = "" if model.startswith("builtin:") else "transformers:"
-    dtype = {"auto": "auto", "fp32": "fp32", "bf16": "bf16"}[precision]
-    return f"{engine}{model},dtype={dtype},max_new_tokens={config.training.max_completion_length}"
+def _spec(config: GrpoConfig, model: str) -> str:
+    engine, options = "" if model.startswith("builtin:") else "transformers:", config.training
+    return f"{engine}{model},dtype={options.precision},max_new_tokens={options.max_completion_length}"
 
 
 def _read_report(path: Path) -> GrpoReport:
