@@ -19,15 +19,22 @@ from bftembed.errors import BftembedError
 from bftembed.tuning.run import tune
 
 
+def shown(done: int, total: int, note: str) -> None:
+    """Print the progress of a step."""
+    print(f"{done}/{total}  {note}", flush=True)
+
+
 def main() -> None:
     """Run the config and print its last measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="A YAML file of recipe tune.")
-    config = load_config(parser.parse_args().config)
+    parser.add_argument("--objective", help="Objective in place of the config's; its name is appended to the folder.")
+    given = parser.parse_args()
+    config = load_config(given.config)
     if config.recipe != "tune":
         sys.exit(f"error: the recipe is {config.recipe!r}; expected 'tune'.")
     try:
-        report = tune(config, progress=lambda done, total, note: print(f"{done}/{total}  {note}", flush=True))
+        report = tune(config, objective=given.objective, progress=shown)
     except BftembedError as err:
         sys.exit(f"error: {err}")
     print(report.model, report.final)
