@@ -101,8 +101,9 @@ class _Lora(Strict):
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    #: Names of linear layers, or all but the head.
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    #: ``all-linear`` (all but the head), ends of names of layers, or a regular expression of whole names, such as
+    #: ``.*layers\.(1[6-9]|2.)\..*_proj``.
+    target_modules: str | list[str] = Field(default="all-linear", min_length=1)
 
 
 class _Training(Strict):
@@ -136,6 +137,8 @@ class _Training(Strict):
     #: Name as in transformers' ``OptimizerNames``, and attention as in transformers (``"flash_attention_2"``, …).
     optimizer: str = "adamw_torch_fused"
     attention: str = "sdpa"
+    #: Trackers that follow the run, by their names in transformers: ``tensorboard``, ``wandb``, …
+    report_to: list[str] = []
     #: Threads of a CPU; None leaves them to torch. Sums depend on them in the last digits.
     threads: int | None = Field(default=None, ge=1)
 
@@ -145,6 +148,12 @@ class _Training(Strict):
         if smoothing := {"label_smoothing", "label_smoothing_factor"} & set(values if isinstance(values, dict) else ()):
             raise ValueError(f"{smoothing.pop()!r} trains another objective: the weights are confidences in the label")
         return values
+
+
+class _TuneTraining(_Training):
+    #: Where the NLL is taken: ``"own"``: `bftembed.objectives.linear_nll`; ``"trl"``: TRL's fused head (Triton on
+    #: CUDA); ``"auto"``: TRL's on CUDA, under ZeRO-3 and for models that scale or cap their logits, else our own.
+    head: Literal["auto", "own", "trl"] = "auto"
 
 
 class TuneConfig(Strict):
@@ -159,7 +168,7 @@ class TuneConfig(Strict):
     data: _Data
     #: None trains all weights.
     lora: _Lora | None = None
-    training: _Training = _Training()
+    training: _TuneTraining = _TuneTraining()
 
 
 class _GrpoTraining(_Training):
@@ -179,8 +188,6 @@ class _GrpoTraining(_Training):
     beta: float = Field(default=0.0, ge=0)
     #: Where answers are sampled by vLLM (TRL's ``vllm_mode``): in this process, or by ``trl vllm-serve``.
     vllm: Literal["off", "colocate", "server"] = "off"
-    #: Programs that get the log: ``"wandb"``, ``"tensorboard"``, … as in transformers.
-    report_to: str | list[str] = "none"
     #: Further options of TRL's ``GRPOConfig``: ``top_p``, ``epsilon``, ``loss_type``, ``vllm_server_base_url``, …
     trl: dict[str, Any] = Field(default={})
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -21,7 +22,6 @@ from bftembed.tuning.trainer import Watch, adapters, last_whole_checkpoint, shar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from bftembed import config as configs
     from bftembed.llm.base import Message
@@ -74,23 +74,22 @@ def train_policy(
     chats: Sequence[Sequence[Message]],
     held_out: Sequence[Sequence[Message]],
     rewards: Mapping[str, Rewarding],
+    arguments: GRPOConfig,
     *,
-    folder: Path,
-    bf16: bool,
     progress: Progress,
 ) -> tuple[GRPOTrainer, str]:
     """Train `model` in place by `rewards` of its answers to `chats`; return its trainer, and a warning or ``""``.
 
     Questions are numbered through `chats` and `held_out`, which are answered every ``training.eval_every`` steps. It
-    goes on from the last whole checkpoint in `folder`. A signal is a KeyboardInterrupt once the checkpoint is written.
+    goes on from the last whole checkpoint in the folder of `arguments`. A signal is a KeyboardInterrupt once the checkpoint is written.
     """
-    watch, resume = _Flat(progress), last_whole_checkpoint(folder)
+    watch, resume = _Flat(progress), last_whole_checkpoint(Path(arguments.output_dir))
     with quiet_transformers(), warnings.catch_warnings():
         # TRL 1 calls gradient checkpointing by the names that transformers 5 calls deprecated.
         warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
         trainer = PolicyTrainer(
             model=model,
-            args=_arguments(config, folder, bf16=bf16, evaluates=bool(held_out)),
+            args=arguments,
             reward_funcs=[_reward(name, function, tokenizer) for name, function in rewards.items()],
             train_dataset=_dataset(chats, tokenizer, 0),
             eval_dataset=_dataset(held_out, tokenizer, len(chats)) if held_out else None,
@@ -134,7 +133,8 @@ def _reward(name: str, function: Rewarding, tokenizer: Any) -> Callable[..., lis
     return reward
 
 
-def _arguments(config: configs.GrpoConfig, folder: Path, *, bf16: bool, evaluates: bool) -> GRPOConfig:
+def policy_arguments(config: configs.GrpoConfig, folder: Path, *, bf16: bool, evaluates: bool) -> GRPOConfig:
+    """Return the trainer's arguments, as `bftembed.tuning.trainer.trainer_arguments` does."""
     options = config.training
     own = {
         **shared_arguments(options, folder, bf16=bf16, evaluates=evaluates),
@@ -144,7 +144,6 @@ def _arguments(config: configs.GrpoConfig, folder: Path, *, bf16: bool, evaluate
         "temperature": options.temperature,
         "beta": options.beta,
         "reward_weights": list(config.rewards.values()),
-        "report_to": options.report_to,
         "use_vllm": options.vllm != "off",
         # Questions come in random order, with labels that take turns.
         "shuffle_dataset": False,

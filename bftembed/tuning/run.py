@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -10,13 +11,14 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bftembed.config import TuneConfig, load_config, save_config
+from bftembed.config.loading import check_config
 from bftembed.errors import BftembedError, require
 from bftembed.io import atomic_folder, exclusive_lock, sha256_file, write_json, write_text
 from bftembed.llm.chat import close_thought, has_template
-from bftembed.llm.models import load_language_model, model_identity, quiet_transformers
+from bftembed.llm.models import load_language_model, model_identity, quiet_transformers, resolve_model
 from bftembed.llm.reasoning import split_reasoning
 from bftembed.machine import cpu_has_bf16
 from bftembed.progress import silent
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from bftembed.config import GrpoConfig
     from bftembed.llm.models import LocalModel
     from bftembed.progress import Progress
+    from bftembed.tuning.estimate import TuneEstimate
 
 #: What a folder of a run, and of a tuned model, was made of.
 RECORD = "bftembed.json"
@@ -71,6 +74,8 @@ class TuneReport:
         Window of the objective that was used.
     final
         The last measures of training and evaluation, by the names in the log.
+    estimate
+        Memory and time, of a dry run alone.
     warnings
         Rows that were left out, sets learnt at different rates, a window that does nothing.
     """
@@ -83,10 +88,19 @@ class TuneReport:
     sets: dict[str, dict[str, float]] = field(default_factory=dict)
     window: int = 0
     final: dict[str, float] = field(default_factory=dict)
+    estimate: TuneEstimate | None = None
     warnings: tuple[str, ...] = ()
 
 
-def tune(config: TuneConfig | str | os.PathLike[str], *, progress: Progress = silent) -> TuneReport:
+def tune(
+    config: TuneConfig | str | os.PathLike[str],
+    *,
+    objective: Literal["sft", "dft", "bft-token", "bft-sample", "bft", "bft-v1"] | None = None,
+    dry_run: bool = False,
+    devices: int = 1,
+    flops: float | None = None,
+    progress: Progress = silent,
+) -> TuneReport:
     """Tune a language model and export it. A stopped run goes on from its last checkpoint.
 
     Run under torchrun or accelerate launch it is one of several ranks; rank 0 alone writes.
@@ -98,6 +112,16 @@ def tune(config: TuneConfig | str | os.PathLike[str], *, progress: Progress = si
 
         Also a `bftembed.config.TuneConfig`. In ``config.out``: ``config.yaml``, ``checkpoints/``, ``log.json``
         (measures per step) and ``model/`` (the tuned model with its card and ``bftembed.json``).
+    objective
+        Objective in place of the config's; its name is appended to the folder (out).
+    dry_run
+        Estimate memory and time, and write nothing. The model's config is enough, and its tokenizer, without which all
+        rows count as long as data.max_length.
+    devices
+        Of the estimate: number of devices over which FSDP2 or ZeRO-3 shards the run.
+    flops
+        Of the estimate: floating-point operations per second that a device does in training, such as 4e14 for an H100
+        at 40 % of its bf16 peak; without it no hours.
 
     Other Parameters
     ----------------
@@ -119,6 +143,15 @@ def tune(config: TuneConfig | str | os.PathLike[str], *, progress: Progress = si
     chosen: TuneConfig = config if isinstance(config, TuneConfig) else load_config(config, TuneConfig)
     require("torch", "local")
     require("trl", "train")
+    if objective is not None:
+        values = chosen.model_dump()
+        values |= {"objective": {**values["objective"], "name": objective}, "out": f"{chosen.out}-{objective}"}
+        chosen = check_config(TuneConfig, values, where="objective")
+    if dry_run:
+        return _estimated(chosen, devices, flops)
+    from bftembed.tuning.trainer import check_trackers
+
+    check_trackers(chosen.training.report_to)
     out = Path(chosen.out)
     main = int(os.environ.get("RANK", "0")) == 0
     with exclusive_lock(out / ".lock", holder=str(out)) if main else nullcontext():
@@ -133,10 +166,12 @@ def tune(config: TuneConfig | str | os.PathLike[str], *, progress: Progress = si
 
 
 def _run(config: TuneConfig, identity: dict[str, Any], out: Path, progress: Progress) -> TuneReport:
-    from bftembed.tuning.trainer import train
+    from bftembed.tuning.trainer import train, trainer_arguments
 
     started = time.monotonic()
-    model, tokenizer, local, precision = load_trainable(config)
+    precision = precision_of(config)
+    arguments = trainer_arguments(config, out / "checkpoints", bf16=precision == "bf16")
+    model, tokenizer, local = load_trainable(config, precision)
     sets = read_sets(config, tokenizer)
     window = config.objective.window or default_window([row.n_learnt for one in sets for row in one.learnt.rows])
     trainer, passes = train(
@@ -144,9 +179,8 @@ def _run(config: TuneConfig, identity: dict[str, Any], out: Path, progress: Prog
         model,
         tokenizer,
         sets,
+        arguments,
         window=window,
-        folder=out / "checkpoints",
-        bf16=precision == "bf16",
         progress=progress,
     )
     log = [line for line in trainer.state.log_history if "loss" in line or any(n.startswith("eval_") for n in line)]
@@ -176,19 +210,78 @@ def _run(config: TuneConfig, identity: dict[str, Any], out: Path, progress: Prog
     return report
 
 
-def load_trainable(config: TuneConfig | GrpoConfig) -> tuple[Any, Any, LocalModel, str]:
-    """Load the model of a config; return it, its tokenizer, where it lies, and the precision that was chosen."""
+def precision_of(config: TuneConfig | GrpoConfig) -> str:
+    """Return ``"bf16"`` or ``"fp32"``."""
+    import torch
+
+    if config.training.precision != "auto":
+        return config.training.precision
+    has_bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
+    return "bf16" if has_bf16 else "fp32"
+
+
+def load_trainable(config: TuneConfig | GrpoConfig, precision: str) -> tuple[Any, Any, LocalModel]:
+    """Load the model of a config; return it, its tokenizer, and where it lies.
+
+    The trainer's arguments are made before: under FSDP2 and ZeRO-3 a rank of a started group loads its part alone.
+    """
     import torch
 
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
-    precision: str = config.training.precision
-    if precision == "auto":
-        has_bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
-        precision = "bf16" if has_bf16 else "fp32"
     # Adapters stay in float32 whatever the frozen weights are; weights that are trained have to.
     dtype = "bfloat16" if precision == "bf16" and config.lora is not None else "float32"
-    return *load_language_model(config.model, dtype, attn_implementation=config.training.attention), precision
+    return load_language_model(config.model, dtype, attn_implementation=config.training.attention)
+
+
+def _estimated(config: TuneConfig, devices: int, flops: float | None) -> TuneReport:
+    """Return the report of a dry run."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from bftembed.tuning.estimate import estimate
+
+    # The weights of a model on the hub are not fetched for this.
+    packaged = config.model.startswith("builtin:")
+    place = resolve_model("language-model", config.model).path if packaged else Path(config.model).expanduser()
+    name = place if place.is_dir() else config.model
+    warnings: list[str] = []
+    try:
+        with quiet_transformers():
+            model_config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as err:
+        raise BftembedError(f"The config of {config.model} cannot be read: {err}") from err
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        given = [len(read_conversations(one.path)) for one in config.data.train]
+        counts = {one.name: {"train": n} for one, n in zip(config.data.train, given, strict=True)}
+        lengths = learnt = [config.data.max_length] * sum(given)
+        warnings.append(f"{name} has no tokenizer: rows count as {config.data.max_length} tokens, all of them learnt.")
+        window = config.objective.window or 0
+    else:
+        sets = read_sets(config, tokenizer)
+        counts = {one.name: _counts(one) for one in sets}
+        rows = [row for one in sets for row in one.learnt.rows]
+        lengths, learnt = [len(row.input_ids) for row in rows], [row.n_learnt for row in rows]
+        window = config.objective.window or default_window(learnt)
+        warnings += _warnings(config.objective.name, window, sets, {})
+    options = config.training
+    packed = math.ceil(sum(lengths) / config.data.max_length) if config.data.packing else len(lengths)
+    per_epoch = math.ceil(packed / (options.batch_size * options.accumulate * devices))
+    steps = options.max_steps or math.ceil(options.epochs * per_epoch)
+    bf16 = precision_of(config) == "bf16"
+    found = estimate(config, model_config, lengths, sum(learnt), steps, bf16=bf16, devices=devices, flops=flops)
+    return TuneReport(
+        out=config.out,
+        model=config.model,
+        steps=steps,
+        seconds=0.0,
+        rows={kind: sum(one[kind] for one in counts.values()) for kind in next(iter(counts.values()))},
+        sets={name: {**one} for name, one in counts.items()} if len(counts) > 1 else {},
+        window=window,
+        estimate=found,
+        warnings=tuple(warnings),
+    )
 
 
 def _data_sha256(config: TuneConfig) -> dict[str, str]:

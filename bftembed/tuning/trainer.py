@@ -20,12 +20,12 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from bftembed.errors import BftembedError
+from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import write_json
 from bftembed.llm.models import quiet_transformers
 from bftembed.objectives import ObjectiveLoss, objective_loss
 from bftembed.tuning.encoding import mixed_order
-from bftembed.tuning.head import add_embedding_gradient_by_rows, add_nll_head, changed_logits
+from bftembed.tuning.head import adapted_modules, add_embedding_gradient_by_rows, add_nll_head, changed_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,14 +83,11 @@ class ObjectiveTrainer(SFTTrainer):
         head: str = "auto",
         **kwargs: Any,
     ) -> None:
-        targets = getattr(kwargs.get("peft_config"), "target_modules", None) or ()
+        targets, given = getattr(kwargs.get("peft_config"), "target_modules", None), kwargs.get("model")
         if getattr(kwargs.get("args"), "label_smoothing_factor", 0):
             raise BftembedError("Label smoothing is not possible: an objective's weights are confidences in the label.")
-        if not isinstance(targets, str) and any(name.split(".")[-1] in ("lm_head", "embed_out") for name in targets):
-            raise BftembedError(
-                "An adapter on the head (lm_head) would have no effect, since the NLL is taken from the head's weight. "
-                "Take it out of target_modules, or train the whole head by modules_to_save."
-            )
+        if targets and isinstance(given, torch.nn.Module):
+            adapted_modules(given, targets)
         super().__init__(*args, **kwargs)
         self._objective, self._options = objective, dict(options or {})
         objective_loss(torch.zeros(1), torch.ones(1, dtype=torch.bool), objective, **self._options)
@@ -196,26 +193,23 @@ def train(
     model: Any,
     tokenizer: Any,
     sets: Sequence[TrainingSet],
+    arguments: SFTConfig,
     *,
     window: int,
-    folder: Path,
-    bf16: bool,
     progress: Progress,
 ) -> tuple[ObjectiveTrainer, dict[str, float]]:
-    """Train `model` in place. It goes on from the last whole checkpoint in `folder`.
+    """Train `model` in place. It goes on from the last whole checkpoint in the folder of `arguments`.
 
-    The objective gets `window`; products are taken in bf16 when asked. A signal is a KeyboardInterrupt once the
-    checkpoint is written. Returns the trainer and, for several sets, how often each was learnt: 1.5 is one and a half
-    times.
+    The objective gets `window`. A signal is a KeyboardInterrupt once the checkpoint is written. Returns the trainer
+    and, for several sets, how often each was learnt: 1.5 is one and a half times.
     """
-    watch, resume = Watch(progress), last_whole_checkpoint(folder)
+    watch, resume = Watch(progress), last_whole_checkpoint(Path(arguments.output_dir))
     padded = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
     packed = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=True)
     with quiet_transformers(), warnings.catch_warnings():
         # TRL 1 calls gradient checkpointing by the names that transformers 5 calls deprecated.
         warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
         held_out = {one.name: _dataset_of(one.held_out.rows) for one in sets if one.held_out}
-        arguments = _arguments(config, folder, bf16=bf16, evaluates=bool(held_out))
         datasets = [_dataset_of(one.learnt.rows) for one in sets]
         if config.data.packing:
             datasets = [pack_dataset(one, config.data.max_length, strategy="bfd") for one in datasets]
@@ -233,6 +227,7 @@ def train(
             peft_config=adapters(config.lora),
             callbacks=[watch],
             objective=config.objective.name,
+            head=config.training.head,
             options=config.objective.model_dump(exclude={"name"}) | {"window": window},
         )
         trainer.remove_callback(PrinterCallback)
@@ -289,20 +284,37 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda checkpoint: int(checkpoint.name.removeprefix("checkpoint-")), default=None)
 
 
-def _arguments(config: TuneConfig, folder: Path, *, bf16: bool, evaluates: bool) -> SFTConfig:
-    return SFTConfig(
-        **shared_arguments(config.training, folder, bf16=bf16, evaluates=evaluates),
-        per_device_eval_batch_size=config.training.batch_size,
-        prediction_loss_only=True,
-        report_to="none",
-        # Rows come encoded and cut: TRL has nothing to prepare.
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        # The objective has no place for the balancing loss of mixtures of experts.
-        router_aux_loss_coef=0.0,
-        # A tokenizer without a padding token was given one, which a model need not know.
-        eos_token=None,
-    )
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise for a tracker that transformers does not know, or whose package is not installed."""
+    from transformers.integrations import get_available_reporting_integrations, integration_utils
+
+    for name in names:
+        if name not in integration_utils.INTEGRATION_TO_CALLBACK:
+            raise unknown_name("tracker", name, integration_utils.INTEGRATION_TO_CALLBACK, where="training.report_to")
+        if name not in get_available_reporting_integrations():
+            raise BftembedError(f"training.report_to has {name!r}, whose package is not installed: pip install {name}.")
+
+
+def trainer_arguments(config: TuneConfig, folder: Path, *, bf16: bool) -> SFTConfig:
+    """Return the trainer's arguments, with checkpoints in `folder` and products in bf16 when asked."""
+    data = config.data
+    shares = [data.eval_fraction if one.eval_fraction is None else one.eval_fraction for one in data.train]
+    evaluates = any(shares) or any(one.eval or data.eval for one in data.train)
+    with quiet_transformers(), warnings.catch_warnings():
+        # TRL 1 calls gradient checkpointing by the names that transformers 5 calls deprecated.
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+        return SFTConfig(
+            **shared_arguments(config.training, folder, bf16=bf16, evaluates=evaluates),
+            per_device_eval_batch_size=config.training.batch_size,
+            prediction_loss_only=True,
+            # Rows come encoded and cut: TRL has nothing to prepare.
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            # The objective has no place for the balancing loss of mixtures of experts.
+            router_aux_loss_coef=0.0,
+            # A tokenizer without a padding token was given one, which a model need not know.
+            eos_token=None,
+        )
 
 
 def shared_arguments(options: _Training, folder: Path, *, bf16: bool, evaluates: bool) -> dict[str, Any]:
@@ -332,6 +344,7 @@ def shared_arguments(options: _Training, folder: Path, *, bf16: bool, evaluates:
         "save_strategy": "steps" if options.save_every else "no",
         "save_steps": options.save_every or 500,
         "save_total_limit": options.keep,
+        "report_to": list(options.report_to),
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }

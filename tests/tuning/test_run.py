@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tests_paths import REPOSITORY
 
 from bftembed.config import dump_config
-from bftembed.errors import BftembedError
+from bftembed.errors import BftembedError, UnknownNameError
 from bftembed.llm.base import Request
 from bftembed.tuning.data import read_conversations
 from bftembed.tuning.diagnostic import token_confidence
@@ -236,6 +236,40 @@ def test_what_the_weights_cannot_follow_is_an_error(make_config, tmp_path):
         make_config(training__label_smoothing=0.1)
     with pytest.raises(BftembedError, match="smoothing"):
         ObjectiveTrainer(args=SFTConfig(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, bf16=False))
+
+
+def test_another_objective_differs_from_the_config_in_it_and_the_folder_alone(make_config):
+    config = make_config(training__max_steps=1)
+    report = tune(config, objective="dft")
+    assert report.out == f"{config.out}-dft"
+    record, expected = json.loads((Path(report.model) / "bftembed.json").read_text())["config"], config.model_dump()
+    assert record["objective"].pop("name") == "dft"
+    assert expected["objective"].pop("name") == "bft"
+    assert (record.pop("out"), expected.pop("out")) == (report.out, config.out)
+    assert record == expected
+    with pytest.raises(BftembedError, match=r"objective\.name"):
+        tune(config, objective="bftt")
+
+
+def test_the_head_is_that_of_the_config(make_config, tmp_path, whole):
+    found = tune(make_config(training__head="trl"))
+    for a, b in zip(curve(found.out), whole, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    own = make_config(tmp_path / "own", training__head="own")
+    model = AutoModelForCausalLM.from_pretrained(own.model)
+    model.config.logit_scale = 2.0
+    model.save_pretrained(tmp_path / "scaled")
+    AutoTokenizer.from_pretrained(own.model).save_pretrained(tmp_path / "scaled")
+    with pytest.raises(BftembedError, match="logit_scale"):
+        tune(own.model_copy(update={"model": str(tmp_path / "scaled")}))
+
+
+def test_trackers_that_are_not_there_are_errors_before_the_run(make_config, monkeypatch):
+    with pytest.raises(UnknownNameError):
+        tune(make_config(training__report_to=["tensorbord"]))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *package: None)
+    with pytest.raises(BftembedError, match="tensorboard"):
+        tune(make_config(training__report_to=["tensorboard"]))
 
 
 def test_a_run_that_failed_at_its_data_can_be_repeated_but_no_other_folder_taken(make_config, tmp_path):

@@ -109,6 +109,8 @@ def settings(config: TuneConfig) -> dict[str, Any]:
     if training.save_every:
         found["save_steps"] = training.save_every
     if lora is not None:
+        if isinstance(lora.target_modules, str) and lora.target_modules != "all-linear":
+            raise BftembedError("lora.target_modules is a regular expression, which is not exported. Give names.")
         target = "all" if lora.target_modules == "all-linear" else ",".join(lora.target_modules)
         found |= {"lora_rank": lora.rank, "lora_alpha": int(lora.alpha), "lora_dropout": lora.dropout}
         found["lora_target"] = target

@@ -26,7 +26,7 @@ from bftembed.tasks.llm.base import balanced_by_answer, chosen
 from bftembed.tasks.llm.own import OwnQuestions
 from bftembed.tasks.llm.rewards import REWARDS
 from bftembed.tasks.llm.run import evaluate_questions, evaluations_of
-from bftembed.tuning.run import RECORD, begun, export_model, load_trainable, run_identity
+from bftembed.tuning.run import RECORD, begun, export_model, load_trainable, precision_of, run_identity
 from bftembed.tuning.tagging import connective_spans, gene_spans
 
 if TYPE_CHECKING:
@@ -210,10 +210,12 @@ def _train(
     progress: Progress,
 ) -> None:
     """Train and export; the report so far stands in the record of the model."""
-    from bftembed.tuning.grpo import train_policy
+    from bftembed.tuning.grpo import policy_arguments, train_policy
 
-    started = time.monotonic()
-    model, tokenizer, local, precision = load_trainable(config)
+    started, precision = time.monotonic(), precision_of(config)
+    watched = held_out if config.training.eval_every else []
+    arguments = policy_arguments(config, out / "checkpoints", bf16=precision == "bf16", evaluates=bool(watched))
+    model, tokenizer, local = load_trainable(config, precision)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
     room = min(config.training.max_prompt_length or 10**9, context - config.training.max_completion_length)
     fitting = [q for q in training if len(request_tokens(tokenizer, q.request, {})) <= room]
@@ -235,10 +237,9 @@ def _train(
         model,
         tokenizer,
         [q.request.messages for q in fitting],
-        [q.request.messages for q in held_out] if config.training.eval_every else [],
+        [q.request.messages for q in watched],
         rewarding,
-        folder=out / "checkpoints",
-        bf16=precision == "bf16",
+        arguments,
         progress=progress,
     )
     log = [line for line in trainer.state.log_history if "reward" in line or "eval_reward" in line]
