@@ -36,6 +36,7 @@ VERBS = {
     "bench perturbation": "bftembed.bench:perturbation",
     "export state": "bftembed.export:export_state",
     "eval run": "bftembed.tasks.llm.run:evaluate",
+    "tune synthesize": "bftembed.tuning.synthesis:synthesize",
 }
 _OF_CELLS = ("data", "keys", "texts", "genes", "layer", "use_raw", "out", "run", "progress")
 #: Options that the pipeline itself gives to a verb.
