@@ -81,7 +81,8 @@ def train_policy(
     """Train `model` in place by `rewards` of its answers to `chats`; return its trainer, and a warning or ``""``.
 
     Questions are numbered through `chats` and `held_out`, which are answered every ``training.eval_every`` steps. It
-    goes on from the last whole checkpoint in the folder of `arguments`. A signal is a KeyboardInterrupt once the checkpoint is written.
+    goes on from the last whole checkpoint in the folder of `arguments`. A signal is a KeyboardInterrupt once the
+    checkpoint is written.
     """
     watch, resume = _Flat(progress), last_whole_checkpoint(Path(arguments.output_dir))
     with quiet_transformers(), warnings.catch_warnings():

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from bftembed.datasets.fetch import data_folders
 from bftembed.errors import BftembedError
 from bftembed.io import canonical_json, sha256_text, write_text
 from bftembed.tasks.base import EVALUATIONS
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -168,22 +166,6 @@ def load_evaluation(name: str) -> Evaluation:
     """Return the evaluation of a name, or raise with "did you mean"."""
     found: Evaluation = EVALUATIONS.load(name)
     return found
-
-
-def find_data(data: str | os.PathLike[str] | None, folder: str) -> Path:
-    """Return a folder of the data: below `data`, else below a folder of ``$BFTEMBED_DATA``.
-
-    Raises
-    ------
-    BftembedError
-        When it is in none of them.
-    """
-    roots = [Path(data)] if data else data_folders()
-    for root in roots:
-        if (root / folder).exists():
-            return root / folder
-    places = ", ".join(map(str, roots)) or "--data and BFTEMBED_DATA are not given"
-    raise BftembedError(f"No {folder} in the data folder ({places}); bftembed eval list says what is needed.")
 
 
 class Kept(dict[str, Any]):
