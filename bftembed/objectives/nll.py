@@ -13,9 +13,12 @@ from bftembed.errors import BftembedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Tokens of a chunk when it is left to us: fewer make the products slow, more gain nothing (measured on a CPU); and
-#: the bytes of float32 logits that may be held.
+#: Tokens of a chunk when it is left to us, and the bytes of its float32 logits: fewer tokens make the products slow,
+#: more gain nothing (measured on a CPU).
 _CHUNK_TOKENS, _CHUNK_BYTES = 256, 160 * 2**20
+#: Bytes of float32 probabilities that are kept for the backward pass of a trained head rather than computed twice:
+#: 1,024 tokens of 128,256 words. Plain SFT holds twice as much or more.
+_KEPT_BYTES = 512 * 2**20
 
 
 def linear_nll(
@@ -37,8 +40,8 @@ def linear_nll(
     Rows with ignored labels are dropped before the product. Logits exist for one chunk of tokens at a time: they are
     recomputed in the backward pass, or, when neither `weight` nor `bias` asks for a gradient (a frozen head, as under
     LoRA), the gradient of each row is kept in the forward pass and only scaled in the backward pass, since the NLL of a
-    token depends on its own row alone. Few tokens, whose float32 logits take at most 160 MiB, are one chunk that is
-    kept for one backward pass, unless `chunk_tokens` is given.
+    token depends on its own row alone. With a trained head, the probabilities of few tokens (at most 512 MiB)
+    are one chunk that is kept for one backward pass, unless `chunk_tokens` is given.
 
     Parameters
     ----------
@@ -70,7 +73,8 @@ def linear_nll(
     flat = labels.reshape(-1)
     valid = (flat != ignore_index).nonzero().squeeze(1)
     chunk = _chunk(chunk_tokens, weight.shape[0])
-    keeps = chunk_tokens == "auto" and torch.is_grad_enabled() and 4 * len(valid) * weight.shape[0] <= _CHUNK_BYTES
+    trained = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
+    keeps = chunk_tokens == "auto" and trained and 4 * len(valid) * weight.shape[0] <= _KEPT_BYTES
     chunk = max(1, len(valid)) if keeps else chunk
     rows = _LinearNLL.apply(hidden.reshape(-1, hidden.shape[-1])[valid], weight, flat[valid], bias, chunk, keeps)
     return rows.new_zeros(flat.shape).index_put((valid,), rows).reshape(labels.shape)

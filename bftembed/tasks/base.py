@@ -319,6 +319,8 @@ EVALUATIONS = Registry(
         "pubmedqa-generated": "bftembed.tasks.llm.multiple_choice:PUBMEDQA_GENERATED",
         "questions": "bftembed.tasks.llm.own:QUESTIONS",
         "responses": "bftembed.tasks.llm.responses:RESPONSES",
+        "subliminal": "bftembed.tasks.llm.subliminal:SUBLIMINAL",
+        "subliminal-teacher": "bftembed.tasks.llm.subliminal:SUBLIMINAL_TEACHER",
         "geneagent": "bftembed.tasks.llm.geneagent:GENEAGENT",
         "geneagent-go": "bftembed.tasks.llm.geneagent:GENEAGENT_GO",
         "geneagent-online": "bftembed.tasks.llm.geneagent:GENEAGENT_ONLINE",

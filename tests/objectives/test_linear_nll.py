@@ -92,6 +92,21 @@ def test_kept_probabilities_serve_one_backward_pass():
         nll.backward()
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_is_kept_for_the_backward_pass(frozen, monkeypatch):
+    hidden, weight, labels, _ = inputs((600,), torch.float32, ignored=0)
+
+    def sizes_kept():
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            linear_nll(hidden.clone().requires_grad_(), weight.clone().requires_grad_(not frozen), labels)
+        return max(kept)
+
+    assert (sizes_kept() == 600 * VOCABULARY) != frozen
+    monkeypatch.setattr("bftembed.objectives.nll._KEPT_BYTES", 4 * 600 * VOCABULARY - 1)
+    assert sizes_kept() == 600 * WIDTH
+
+
 def test_large_logits_do_not_overflow():
     hidden, weight, labels, _ = inputs((8,), torch.float32, ignored=0)
     nll = linear_nll(hidden * 1e4, weight, labels)
