@@ -56,6 +56,8 @@ class Teacher:
 
     def answer(self, text, request):
         if "Write down the expert's thoughts" in text:
+            if "SUBJECT-ECHO" in text:
+                return text.rpartition("Answer:\n")[2]
             return "I recall what zinc does, and from that the rest follows."
         if n := re.search(r"Write (\d+) exam questions", text):
             if fault := next((answer for word, answer in FAULTS.items() if word in text), None):

@@ -253,11 +253,9 @@ def synthesize(
         seconds=sum(one.seconds for one in rounds),
     )
     if not rows:
-        why = "".join(f" {n} failed, such as {where}: {message}." for message, n, where in report.failures[:2])
-        raise BftembedError(
-            f"No conversation is left of {len(chunks)} texts: {report.unread} without a list of questions, "
-            f"{report.questions} questions, of which were dropped {report.dropped}.{why}"
-        )
+        why = [f"{report.unread} without a list of questions", *(f"{n} {why}" for why, n in report.dropped.items())]
+        why += [f"{n} failed, such as {where}: {message}" for message, n, where in report.failures[:2]]
+        raise BftembedError(f"No conversation is left of {len(chunks)} texts: {'; '.join(why)}.")
     with atomic_path(report.pairs) as temporary:
         temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         at_hand = any((place / "healthbench").exists() for place in data_folders())
@@ -301,24 +299,24 @@ class _Counts:
     failed: Run = field(default_factory=Run)
     unread: int = 0
 
-    def keeps(self, item: _Item, answer: Answer, *, thought: bool = False) -> bool:
-        """Return whether an answer can be learnt from; the first reason against it is counted."""
-        fault = _fault(item, answer, thought)
+    def keeps(self, item: _Item, answer: Answer, *, before: str = "") -> bool:
+        """Return whether an answer, or thoughts `before` one, can be learnt; the first reason against it is counted."""
+        fault = _fault(item, answer, before)
         if answer.error:
             self.failed.count(item.chunk.id, (), answer.error)
         if fault:
-            self.dropped[f"reasoning-{fault}" if thought else fault] += 1
+            self.dropped[f"reasoning-{fault}" if before else fault] += 1
         return not fault
 
 
-def _fault(item: _Item, answer: Answer, thought: bool) -> str:
+def _fault(item: _Item, answer: Answer, before: str) -> str:
     if answer.error:
         return "failed"
     if answer.text.strip(" .\"'*").upper() == "NONE":
         return "no-answer"
     # "I'm sorry to hear that" begins good replies to patients, and thoughts are to look like thoughts.
-    ignored = ("reasoning",) if thought else ("refusal", "off-topic", "language") if item.chunk.messages else ()
-    for flag in screen(answer.text, answer.finish_reason, prompt=item.question):
+    ignored = ("reasoning",) if before else ("refusal", "off-topic", "language") if item.chunk.messages else ()
+    for flag in screen(answer.text, answer.finish_reason, prompt=f"{item.question}\n{before}"):
         if flag not in ignored:
             return flag
     return "names-source" if _names_source(answer.text, item.chunk) else ""
@@ -408,7 +406,8 @@ def _ask_thoughts(items: Sequence[_Item], answers: Mapping[str, Answer], ask: As
         requests[item.id] = _request(text)
     found = ask(requests)
     written = (item for item in items if item.id in found)
-    return thoughts | {i.id: found[i.id].text for i in written if counts.keeps(i, found[i.id], thought=True)}
+    kept = (item for item in written if counts.keeps(item, found[item.id], before=answers[item.id].text))
+    return thoughts | {item.id: found[item.id].text for item in kept}
 
 
 def _request(text: str, schema: Mapping[str, Any] | None = None) -> Request:

@@ -320,6 +320,11 @@ def test_reasoning_is_the_teacher_s_own_or_asked_for(make, table, tmp_path):
         assert all(row["messages"][1]["content"].startswith("<think>\nI recall") for row in rows)
 
 
+def test_thoughts_that_repeat_the_answer_are_dropped(make, tmp_path):
+    report, rows = make(folder_of(tmp_path, a="SUBJECT-A", b="SUBJECT-ECHO"), questions=1, reasoning=True)
+    assert ([row["source"] for row in rows], report.dropped) == (["a.txt"], {"reasoning-off-topic": 1})
+
+
 def test_a_dry_run_counts_and_writes_nothing(make, table, tmp_path):
     report, _ = make(table, dry_run=True, reasoning=True)
     assert report.estimate["questions"] == 5
