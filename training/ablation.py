@@ -4,7 +4,8 @@ Usage: python training/ablation.py --texts refseq_gene_summary_human.tsv.gz [--s
 
 SmolLM2-135M is tuned on RefSeq summaries with every objective and seed, then held to the summaries of genes that no
 training text names: NLL of all tokens and of gene names, and what its answers to 20 questions on lung cancer contain
-(appendix A.2 of arXiv 2511.21075). A run that is done has its ``result.json`` and is not repeated: stop it and start
+(appendix A.2 of arXiv 2511.21075). ``--sweep training/window_sweep.yaml`` takes objectives, windows and recipe from a
+file, on longer texts. A run that is done has its ``result.json`` and is not repeated: stop it and start
 it again at will. The table goes to ``--out``.
 """
 
@@ -22,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 #: The sample coefficient of the recorded result, which was the default then.
 RECORDED = {"sample_coefficient": "two_minus_min"}
 OBJECTIVES = {
@@ -35,7 +38,8 @@ OBJECTIVES = {
 MAIN_WINDOW = 32
 WINDOWS = (16, 32, 64, 128, 256)
 RECIPE = {"learning_rate": 5e-5, "batch_size": 8, "schedule": "cosine", "warmup_ratio": 0.05}
-MAX_LENGTH = 320
+#: What a file of ``--sweep`` may change: rows are `texts_per_row` summaries, `max_length` tokens at most.
+SETTINGS: dict[str, Any] = {"recipe": RECIPE, "max_length": 320, "texts_per_row": 1, "main_window": MAIN_WINDOW}
 TOPICS = (
     "EGFR exon 19 deletions",
     "KRAS G12C",
@@ -88,6 +92,42 @@ def runs(seeds: list[int]) -> dict[str, dict[str, Any]]:
     return grid
 
 
+def sweep(seeds: list[int]) -> dict[str, dict[str, Any]]:
+    """Return the grid of ``--sweep``: every objective at every window, at equal learning rate and equal mean weight."""
+    grid: dict[str, dict[str, Any]] = {}
+    for seed in seeds:
+        for label, objective in SETTINGS["objectives"].items():
+            swept = objective["name"].startswith("bft")
+            for window in SETTINGS["windows"] if swept else [SETTINGS["main_window"]]:
+                for equal in [False, True] if SETTINGS["equal_mean_weight"] and objective["name"] != "sft" else [False]:
+                    run = {"label": label + f" g={window}" * swept + " equal weight" * equal, "seed": seed}
+                    name = run["label"].replace(" ", "-").replace("=", "")
+                    grid[f"{name}-s{seed}"] = {**run, "window": window, "equal_mean_weight": equal, **objective}
+    return grid
+
+
+def joined(conversations: list[Any], n: int) -> list[Any]:
+    """Return rows of `n` genes each: one question, their texts one after the other."""
+    from bftembed.tuning.data import Conversation, Turn
+
+    groups = [conversations[i : i + n] for i in range(0, len(conversations) - n + 1, n)] if n > 1 else []
+    return [
+        Conversation(
+            group[0].where,
+            (
+                Turn("user", f"Tell me about the genes {', '.join(map(gene, group))}."),
+                Turn("assistant", "\n\n".join(c.turns[1].content.strip() for c in group)),
+            ),
+        )
+        for group in groups
+    ] or conversations
+
+
+def gene(conversation: Any) -> str:
+    """Return the gene that a pair asks about."""
+    return str(conversation.turns[0].content.split()[-1].rstrip("."))
+
+
 def prepare(work: Path, texts: Path, seeds: list[int], samples: int, held_out: int) -> None:
     """Write the held-out pairs, and the training pairs of every seed, once."""
     from bftembed.tuning.data import gene_texts, write_conversations
@@ -100,16 +140,19 @@ def prepare(work: Path, texts: Path, seeds: list[int], samples: int, held_out: i
     from bftembed.llm.models import resolve_model
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("language-model", MODEL).path)
-    conversations = [c for c in gene_texts(texts) if 80 <= len(encode(c, tokenizer).input_ids) <= MAX_LENGTH]
+    n = SETTINGS["texts_per_row"]
+    longest = SETTINGS["max_length"] // n
+    conversations = [c for c in gene_texts(texts) if 80 <= len(encode(c, tokenizer).input_ids) <= longest]
     order = random.Random(0)
     order.shuffle(conversations)
-    chosen, rest = conversations[:held_out], conversations[held_out:]
-    names = {c.turns[0].content.split()[-1].rstrip(".") for c in chosen}
+    chosen, rest = conversations[: held_out * n], conversations[held_out * n :]
+    names = set(map(gene, chosen))
     named = re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, sorted(names))) + r")(?![\w-])")
     rest = [c for c in rest if not any(named.search(t.content) for t in c.turns)]
     for seed in seeds:
-        write_conversations(random.Random(seed).sample(rest, samples), work / f"train-s{seed}.jsonl")
-    write_conversations(chosen, work / "held_out.jsonl")
+        rows = joined(random.Random(seed).sample(rest, samples * n), n)
+        write_conversations(rows, work / f"train-s{seed}.jsonl")
+    write_conversations(joined(chosen, n), work / "held_out.jsonl")
 
 
 MODEL = "builtin:smollm2-135m-instruct"
@@ -126,14 +169,17 @@ def one(name: str, run: dict[str, Any] | None, work: Path, threads: int, keep: b
     folder, started = work / name, time.monotonic()
     model, report = MODEL, None
     if run is not None:
+        options = {k: run[k] for k in ("window", "sample_coefficient", "gamma", "clip") if k in run}
+        recipe = dict(SETTINGS["recipe"])
+        if run.get("equal_mean_weight"):
+            recipe["learning_rate"] /= mean_weight(work / f"train-s{run['seed']}.jsonl", run["name"], options)
         config = TuneConfig.model_validate(
             {
                 "model": MODEL,
                 "out": str(folder / "tune"),
-                "objective": {"name": run["name"], "window": run["window"]}
-                | ({"sample_coefficient": run["sample_coefficient"]} if "sample_coefficient" in run else {}),
-                "data": {"train": str(work / f"train-s{run['seed']}.jsonl"), "max_length": MAX_LENGTH},
-                "training": {**RECIPE, "seed": run["seed"], "threads": threads, "log_every": 4},
+                "objective": {"name": run["name"], **options},
+                "data": {"train": str(work / f"train-s{run['seed']}.jsonl"), "max_length": SETTINGS["max_length"]},
+                "training": {**recipe, "seed": run["seed"], "threads": threads, "log_every": 4},
             }
         )
         report = tune(config)
@@ -144,6 +190,10 @@ def one(name: str, run: dict[str, Any] | None, work: Path, threads: int, keep: b
         "steps": report.steps if report else 0,
         "train": report.final if report else {},
         "held_out": held_out(model, work / "held_out.jsonl"),
+        "learning_rate": recipe["learning_rate"] if run else None,
+        "profile_words": profile_words(
+            model, work / "held_out.jsonl", folder / "profiles", SETTINGS.get("profiles", 0)
+        ),
         "answers": answers(model, seed=run["seed"] if run else 0),
         "seconds": {"tune": round(tuned - started, 1), "evaluate": round(time.monotonic() - tuned, 1)},
     }
@@ -152,6 +202,43 @@ def one(name: str, run: dict[str, Any] | None, work: Path, threads: int, keep: b
     (folder / "result.json.part").rename(folder / "result.json")
     if not keep:
         shutil.rmtree(folder / "tune", ignore_errors=True)
+
+
+def mean_weight(path: Path, objective: str, options: dict[str, Any]) -> float:
+    """Return the mean of w · s over the tokens of the training rows, under the model before tuning."""
+    import numpy as np
+
+    from bftembed.llm.models import load_language_model
+    from bftembed.tuning.data import read_conversations
+    from bftembed.tuning.diagnostic import objective_weights, token_confidence
+    from bftembed.tuning.encoding import encode
+
+    kept = path.with_suffix(".npz")
+    if not kept.exists():
+        loaded, tokenizer, _ = load_language_model(MODEL, "float32")
+        found = token_confidence(loaded, [encode(c, tokenizer) for c in read_conversations(path)])
+        with (temporary := path.with_suffix(f".{os.getpid()}")).open("wb") as handle:
+            np.savez(handle, *found)
+        temporary.rename(kept)
+    with np.load(kept) as stored:
+        return float(objective_weights(list(stored.values()), objective, **options).mean())
+
+
+def profile_words(model: str, path: Path, folder: Path, n: int) -> float | None:
+    """Return the share of the words of genes' full names in profiles of `n` held-out genes; None for none."""
+    from bftembed.profiles.generate import generate_profiles
+    from bftembed.tasks.profile_quality import score_profiles
+    from bftembed.tuning.data import read_conversations
+
+    if not n:
+        return None
+    asked = " ".join(c.turns[0].content.partition("gene")[2].lstrip("s") for c in read_conversations(path))
+    genes = re.findall(r"[^\s,]+", asked.replace(".", " "))[:n]
+    source = model if model.startswith("builtin:") else f"transformers:{model}"
+    generate_profiles(genes, out=folder, generator=f"{source},max_new_tokens=96")
+    rows = score_profiles(folder)
+    row = rows[(rows["metric"] == "full-name-word-recall") & (rows["kind"] == "subject")].iloc[0]
+    return float(row["value"])
 
 
 def held_out(model: str, path: Path) -> list[dict[str, float]]:
@@ -250,6 +337,9 @@ def table(work: Path, grid: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         for measure in ("mean_token_weight", "mean_sample_coefficient", "sft_mass_kept", "share_short"):
             if measure in results[0]["train"]:
                 row[measure] = round(float(np.mean([r["train"][measure] for r in results])), 4)
+        for measure in ("learning_rate", "profile_words"):
+            if results[0].get(measure) is not None:
+                row[measure] = float(np.mean([r[measure] for r in results]))
         row["seconds_tune"] = round(float(np.mean([r["seconds"]["tune"] for r in results])), 1)
         rows.append(row)
     return rows
@@ -265,9 +355,8 @@ def write(options: argparse.Namespace, grid: dict[str, dict[str, Any]]) -> None:
         "model": MODEL,
         "settings": {
             **{k: getattr(options, k) for k in ("samples", "held_out", "seeds")},
-            "recipe": RECIPE,
-            "max_length": MAX_LENGTH,
-            "window_of_the_main_grid": MAIN_WINDOW,
+            **{k: v for k, v in SETTINGS.items() if k != "main_window"},
+            "window_of_the_main_grid": SETTINGS["main_window"],
         },
         "runs": {"done": done, "of": len(grid)},
         "rows": table(options.work, grid),
@@ -280,6 +369,7 @@ def main() -> None:
     """Run what is not done yet, and write the table after every run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, help="Table with columns symbol and summary (RefSeq).")
+    parser.add_argument("--sweep", type=Path, help="Objectives, windows and recipe (YAML).")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"), help="Folder of data and finished runs.")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation.json"))
     parser.add_argument("--samples", type=int, default=256, help="Training summaries per run.")
@@ -291,7 +381,9 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="Keep the tuned models, in the folder tune of each run.")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    grid = runs(options.seeds)
+    if options.sweep:
+        SETTINGS.update(yaml.safe_load(options.sweep.read_text()))
+    grid = sweep(options.seeds) if options.sweep else runs(options.seeds)
     if options.one:
         one(options.one, grid.get(options.one), options.work, options.threads, options.keep)
         return
@@ -308,6 +400,7 @@ def main() -> None:
             (options.work / name).mkdir(parents=True, exist_ok=True)
             command = [sys.executable, __file__, "--one", name, "--work", str(options.work), "--seeds"]
             command += [*map(str, options.seeds), "--threads", str(options.threads), *["--keep"] * options.keep]
+            command += ["--sweep", str(options.sweep)] if options.sweep else []
             environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
             log = (options.work / name / "log.txt").open("wb")
             working[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -1,4 +1,4 @@
-"""The paper's uncertainty diagnostic of a model on reference responses: JSON, windows and a figure in a folder."""
+"""The paper's uncertainty diagnostic of a model on reference responses: JSON, windows and figures in a folder."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def diagnose_responses(
     data
         Conversations (.jsonl), PubMedQA (.json) or a table of gene texts (.tsv, .csv), also .gz.
     out
-        Folder to write: JSON, windows (Parquet) and a figure.
+        Folder to write: JSON, windows (Parquet) and two figures.
     model
         Language model: builtin:NAME, a folder, or a hub name.
     max_responses
@@ -138,6 +138,8 @@ def diagnose_responses(
     windows.insert(0, "where", [found[i].where for i in windows["response"]])
     with atomic_path(folder / "windows.parquet") as temporary:
         windows.to_parquet(temporary, index=False)
+    weights = diagnostic.group_weights([r.confidence for r in found], result)
+    diagnostic.draw_weights(folder / "weights.png", weights)
     record = {
         "about": "Window, thresholds and groups are this project's choice, since the paper's are lost.",
         "tagger": tagger,
@@ -145,6 +147,7 @@ def diagnose_responses(
         "data": {"file": source.name, "sha256": sha256_file(source), "rows": n, "drawn": size},
         "model": described,
         **result.to_dict(),
+        "weights": weights,
         "example": _draw_example(folder / "figure-1b.png", result, found),
     }
     # Last: a folder with this file is complete.

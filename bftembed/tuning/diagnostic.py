@@ -307,6 +307,63 @@ def _ratios(windows: pd.DataFrame, resamples: int, seed: int) -> list[dict[str, 
     return rows
 
 
+def group_weights(confidences: Sequence[np.ndarray], result: Diagnostic) -> list[dict[str, Any]]:
+    """Return the weight that each objective gives the low-confidence tokens in windows of A and of B.
+
+    Returns
+    -------
+    list of dict
+        Per ``objective``: ``mean``, the mean of w · s over all tokens (equations 3 and 5, at the diagnostic's window),
+        and ``sparse`` and ``dense``, the mean over the low tokens of A and of B divided by it. ``bft-token`` never
+        gives a token less than ``dft`` (C_loc is at most 1): what an objective prefers shows in these ratios alone.
+    """
+    from bftembed.objectives import OBJECTIVES
+
+    sizes = [len(c) for c in confidences]
+    low = np.concatenate([low_tokens(c, result.options["tau_quantile"]) for c in confidences])
+    inside = {
+        name: low & np.concatenate(in_group(result.windows, sizes, group))
+        for name, group in (("sparse", SPARSE), ("dense", DENSE))
+    }
+    rows = []
+    for objective in OBJECTIVES:
+        weight = objective_weights(confidences, objective, window=result.options["window"])
+        of_groups = {name: float(weight[held].mean() / weight.mean()) for name, held in inside.items() if held.any()}
+        rows.append({"objective": objective, "mean": float(weight.mean()), **of_groups})
+    return rows
+
+
+def objective_weights(confidences: Sequence[np.ndarray], objective: str, **options: Any) -> np.ndarray:
+    """Return w · s of every token, response by response: float64 (tokens,); options as in `objective_loss`."""
+    import torch
+
+    from bftembed.objectives import objective_loss
+
+    # All responses are one packed row; float32 holds no confidence much below 1e-30.
+    nll = torch.from_numpy(-np.log(np.maximum(np.concatenate(confidences).astype(np.float64), 1e-30)))
+    response = torch.from_numpy(np.repeat(np.arange(len(confidences)), [len(c) for c in confidences]))
+    mask = torch.ones_like(nll, dtype=torch.bool)
+    found = objective_loss(nll, mask, objective, segment_ids=response, **options)
+    weights: np.ndarray = (found.token_weight * found.sample_weight.repeat_interleave(found.sample_tokens)).numpy()
+    return weights
+
+
+def draw_weights(path: str | os.PathLike[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Draw the ratios of `group_weights`: a pair of bars per objective, and a line at the mean weight."""
+    figure = new_figure(7, 3.2, "Weight of low-confidence tokens, relative to the mean over all tokens")
+    axes, at = figure.subplots(), np.arange(len(rows))
+    style(axes)
+    for shift, (name, group) in ((-0.2, ("sparse", SPARSE)), (0.2, ("dense", DENSE))):
+        label = f"in windows of {group} ({name}-low)"
+        heights = [row.get(name, np.nan) for row in rows]
+        axes.bar(at + shift, heights, width=0.36, color=_GROUP_COLORS[group], label=label)
+    axes.axhline(1, color=INK, linewidth=0.9, linestyle="dashed")
+    axes.set_xticks(at, [row["objective"] for row in rows])
+    axes.set(ylabel="weight / mean weight")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    save_figure(figure, path)
+
+
 def draw_response(
     path: str | os.PathLike[str],
     tokens: Sequence[str],

@@ -61,7 +61,7 @@ def test_the_files_agree_with_one_another_and_a_run_is_repeated_to_the_letter(mo
     assert run(["tune", "diagnose", str(pairs), "--out", str(out), "--model", model, *words]) == 0
     tags = [row["tag"] for row in json.loads(capsys.readouterr().out)["enrichment"]]
     assert tags == ["entity", "connective", "other"]
-    assert {p.name for p in out.iterdir()} == {"diagnostic.json", "figure-1b.png", "windows.parquet"}
+    assert {p.name for p in out.iterdir()} == {"diagnostic.json", "figure-1b.png", "weights.png", "windows.parquet"}
     record = json.loads((out / "diagnostic.json").read_text())
     windows = pd.read_parquet(out / "windows.parquet")
     assert record["options"]["window"] == 8
@@ -76,9 +76,10 @@ def test_the_files_agree_with_one_another_and_a_run_is_repeated_to_the_letter(mo
         assert row["share_dense"] == pytest.approx(shares.loc["B", f"low_{row['tag']}"])
     assert record["example"] in set(windows["where"]) < {f"pairs.jsonl:{i}" for i in range(1, 15)}
     assert record["enrichment"][0]["tokens"] > 0
+    assert record["weights"][0] == {"objective": "sft", "mean": 1.0, "sparse": 1.0, "dense": 1.0}
     options = {"model": model, "window": 8, "max_responses": 9}
     diagnose_responses(pairs, tmp_path / "b", **options)
-    for file in ("diagnostic.json", "figure-1b.png"):
+    for file in ("diagnostic.json", "figure-1b.png", "weights.png"):
         assert (out / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     diagnose_responses(pairs, tmp_path / "c", seed=1, **options)
     assert set(pd.read_parquet(tmp_path / "c" / "windows.parquet")["where"]) != set(windows["where"])

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bftembed.errors import BftembedError
-from bftembed.tuning.diagnostic import _TAG_COLORS, diagnose, draw_response, in_group, low_tokens, token_confidence
+from bftembed.tuning.diagnostic import (
+    _TAG_COLORS,
+    diagnose,
+    draw_response,
+    group_weights,
+    in_group,
+    low_tokens,
+    token_confidence,
+)
 from bftembed.tuning.encoding import IGNORED, Encoded
 
 VOCABULARY = 512
@@ -243,6 +251,25 @@ def test_short_and_empty_responses_are_counted_and_the_window_fits():
 def test_groups_that_are_empty_or_alike_and_bad_options_are_errors(texts, options):
     with pytest.raises(BftembedError):
         diagnose(*responses(*texts), **options)
+
+
+# ---- weights of the objectives
+
+
+def test_bft_prefers_dense_to_sparse_low_tokens_where_dft_sees_no_difference():
+    """Group A is suppressed more than under DFT, relative to the mean weight, and group B is kept more."""
+    pytest.importorskip("torch")
+    sparse = np.where(np.arange(64) % 8, 0.9, 0.2)  # lone low tokens in a confident context
+    dense = np.where(np.arange(64) % 8, 0.2, 0.9)  # runs of seven
+    confidences = [np.concatenate([sparse, dense]), np.array([]), np.concatenate([dense, sparse])]
+    result = diagnose(confidences, [np.zeros(len(c), dtype=int) for c in confidences], window=16, resamples=2)
+    found = {row["objective"]: row for row in group_weights(confidences, result)}
+    a, b = ({name: row[group] for name, row in found.items()} for group in ("sparse", "dense"))
+    assert a["sft"] == b["sft"] == 1
+    assert a["dft"] == pytest.approx(b["dft"]) == pytest.approx(0.2 / found["dft"]["mean"])
+    for objective in ("bft", "bft-token"):
+        assert a[objective] < a["dft"] < b["dft"] + 0.3 < b[objective]
+    assert found["bft-token"]["mean"] > found["dft"]["mean"]
 
 
 # ---- figures
