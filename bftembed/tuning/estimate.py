@@ -104,6 +104,8 @@ def estimate(
     if options.gradient_checkpointing:  # the inputs of all layers, and one layer that is computed again
         inputs = text.num_hidden_layers * math.prod(shape) * text.hidden_size * dtype.itemsize
         activations = inputs + activations // text.num_hidden_layers
+        if bf16 and dtype == torch.float32:  # autocast keeps a copy of every weight; without checkpoints it is counted
+            activations += 2 * parameters
     held = {
         "weights": (parameters * dtype.itemsize if lora else parameters * 4) / devices,
         "gradients": trained * 4 / devices,
