@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from bftembed.llm.models import quiet_transformers
+from bftembed.objectives.nll import CHUNK_BYTES, KEPT_BYTES
 from bftembed.tuning.head import adapted_modules
 
 if TYPE_CHECKING:
@@ -104,13 +105,17 @@ def estimate(
     if options.gradient_checkpointing:  # the inputs of all layers, and one layer that is computed again
         inputs = text.num_hidden_layers * math.prod(shape) * text.hidden_size * dtype.itemsize
         activations = inputs + activations // text.num_hidden_layers
+        if bf16 and dtype == torch.float32:  # autocast keeps a copy of every weight; without checkpoints it is counted
+            activations += 2 * parameters
+    logits = 4 * vocabulary * min(learnt, math.prod(shape))
+    logits = logits if not lora and logits <= KEPT_BYTES else min(logits, CHUNK_BYTES)
     held = {
         "weights": (parameters * dtype.itemsize if lora else parameters * 4) / devices,
         "gradients": trained * 4 / devices,
         "optimizer": trained * 8 / devices,
         "gathered": (outside + 2 * max(layers)) * dtype.itemsize * (1 if lora else 2) if devices > 1 else 0,
         "activations": activations,
-        "logits": min(4 * vocabulary * min(learnt, math.prod(shape)), 160 * 2**20) * (1.5 if bf16 else 1),
+        "logits": logits * (1.5 if bf16 else 1),
     }
     # Gradients are made as activations are freed, and are freed before the next step unless micro-batches add up.
     shared = min(held["gradients"], held["activations"]) if options.accumulate == 1 else 0
