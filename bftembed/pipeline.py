@@ -184,6 +184,7 @@ class _Run:
     log: list[Step] = field(default_factory=list)
     generated: dict[str, GenerationReport] = field(default_factory=dict)
     tuned: Any = None
+    rewarded: Any = None
 
     @classmethod
     def of(cls, config: RunConfig | str | os.PathLike[str], out: Any, n_genes: int | None) -> _Run:
@@ -398,7 +399,7 @@ class _Run:
 
     def grpo(self, progress: Progress) -> list[str]:
         save_config(self.rewarding, self.out / "grpo.yaml")
-        made = grpo(self.rewarding, progress=progress)
+        self.rewarded = made = grpo(self.rewarding, progress=progress)
         details = [f"{made.steps} steps", *made.warnings]
         if made.before and made.after:
             details.insert(1, f"accuracy {made.before[0]:.2f} → {made.after[0]:.2f}")
@@ -572,6 +573,13 @@ class _Run:
             yield (
                 f"'tuned' is {config.tune.model} after {self.tuned.steps} steps under the objective "
                 f"{config.tune.objective.name} on {self.tuned.rows['train']:,} instruction pairs ({pairs})."
+            )
+        if config.grpo:
+            start = "the tuned model" if config.grpo.model == _TUNED else config.grpo.model
+            yield (
+                f"'grpo' is {start} after {self.rewarded.steps} steps of GRPO by the rewards "
+                f"{', '.join(config.grpo.rewards)} on {self.rewarded.questions['train']:,} questions of "
+                f"{config.grpo.questions}."
             )
         if self.models:
             models = ", ".join(f"{name} ({spec})" if name != spec else name for name, spec in self.models.items())

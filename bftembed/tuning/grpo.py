@@ -47,13 +47,14 @@ class _Flat(Watch):
     def __init__(self, progress: Progress) -> None:
         super().__init__(progress, ("reward", "frac_reward_zero_std"))
         self._flat = self.longest = 0
+        self._reward = 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Report the step; count those without a difference of rewards."""
         super().on_log(args, state, control, logs, **kwargs)
         if "frac_reward_zero_std" in (logs or {}):
             self._flat = self._flat + 1 if logs["frac_reward_zero_std"] == 1 else 0
-            self.longest = max(self.longest, self._flat)
+            self.longest, self._reward = max(self.longest, self._flat), logs.get("reward", 0.0)
             if self._flat == FLAT_STEPS and state.is_world_process_zero:
                 self._progress(state.global_step, state.max_steps, f"warning: {self.warning()}")
 
@@ -62,8 +63,9 @@ class _Flat(Watch):
         if self.longest < FLAT_STEPS:
             return ""
         return (
-            f"in {self.longest} log lines in a row all answers to a question had the same reward: nothing is learnt "
-            "from them. Raise the temperature or num_generations, or take easier questions."
+            f"in {self.longest} log lines in a row all answers to a question had the same reward (mean "
+            f"{self._reward:.2f} at the end): nothing is learnt from them. Where it is low, raise the temperature or "
+            "num_generations, or take easier questions."
         )
 
 
