@@ -214,7 +214,7 @@ class _Grpo(Strict):
     held_out: int = Field(default=200, ge=0)
     #: Take the same number of questions of each label, of training and held-out ones.
     balanced: bool = True
-    #: Name of a reward (`bftembed.tasks.llm.rewards.REWARDS`) → its weight in the sum.
+    #: Name of a reward (`bftembed.tasks.llm.grpo.REWARDS`) → its weight in the sum.
     rewards: dict[str, float] = Field(default={"exact": 1.0}, min_length=1)
     #: None trains all weights.
     lora: _Lora | None = None

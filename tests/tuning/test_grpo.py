@@ -26,8 +26,7 @@ torch, trl = pytest.importorskip("torch"), pytest.importorskip("trl")
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
-from bftembed.tasks.llm.grpo import grpo  # noqa: E402
-from bftembed.tasks.llm.rewards import REWARDS  # noqa: E402
+from bftembed.tasks.llm.grpo import REWARDS, grpo  # noqa: E402
 from bftembed.tuning.grpo import FLAT_STEPS, _dataset  # noqa: E402
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import shutil
 import time
 from collections import Counter
@@ -22,23 +23,30 @@ from bftembed.llm.chat import request_tokens
 from bftembed.llm.models import quiet_transformers
 from bftembed.llm.reasoning import read_answer
 from bftembed.progress import silent
+from bftembed.registry import Registry
 from bftembed.tasks.llm.base import balanced_by_answer, chosen
 from bftembed.tasks.llm.own import OwnQuestions
-from bftembed.tasks.llm.rewards import REWARDS
 from bftembed.tasks.llm.run import evaluate_questions, evaluations_of
 from bftembed.tuning.run import RECORD, begun, export_model, load_trainable, precision_of, run_identity
 from bftembed.tuning.tagging import connective_spans, gene_spans
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
     from bftembed.progress import Progress
     from bftembed.tasks.llm.base import Evaluation, Question
-    from bftembed.tasks.llm.rewards import Reward
     from bftembed.tuning.grpo import Rewarding
 
+    #: Question, answer (text and reasoning), and what the evaluation's `grade` says of it → reward.
+    Reward = Callable[[Question, Answer, Mapping[str, Any]], float]
+
+REWARDS = Registry(
+    "reward",
+    {name: f"bftembed.tasks.llm.grpo:{name}" for name in ("exact", "format", "coin")},
+    group="bftembed.rewards",
+)
 #: Questions to which the untuned model's answers are sampled before training.
 _START_GROUPS = 16
 _CARD = """\
@@ -392,3 +400,21 @@ def _read_report(path: Path) -> GrpoReport:
     held = held.get("report", held)
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in held.items()}
     return GrpoReport(**values)
+
+
+# -- rewards ----------------------------------------------------------------------------------------------
+
+
+def exact(question: Question, answer: Answer, grade: Mapping[str, Any]) -> float:
+    """Return 1 for the right answer, else 0: the sparse binary reward."""
+    return float(grade["accuracy"] == 1)
+
+
+def format(question: Question, answer: Answer, grade: Mapping[str, Any]) -> float:
+    """Return 1 for an answer that can be read, right or wrong, else 0."""
+    return float(bool(grade.get("parsed")))
+
+
+def coin(question: Question, answer: Answer, grade: Mapping[str, Any]) -> float:
+    """Return 0 or 1 at random, as a control: there is nothing to learn from it."""
+    return float(random.random() < 0.5)
