@@ -132,6 +132,23 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
+def json_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file of JSON lines.
+
+    Raises
+    ------
+    BftembedError
+        For a file that cannot be read, and a line that is not JSON.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as handle:
+            for line in handle:
+                if line.strip():
+                    yield json.loads(line)
+    except (OSError, ValueError) as err:
+        raise BftembedError(f"{path} is not a file of JSON lines ({err}).") from err
+
+
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of `value`: keys sorted, no spaces, UTF-8 kept, NaN refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""The main job from one config: tuning, profiles, embeddings of genes and cells, benchmarks, evaluations, report.
+"""The main job from one config: training, profiles, embeddings of genes and cells, benchmarks, evaluations, report.
 
 Every step calls the public verb that a user would call, and writes the file that the next one reads. A step whose
 inputs and options are those of an earlier run is not done again.
@@ -20,7 +20,7 @@ import pandas as pd
 
 from bftembed import bench
 from bftembed.cells.embed import embed_cells
-from bftembed.config import RunConfig, TuneConfig, load_config, save_config
+from bftembed.config import GrpoConfig, RunConfig, TuneConfig, load_config, save_config
 from bftembed.config.loading import check_parts
 from bftembed.datasets import data_path
 from bftembed.embeddings import GeneEmbeddings, embed_genes
@@ -45,9 +45,11 @@ from bftembed.report.manifest import Coverage, ExampleProfile, Manifest, Step, U
 from bftembed.tasks.base import ordered, read_results, report, write_results
 from bftembed.tasks.baselines import parse_baselines, provenance_of
 from bftembed.tasks.data import check_groups, check_labels, read_cells
+from bftembed.tasks.llm.grpo import grpo
 from bftembed.tasks.llm.run import evaluate, evaluations_of
 from bftembed.tuning.data import Conversation, Turn, write_conversations
 from bftembed.tuning.run import tune
+from bftembed.tuning.synthesis import synthesize
 
 if TYPE_CHECKING:
     import os
@@ -64,8 +66,10 @@ if TYPE_CHECKING:
     #: Called with the name of a step that takes long; gives the progress callable for as long as it runs.
     Bar = Callable[[str], AbstractContextManager[Progress]]
 
-#: Engine of the spec that means the model tuned in the run.
-_TUNED = "tuned"
+#: Engines of the specs that mean the models tuned in the run: by conversations, and then by rewards.
+_TUNED, _GRPO = "tuned", "grpo"
+#: Training sets that are made in the run.
+_FACTS, _SYNTHESIZED = "facts", "synthesized"
 _STEPS = "steps.json"
 #: Genes that a reader may know something about, shown first among the examples.
 _WELL_KNOWN = ("CD3D", "MS4A1", "LYZ", "NKG7", "CD79A", "HLA-DRA", "CST3", "GNLY", "S100A8", "B2M")
@@ -180,6 +184,7 @@ class _Run:
     log: list[Step] = field(default_factory=list)
     generated: dict[str, GenerationReport] = field(default_factory=dict)
     tuned: Any = None
+    rewarded: Any = None
 
     @classmethod
     def of(cls, config: RunConfig | str | os.PathLike[str], out: Any, n_genes: int | None) -> _Run:
@@ -236,9 +241,15 @@ class _Run:
         config = self.config
         if not config.eval or config.eval.models:
             return config.eval.models if config.eval else {}
-        if config.tune:
-            return {"base": str(Spec("transformers", config.tune.model)), _TUNED: _TUNED}
+        if made := [name for name, wanted in ((_TUNED, config.tune), (_GRPO, config.grpo)) if wanted]:
+            return {"base": self.base_model, **{name: name for name in made}}
         return {p.name: p.generator for p in config.profiles if not p.baseline}
+
+    @property
+    def base_model(self) -> str:
+        """Spec of the model before any tuning in this run."""
+        tune, rewarded = self.config.tune, self.config.grpo
+        return str(Spec("transformers", tune.model if tune else rewarded.model if rewarded else ""))
 
     @functools.cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -252,9 +263,17 @@ class _Run:
     def steps(self) -> Iterator[_Step]:
         """Yield the steps; the inputs of one are known when those before it have been done."""
         config, out, partial = self.config, self.out, functools.partial
+        if config.synthesize:
+            options, file = dict(config.synthesize.options), self.synthesis / "pairs.jsonl"
+            call = f"bftembed tune synthesize {options.pop('source')} --out {self.synthesis} {_shell(options)}"
+            detail = f"{config.synthesize.options['source']} by {options['teacher']}"
+            yield _Step("synthesis", self.synthesize, file, None, call, detail)
         if tune := config.tune:
             folder, detail = Path(self.tuning.out), f"{tune.steps} steps of {tune.batch_size}, {tune.objective.name}"
             yield _Step("tuning", self.tune, folder / "model", None, f"bftembed tune {out}/tune.yaml", detail)
+        if rewarded := config.grpo:
+            folder, detail = Path(self.rewarding.out), f"{rewarded.training.max_steps} steps, {rewarded.questions}"
+            yield _Step("GRPO", self.grpo, folder / "report.json", None, f"bftembed tune grpo {out}/grpo.yaml", detail)
         for one in config.profiles:
             store, spec = self.store(one.name), self.spec(one.generator)
             call = f'bftembed profiles generate {out}/genes.txt --generator "{spec}" --out {store} --unknown keep'
@@ -277,9 +296,7 @@ class _Run:
             yield _Step("cell embeddings", self.embed_cells, file, made, call, detail)
         for i, b in enumerate(config.benchmarks, 1):
             file, words = out / f"results-{i}-{b.task}.parquet", [f"{k}={v}" for k, v in b.options.items()]
-            call = " ".join(
-                [f"bftembed bench {b.task} …", *(f"--{k.replace('_', '-')} {v}" for k, v in b.options.items())]
-            )
+            call = f"bftembed bench {b.task} … {_shell(b.options)}"
             do, inputs = partial(self.score, b.task, b.options, file), [made, b.options, config.reference]
             yield _Step(f"benchmark {i}: {b.task}", do, file, inputs, call, ", ".join(words))
         if of_eval := config.eval:
@@ -309,22 +326,34 @@ class _Run:
             self.done[step.name] = inputs
             write_json(self.out / _STEPS, self.done)
 
-    def spec(self, text: str, model: str | None = None) -> str:
-        """Return a spec with the model tuned in this run, or another, in place of ``tuned``."""
-        given = parse_spec(text)
-        if given.engine != _TUNED:
+    def spec(self, text: str, *, trained: bool = True) -> str:
+        """Return a spec with the model in place of ``tuned`` and ``grpo``; unless `trained` the one they start from."""
+        given, config = parse_spec(text), self.config
+        keys = {_TUNED: "tune", _GRPO: "grpo"}
+        if given.engine not in keys:
             return text
-        if given.model or not self.config.tune:
-            raise BftembedError(
-                f"{text!r} is the model tuned in this run: it needs the key 'tune', and no other model."
-            )
-        return str(Spec("transformers", model or f"{self.tuning.out}/model", given.options))
+        if given.model or not getattr(config, key := keys[given.engine]):
+            raise BftembedError(f"{text!r} is a model tuned in this run: it needs the key {key!r}, and no other model.")
+        folder = self.tuning.out if given.engine == _TUNED else self.rewarding.out
+        made = f"{folder}/model" if trained else parse_spec(self.base_model).model
+        return str(Spec("transformers", made, given.options))
+
+    @property
+    def synthesis(self) -> Path:
+        """Folder of the training data that a teacher writes, named after all that decides them."""
+        wanted = self.config.synthesize
+        return self.out / f"synthesis-{sha256_text(canonical_json(wanted.options if wanted else {}))[:8]}"
+
+    def synthesize(self, progress: Progress) -> list[str]:
+        assert self.config.synthesize is not None
+        made = synthesize(**self.config.synthesize.options, out=self.synthesis, progress=progress)
+        return [f"{made.rows} conversations of {made.chunks} texts", f"{sum(made.dropped.values())} dropped"]
 
     @functools.cached_property
     def pairs(self) -> list[Any]:
         """The instruction pairs that are made here."""
         wanted, sets = self.config.tune, self.config.profiles
-        if not wanted or wanted.train is not None:
+        if not wanted or all(one.path != _FACTS for one in wanted.train):
             return []
         prompts = [p.prompt for p in sorted(sets, key=lambda p: parse_spec(p.generator).engine != _TUNED)]
         return fact_pairs(self.genes, wanted.rows, wanted.seed, get_prompt(prompts[0] if prompts else None, "gene"))
@@ -337,25 +366,50 @@ class _Run:
         training: dict[str, Any] = {"max_steps": wanted.steps, "seed": wanted.seed, "batch_size": wanted.batch_size}
         training |= {"learning_rate": wanted.learning_rate}
         parts = {"model": wanted.model, "objective": wanted.objective.model_dump(), "training": training}
-        data, texts = {"max_length": wanted.max_length}, [[(t.role, t.content) for t in p.turns] for p in self.pairs]
-        decisive = [parts, data, texts or wanted.train, model_identity("language-model", wanted.model)]
+        data: dict[str, Any] = {"max_length": wanted.max_length}
+        texts = [[(t.role, t.content) for t in p.turns] for p in self.pairs]
+        sets = [one.model_dump() for one in wanted.train]
+        made_of = {_FACTS: texts, _SYNTHESIZED: self.synthesis.name}
+        decisive = [parts, data, [one | {"path": made_of.get(one["path"], one["path"])} for one in sets]]
+        decisive.append(model_identity("language-model", wanted.model))
         folder = self.out / f"tuned-{sha256_text(canonical_json(decisive))[:8]}"
-        train = wanted.train or str(folder / "pairs.jsonl")
-        return TuneConfig.model_validate({**parts, "data": {**data, "train": train}, "out": str(folder)})
+        files = {_FACTS: folder / "pairs.jsonl", _SYNTHESIZED: self.synthesis / "pairs.jsonl"}
+        train = [one | {"path": str(files.get(one["path"], one["path"]))} for one in sets]
+        data |= {"train": train, "over_long": "drop" if self.config.synthesize else "error"}
+        return TuneConfig.model_validate({**parts, "data": data, "out": str(folder)})
 
     def tune(self, progress: Progress) -> list[str]:
         if self.pairs:
-            write_conversations(self.pairs, self.tuning.data.train)
+            write_conversations(self.pairs, Path(self.tuning.out) / "pairs.jsonl")
         save_config(self.tuning, self.out / "tune.yaml")
         self.tuned = tune(self.tuning, progress=progress)
         log = json.loads((Path(self.tuned.out) / "log.json").read_text(encoding="utf-8"))
         nll = [line["nll"] for line in log if "nll" in line]
         return [f"{self.tuned.steps} steps", f"NLL {nll[0]:.2f} → {nll[-1]:.2f}", *self.tuned.warnings]
 
+    @functools.cached_property
+    def rewarding(self) -> GrpoConfig:
+        """The config of GRPO, in a folder named after all that decides the weights."""
+        assert self.config.grpo is not None
+        wanted = self.config.grpo.model_dump()
+        if wanted["model"] == _TUNED:
+            wanted["model"] = f"{self.tuning.out}/model"
+        folder = self.out / f"grpo-{sha256_text(canonical_json(wanted))[:8]}"
+        return GrpoConfig.model_validate({**wanted, "out": str(folder)})
+
+    def grpo(self, progress: Progress) -> list[str]:
+        save_config(self.rewarding, self.out / "grpo.yaml")
+        self.rewarded = made = grpo(self.rewarding, progress=progress)
+        details = [f"{made.steps} steps", *made.warnings]
+        if made.before and made.after:
+            details.insert(1, f"accuracy {made.before[0]:.2f} → {made.after[0]:.2f}")
+        return details
+
     def estimate(self, one: ProfileSet) -> tuple[str, float | None, bool]:
         """Return the counts and tokens of a set of profiles, the time of what is missing, and if nothing is."""
-        untuned = self.config.tune and not Path(self.tuning.out, "model").is_dir()
-        spec = self.spec(one.generator, self.config.tune.model if self.config.tune and untuned else None)
+        spec = self.spec(one.generator)
+        if not Path(parse_spec(spec).model or "").is_dir():
+            spec = self.spec(one.generator, trained=False)
         options: Any = {"prompt": one.prompt, "unknown": "keep", "dry_run": True}
         known = generate_profiles(self.genes, generator=spec, out=self.store(one.name), **options).estimate
         assert known is not None
@@ -512,10 +566,20 @@ class _Run:
                 "all sets of profiles cover."
             )
         if config.tune:
-            pairs = config.tune.train or "HGNC facts of genes that are not profiled here"
+            known = {_FACTS: "HGNC facts of genes that are not profiled here"}
+            if config.synthesize:
+                known[_SYNTHESIZED] = f"written by {config.synthesize.options['teacher']}"
+            pairs = " and ".join(known.get(one.path, one.path) for one in config.tune.train)
             yield (
                 f"'tuned' is {config.tune.model} after {self.tuned.steps} steps under the objective "
                 f"{config.tune.objective.name} on {self.tuned.rows['train']:,} instruction pairs ({pairs})."
+            )
+        if config.grpo:
+            start = "the tuned model" if config.grpo.model == _TUNED else config.grpo.model
+            yield (
+                f"'grpo' is {start} after {self.rewarded.steps} steps of GRPO by the rewards "
+                f"{', '.join(config.grpo.rewards)} on {self.rewarded.questions['train']:,} questions of "
+                f"{config.grpo.questions}."
             )
         if self.models:
             models = ", ".join(f"{name} ({spec})" if name != spec else name for name, spec in self.models.items())
@@ -549,6 +613,10 @@ class _Run:
 
 def _aggregated(name: str, how: Aggregation) -> str:
     return f"{name}, {how.name}" if how.name else name
+
+
+def _shell(options: dict[str, Any]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
 
 
 def _slug(name: str) -> str:
@@ -592,15 +660,19 @@ def _check_sets(run: _Run) -> None:
         for mark in one.allow_marks:
             if mark not in MARKS:
                 raise unknown_name("quality flag", mark, MARKS, where=f"profiles.{i}.allow_marks")
-    if config.tune:
+    if config.tune or config.grpo:
         require("trl", "train")
-        if config.tune.train is not None and not Path(config.tune.train).is_file():
-            raise BftembedError(f"No such file: {config.tune.train} (key 'tune.train').")
+    if config.grpo and not config.grpo.questions.endswith(".jsonl"):
+        evaluations_of([config.grpo.questions], data=config.grpo.data)
+    if config.tune:
+        for held in config.tune.train:
+            if held.path not in (_FACTS, _SYNTHESIZED) and not Path(held.path).is_file():
+                raise BftembedError(f"No such file: {held.path} (key 'tune.train').")
     if run.evaluations and not run.models:
         raise BftembedError("There is no language model to evaluate (key 'eval.models').")
     judge = wanted.options.get("judge") if wanted else None
     for spec in [*(p.generator for p in config.profiles), *run.models.values(), *([judge] if judge else [])]:
-        model_from_spec(run.spec(spec, config.tune.model if config.tune else None))
+        model_from_spec(run.spec(spec, trained=False))
 
 
 def _check_labels(config: RunConfig, cells: Path) -> None:

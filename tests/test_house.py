@@ -14,9 +14,9 @@ PACKAGE = REPOSITORY / "bftembed"
 FLOORS = {
     0: ["errors", "progress", "io", "registry", "machine", "hdf5", "shards", "_version"],
     1: ["config", "entities", "llm", "metrics", "objectives", "report"],
-    2: ["datasets", "encoders", "expression", "tuning"],
+    2: ["datasets", "encoders", "expression"],
     3: ["profiles"],
-    4: ["embeddings"],
+    4: ["embeddings", "tuning"],
     5: ["cells"],
     6: ["tasks", "testing"],
     7: ["bench", "export", "maps"],

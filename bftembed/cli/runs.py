@@ -43,7 +43,7 @@ def _run_config(
     bar
         Called with the name of a step; gives its progress callback.
     """
-    from bftembed.config import RunConfig, TuneConfig, load_config
+    from bftembed.config import GrpoConfig, RunConfig, TuneConfig, load_config
     from bftembed.config.loading import load_verb
 
     loaded = load_config(config)
@@ -60,6 +60,11 @@ def _run_config(
 
         with bar("tuning") as progress:
             return tune(loaded, progress=progress)
+    if isinstance(loaded, GrpoConfig):
+        from bftembed.tasks.llm.grpo import grpo
+
+        with bar("grpo") as progress:
+            return grpo(loaded, progress=progress)
     from bftembed.datasets import data_path
 
     recipe, verb = loaded["recipe"], load_verb(loaded["recipe"])

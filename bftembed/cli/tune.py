@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from bftembed.cli._verbs import Shown, command, field_lines, group
+from bftembed.cli._verbs import FAILED_ITEMS, Shown, command, field_lines, group
 
 
 def _tuned(report: Any, _: Any) -> Shown:
@@ -13,6 +14,15 @@ def _tuned(report: Any, _: Any) -> Shown:
 
 def _paired(pairs: list[Any], given: dict[str, Any]) -> Shown:
     return Shown(data={"pairs": len(pairs), "out": given["out"]})
+
+
+def _synthesized(report: Any, _: Any) -> Shown:
+    data = asdict(report)
+    hints = [f"{n} failed, such as {where}: {message}" for message, n, where in report.failures[:5]]
+    hints += [f"cannot be read: {file}: {why}" for file, why in report.unreadable.items()]
+    hints += ["--retry-failed asks again where a request failed"] if report.failures else []
+    lines = field_lines({name: value for name, value in data.items() if name not in ("failures", "unreadable")})
+    return Shown(lines, data, FAILED_ITEMS if report.failures or report.unreadable else 0, hints)
 
 
 def _diagnosed(report: Any, _: Any) -> Shown:
@@ -31,6 +41,8 @@ app = group(
     "tune",
     _run,
     run=_run,
+    grpo=command("bftembed.tasks.llm.grpo:grpo", _tuned, bar="grpo", bar_with_json=True),
     pairs=command("bftembed.tuning.data:gene_texts", _paired, required=("out",)),
+    synthesize=command("bftembed.tuning.synthesis:synthesize", _synthesized, bar="synthesize", bar_with_json=True),
     diagnose=command("bftembed.tasks.uncertainty:diagnose_responses", _diagnosed, bar="responses"),
 )

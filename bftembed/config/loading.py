@@ -1,6 +1,7 @@
 """Config files: reading, checking, writing, and the templates that come with the package.
 
-The recipe of a file is ``run``, ``tune``, or the name of a command; then the keys are parameters of its function.
+The recipe of a file is ``run``, ``tune``, ``grpo``, or the name of a command; then the keys are parameters of its
+function.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from bftembed.config.recipes import RunConfig, Strict, TuneConfig
+from bftembed.config.recipes import GrpoConfig, RunConfig, Strict, TuneConfig
 from bftembed.errors import BftembedError, unknown_name
 from bftembed.io import write_text
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Mapping
 
-_RECIPES: dict[str, type[Strict]] = {"run": RunConfig, "tune": TuneConfig}
+_RECIPES: dict[str, type[Strict]] = {"run": RunConfig, "tune": TuneConfig, "grpo": GrpoConfig}
 #: Recipe of a single command → the verb that ``bftembed run`` calls with the other keys.
 VERBS = {
     "profiles generate": "bftembed.profiles.generate:generate_profiles",
@@ -36,6 +37,7 @@ VERBS = {
     "bench perturbation": "bftembed.bench:perturbation",
     "export state": "bftembed.export:export_state",
     "eval run": "bftembed.tasks.llm.run:evaluate",
+    "tune synthesize": "bftembed.tuning.synthesis:synthesize",
 }
 _OF_CELLS = ("data", "keys", "texts", "genes", "layer", "use_raw", "out", "run", "progress")
 #: Options that the pipeline itself gives to a verb.
@@ -45,6 +47,7 @@ _OWN_OPTIONS = {
     "bench integration": _OF_CELLS,
     "bench genes": ("embeddings", "texts", "out", "progress"),
     "eval run": ("tasks", "model", "out", "progress"),
+    "tune synthesize": ("out", "dry_run", "progress"),
 }
 _KINDS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)}
 
@@ -94,8 +97,8 @@ def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = No
     Parameters
     ----------
     path
-        A YAML file. Its key ``recipe`` is ``run``, ``tune`` or the name of a command in `VERBS`. With ``extends:
-        other.yaml`` (a path relative to the file) it needs only the keys that differ from that file.
+        A YAML file. Its key ``recipe`` is ``run``, ``tune``, ``grpo`` or the name of a command in `VERBS`. With
+        ``extends: other.yaml`` (a path relative to the file) it needs only the keys that differ from that file.
 
     Other Parameters
     ----------------
@@ -104,7 +107,7 @@ def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = No
 
     Returns
     -------
-    RunConfig, TuneConfig or dict
+    RunConfig, TuneConfig, GrpoConfig or dict
         Defaults filled in; of a single verb its recipe and options.
 
     Raises
@@ -131,11 +134,12 @@ def load_config(path: str | os.PathLike[str], expected: type[Strict] | None = No
 
 
 def check_parts(config: RunConfig, *, where: str) -> None:
-    """Raise for options of aggregations, benchmarks and evaluations that their verbs do not have."""
+    """Raise for options of the steps of a run that their verbs do not have."""
     parts: list[tuple[str, str, Any]]
     parts = [("cells embed", f"aggregations.{i}", part) for i, part in enumerate(config.aggregations)]
     parts += [(f"bench {part.task}", f"benchmarks.{i}", part) for i, part in enumerate(config.benchmarks)]
     parts += [("eval run", "eval", config.eval)] if config.eval else []
+    parts += [("tune synthesize", "synthesize", config.synthesize)] if config.synthesize else []
     for verb, key, part in parts:
         _check_options(load_verb(verb), part.options, where=f"{where}: {key}", given=_OWN_OPTIONS[verb])
 

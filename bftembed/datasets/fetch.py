@@ -233,6 +233,22 @@ def data_folders() -> list[Path]:
     return found
 
 
+def find_data(data: str | os.PathLike[str] | None, folder: str) -> Path:
+    """Return a folder of the data: below `data`, else below a folder of ``$BFTEMBED_DATA``.
+
+    Raises
+    ------
+    BftembedError
+        When it is in none of them.
+    """
+    roots = [Path(data)] if data else data_folders()
+    for root in roots:
+        if (root / folder).exists():
+            return root / folder
+    places = ", ".join(map(str, roots)) or "--data and BFTEMBED_DATA are not given"
+    raise BftembedError(f"No {folder} in the data folder ({places}); bftembed eval list says what is needed.")
+
+
 def _entry(name: str) -> DataFile:
     if name not in FILES:
         raise unknown_name("data file", name, FILES)

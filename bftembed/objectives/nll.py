@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 #: Tokens of a chunk when it is left to us, and the bytes of its float32 logits: fewer tokens make the products slow,
 #: more gain nothing (measured on a CPU).
-_CHUNK_TOKENS, _CHUNK_BYTES = 256, 160 * 2**20
+_CHUNK_TOKENS, CHUNK_BYTES = 256, 160 * 2**20
 #: Bytes of float32 probabilities that are kept for the backward pass of a trained head rather than computed twice:
 #: 1,024 tokens of 128,256 words. Plain SFT holds twice as much or more.
-_KEPT_BYTES = 512 * 2**20
+KEPT_BYTES = 512 * 2**20
 
 
 def linear_nll(
@@ -74,7 +74,7 @@ def linear_nll(
     valid = (flat != ignore_index).nonzero().squeeze(1)
     chunk = _chunk(chunk_tokens, weight.shape[0])
     trained = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
-    keeps = chunk_tokens == "auto" and trained and 4 * len(valid) * weight.shape[0] <= _KEPT_BYTES
+    keeps = chunk_tokens == "auto" and trained and 4 * len(valid) * weight.shape[0] <= KEPT_BYTES
     chunk = max(1, len(valid)) if keeps else chunk
     rows = _LinearNLL.apply(hidden.reshape(-1, hidden.shape[-1])[valid], weight, flat[valid], bias, chunk, keeps)
     return rows.new_zeros(flat.shape).index_put((valid,), rows).reshape(labels.shape)
@@ -100,7 +100,7 @@ def _check(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, 
 
 def _chunk(chunk_tokens: int | str, vocabulary: int) -> int:
     if chunk_tokens == "auto":
-        return max(1, min(_CHUNK_TOKENS, _CHUNK_BYTES // (4 * vocabulary)))
+        return max(1, min(_CHUNK_TOKENS, CHUNK_BYTES // (4 * vocabulary)))
     if not isinstance(chunk_tokens, int) or chunk_tokens < 1:
         raise BftembedError(f"chunk_tokens={chunk_tokens!r} must be 'auto' or at least 1.")
     return chunk_tokens

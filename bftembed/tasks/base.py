@@ -317,6 +317,7 @@ EVALUATIONS = Registry(
         "cmmlu-generated": "bftembed.tasks.llm.multiple_choice:CMMLU_GENERATED",
         "pubmedqa": "bftembed.tasks.llm.multiple_choice:PUBMEDQA",
         "pubmedqa-generated": "bftembed.tasks.llm.multiple_choice:PUBMEDQA_GENERATED",
+        "questions": "bftembed.tasks.llm.own:QUESTIONS",
         "responses": "bftembed.tasks.llm.responses:RESPONSES",
         "subliminal": "bftembed.tasks.llm.subliminal:SUBLIMINAL",
         "subliminal-teacher": "bftembed.tasks.llm.subliminal:SUBLIMINAL_TEACHER",
@@ -333,7 +334,8 @@ EVALUATIONS = Registry(
             name: f"bftembed.tasks.llm.vcworld:{name}"
             for data in ("perturbqa", "tahoe", "vcworld")
             for kind in ("de", "dir")
-            for name in (f"{data}-{kind}", f"{data}-{kind}-generated", f"{data}-{kind}-random-evidence")
+            for ending in ("", "-generated", "-word", "-word-evidence", "-random-evidence")
+            for name in (f"{data}-{kind}{ending}",)
         },
     },
     group="bftembed.evaluations",

@@ -7,11 +7,15 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bftembed.errors import BftembedError, examples
 from bftembed.llm.chat import has_template, prompt_text, within_thought
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from bftembed.tuning.data import Conversation
 
@@ -55,6 +59,32 @@ class EncodedData:
             "without a token to learn after cutting, left out": self.empty,
         }
         return [f"{len(found)} rows {what}: {examples(found)}" for what, found in kinds.items() if found]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A set of rows to learn from, with its held-out rows; `weight` is None for its number of rows."""
+
+    name: str
+    weight: float | None
+    learnt: EncodedData
+    held_out: EncodedData | None = None
+
+
+def mixed_order(rows: Sequence[int], shares: Sequence[float], total: int, seed: int) -> NDArray[np.int64]:
+    """Return the order in which the rows of several sets, laid end to end, are learnt: int64 (total,).
+
+    A set of ``rows[i]`` rows gives ``shares[i]`` (they add up to 1) of the places, spread evenly, so that every step
+    has about its share. Its rows come in passes, each shuffled anew; the last is cut.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.diff(np.rint(np.cumsum([0, *shares]) * total)).astype(int)
+    drawn, places = [], []
+    for start, n, count in zip(np.cumsum([0, *rows]), rows, counts, strict=False):
+        passes = [rng.permutation(n) for _ in range(-(-count // n))]
+        drawn.append(start + np.concatenate([np.empty(0, int), *passes])[:count])
+        places.append((np.arange(count) + rng.random(count)) / count)
+    return np.concatenate(drawn)[np.concatenate(places).argsort(kind="stable")]
 
 
 def default_window(lengths: Sequence[int]) -> int:

@@ -11,9 +11,10 @@ to know which row a token belongs to.
 from __future__ import annotations
 
 import functools
+import re
 import types
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import ModelOutput
 
+from bftembed.errors import BftembedError
 from bftembed.llm.models import attends_to_all_before
 from bftembed.objectives import linear_nll
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 #: Config keys by which models scale or cap their logits, and the value that changes nothing.
 _LOGIT_KEYS = {
@@ -50,6 +55,39 @@ def changed_logits(config: Any) -> str:
         if getattr(text, key, None) not in (None, neutral):
             return key
     return ""
+
+
+def adapted_modules(model: Any, targets: str | Collection[str]) -> list[str]:
+    """Return the names of the modules of a causal language model that PEFT gives an adapter.
+
+    `targets` is ``"all-linear"``, ends of names, or a regular expression of whole names.
+
+    Raises
+    ------
+    BftembedError
+        When nothing fits, or the head does: an adapter on it would have no effect, since the NLL is taken from the
+        head's weight.
+    """
+    head = model.get_output_embeddings()
+    layers = {name: module for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
+    if targets == "all-linear":
+        return [n for n, m in layers.items() if type(m).__name__ in ("Linear", "Conv1D") and m is not head]
+    if isinstance(targets, str):
+        try:
+            found = [name for name in layers if re.fullmatch(targets, name)]
+        except re.error as err:
+            raise BftembedError(f"target_modules is not a regular expression ({err}): {targets!r}.") from err
+    else:
+        found = [name for name in layers if any(f".{name}".endswith(f".{target}") for target in targets)]
+    if not found:
+        known = sorted({name.rpartition(".")[2] for name, module in layers.items() if module.weight.dim() == 2})
+        raise BftembedError(f"target_modules={targets!r} fits no module. Their names end in {', '.join(known)}.")
+    if any(model.get_submodule(name) is head for name in found):
+        raise BftembedError(
+            f"target_modules={targets!r} has the head in it. An adapter on the head would have no effect, since the "
+            "NLL is taken from its weight. Leave it out, or train the whole head by modules_to_save."
+        )
+    return found
 
 
 def add_nll_head(model: Any) -> None:

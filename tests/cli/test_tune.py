@@ -24,6 +24,24 @@ def test_pairs_are_made_of_a_table_without_the_genes_left_out(run, table, tmp_pa
     assert run("tune", "pairs", table, "--out", table)[0] == 1
 
 
+def test_synthesize_prints_its_counts_and_says_what_failed(run, table, tmp_path, monkeypatch):
+    from bftembed.llm import BACKENDS
+
+    monkeypatch.setitem(BACKENDS.entries, "teacher", "synthesis_tools:Teacher")
+    monkeypatch.delenv("BFTEMBED_DATA", raising=False)
+    words = ("tune", "synthesize", "--teacher", f"teacher:{tmp_path}/log", "--out", tmp_path / "out", "--json")
+    code, printed, _ = run(*words, table)
+    found = json.loads(printed)
+    assert (code, found["chunks"], found["rows"], found["pairs"]) == (0, 2, 2, str(tmp_path / "out" / "pairs.jsonl"))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("SUBJECT-A")
+    (tmp_path / "texts" / "bad.txt").write_bytes(b"\xff")
+    code, printed, told = run(*words, tmp_path / "texts")
+    assert (code, json.loads(printed)["rows"]) == (3, 1)
+    assert "bad.txt" in told
+    assert run(*words, tmp_path / "nothing")[0] == 1
+
+
 def test_tune_takes_a_config_with_and_without_the_word_run(run, tmp_path):
     pytest.importorskip("trl")
     config = tmp_path / "c.yaml"

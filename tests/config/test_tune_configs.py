@@ -1,4 +1,4 @@
-"""The tuning recipes: all load, and baselines differ from the recipe in the objective alone."""
+"""The tuning recipes: all load, and larger models have the recipe of the smallest."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ FOLDER = REPOSITORY / "configs" / "tune"
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda f: f.name)
 def test_every_recipe_loads(file):
-    assert load_config(file).recipe == "tune"
+    assert load_config(file).recipe == ("grpo" if file.stem.endswith("_grpo") else "tune")
 
 
-@pytest.mark.parametrize("name", ["sft", "dft", "bft_token", "bft_sample"])
-def test_a_baseline_differs_in_the_objective_alone(name):
-    recipe = load_config(FOLDER / "r1_distill_qwen_14b.yaml").model_dump()
-    baseline = load_config(FOLDER / f"r1_distill_qwen_14b_{name}.yaml").model_dump()
-    assert baseline["objective"].pop("name") == name.replace("_", "-")
-    assert recipe["objective"].pop("name") == "bft"
-    assert baseline.pop("out") != recipe.pop("out")
-    assert baseline == recipe
+@pytest.mark.parametrize("name", ["r1_distill_qwen_32b", "r1_distill_llama_70b"])
+def test_the_larger_models_have_the_same_recipe(name):
+    recipe, larger = (load_config(FOLDER / f"{one}.yaml").model_dump() for one in ("r1_distill_qwen_14b", name))
+    for key in ("model", "out"):
+        assert larger.pop(key) != recipe.pop(key)
+    assert larger == recipe
 
 
 def test_the_paper_s_recipe_has_its_equation_5_and_a_config_keeps_what_it_names():
-    named = {file.stem: load_config(file).objective.sample_coefficient for file in FOLDER.glob("r1_*.yaml")}
-    assert set(named.values()) == {"one_minus_min"}
+    recipes = [config for file in FOLDER.glob("r1_*.yaml") if (config := load_config(file)).recipe == "tune"]
+    assert {config.objective.sample_coefficient for config in recipes} == {"one_minus_min"}
     assert load_config(FOLDER / "smollm2_cpu.yaml").objective.sample_coefficient == "two_minus_min"
 
 
@@ -44,7 +42,7 @@ def test_extends_merges_key_by_key_and_a_circle_is_an_error(tmp_path):
     (tmp_path / "a.yaml").write_text("recipe: tune\ndata: {train: x.jsonl, max_length: 64}\ntraining: {seed: 3}\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\ndata: {max_length: 32}\ntraining: {learning_rate: 1e-4}\n")
     config = load_config(tmp_path / "b.yaml")
-    assert (config.data.train, config.data.max_length) == ("x.jsonl", 32)
+    assert (config.data.train[0].path, config.data.max_length) == ("x.jsonl", 32)
     assert (config.training.seed, config.training.learning_rate) == (3, 1e-4)
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     with pytest.raises(BftembedError, match="extends itself"):

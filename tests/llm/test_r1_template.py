@@ -15,7 +15,7 @@ from bftembed.llm.chat import prompt_text, template_in
 from bftembed.llm.models import _packaged_file, resolve_model
 from bftembed.llm.store import AnswerStore
 from bftembed.profiles.generate import generate_profiles
-from bftembed.tuning.run import _data, tune
+from bftembed.tuning.run import read_sets, tune
 
 pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.usefixtures("no_openai_environment")]
 gguf = pytest.importorskip("gguf", reason="needs the extra [local]")
@@ -144,7 +144,7 @@ def test_tuning_closes_the_thought_and_learns_what_generation_asks(config, base,
     asked = prompt_text(closing, requests[0].messages)
     assert asked == prompt_text(opening, requests[0].messages) + "</think>\n\n"
     engine = Sampled(f"transformers:{tuned},dtype=fp32")._load()
-    rows = _data(config, opening)[0].rows
+    rows = read_sets(config, opening)[0].learnt.rows
     for request, row in zip(requests, rows, strict=True):
         prompt = engine.prompt_tokens(request)
         assert row.input_ids[: len(prompt)] == prompt

@@ -103,7 +103,7 @@ def test_what_is_kept_for_the_backward_pass(frozen, monkeypatch):
         return max(kept)
 
     assert (sizes_kept() == 600 * VOCABULARY) != frozen
-    monkeypatch.setattr("bftembed.objectives.nll._KEPT_BYTES", 4 * 600 * VOCABULARY - 1)
+    monkeypatch.setattr("bftembed.objectives.nll.KEPT_BYTES", 4 * 600 * VOCABULARY - 1)
     assert sizes_kept() == 600 * WIDTH
 
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tests_paths import REPOSITORY
 
 from bftembed.config import dump_config
-from bftembed.errors import BftembedError
+from bftembed.errors import BftembedError, UnknownNameError
 from bftembed.llm.base import Request
 from bftembed.tuning.data import read_conversations
 from bftembed.tuning.diagnostic import token_confidence
@@ -32,7 +32,7 @@ from trl import SFTConfig  # noqa: E402
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling  # noqa: E402
 
 from bftembed.objectives import objective_loss  # noqa: E402
-from bftembed.tuning.trainer import ObjectiveTrainer, _dataset_of, _last_whole_checkpoint  # noqa: E402
+from bftembed.tuning.trainer import ObjectiveTrainer, _dataset_of, last_whole_checkpoint  # noqa: E402
 
 OBJECTIVES = ["sft", "dft", "bft-token", "bft-sample", "bft", "bft-v1"]
 
@@ -88,7 +88,7 @@ def test_the_first_loss_is_the_objective_of_the_first_batch(objective, make_conf
     report = tune(config)
     model = AutoModelForCausalLM.from_pretrained(tiny_model).double()
     rows = encode_all(
-        read_conversations(config.data.train), AutoTokenizer.from_pretrained(tiny_model), max_length=256
+        read_conversations(config.data.train[0].path), AutoTokenizer.from_pretrained(tiny_model), max_length=256
     ).rows
     total = 0.0
     for row in rows:
@@ -101,7 +101,7 @@ def test_the_first_loss_is_the_objective_of_the_first_batch(objective, make_conf
 
 def test_trl_head_and_ours_take_the_same_steps(make_config, tiny_model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = encode_all(read_conversations(make_config().data.train), tokenizer, max_length=256).rows
+    rows = encode_all(read_conversations(make_config().data.train[0].path), tokenizer, max_length=256).rows
     losses = {}
     quiet = {"report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no", "disable_tqdm": True}
     quiet |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}, "logging_steps": 1}
@@ -135,7 +135,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_config, tmp_path):
     config = make_config(**options)
     with pytest.raises(StopError):
         tune(config, progress=stop_after_three)
-    assert _last_whole_checkpoint(Path(config.out) / "checkpoints").name == "checkpoint-2"
+    assert last_whole_checkpoint(Path(config.out) / "checkpoints").name == "checkpoint-2"
     steps = []
     resumed = tune(config, progress=lambda done, total, note: steps.append(done))
     assert steps == [3, 4]
@@ -152,13 +152,13 @@ def test_a_killed_run_goes_on_and_a_cut_checkpoint_is_passed_over(make_config, t
     command = [sys.executable, str(REPOSITORY / "training" / "finetune.py"), "--config", str(file)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     folder = Path(config.out) / "checkpoints"
-    while _last_whole_checkpoint(folder) is None:
+    while last_whole_checkpoint(folder) is None:
         assert running.poll() is None, "it ended before its first checkpoint"
         time.sleep(0.005)
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert not (Path(config.out) / "model").exists()
-    newest = _last_whole_checkpoint(folder)
+    newest = last_whole_checkpoint(folder)
     cut = folder / f"checkpoint-{int(newest.name.split('-')[1]) + 1}"
     cut.mkdir(exist_ok=True)
     (cut / "model.safetensors").write_bytes(b"cut short")
@@ -176,7 +176,7 @@ def test_a_signal_leaves_a_checkpoint(make_config, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         tune(config, progress=signal_at_two)
-    assert _last_whole_checkpoint(Path(config.out) / "checkpoints").name in ("checkpoint-2", "checkpoint-3")
+    assert last_whole_checkpoint(Path(config.out) / "checkpoints").name in ("checkpoint-2", "checkpoint-3")
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(make_config):
@@ -196,7 +196,7 @@ def test_the_exported_model_is_the_trained_one_and_generates(lora, make_config):
     assert answer.finish_reason in ("stop", "length")
     tokenizer = AutoTokenizer.from_pretrained(report.model)
     config = make_config()
-    _, held_out = _split(read_conversations(config.data.train), 0.25, 0)
+    _, held_out = _split(read_conversations(config.data.train[0].path), 0.25, 0)
     rows = encode_all(held_out, tokenizer, max_length=256).rows
     found = token_confidence(AutoModelForCausalLM.from_pretrained(report.model), rows)
     assert report.final["eval_nll"] == pytest.approx(np.mean([-np.log(c).mean() for c in found]), rel=1e-4)
@@ -236,6 +236,40 @@ def test_what_the_weights_cannot_follow_is_an_error(make_config, tmp_path):
         make_config(training__label_smoothing=0.1)
     with pytest.raises(BftembedError, match="smoothing"):
         ObjectiveTrainer(args=SFTConfig(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, bf16=False))
+
+
+def test_another_objective_differs_from_the_config_in_it_and_the_folder_alone(make_config):
+    config = make_config(training__max_steps=1)
+    report = tune(config, objective="dft")
+    assert report.out == f"{config.out}-dft"
+    record, expected = json.loads((Path(report.model) / "bftembed.json").read_text())["config"], config.model_dump()
+    assert record["objective"].pop("name") == "dft"
+    assert expected["objective"].pop("name") == "bft"
+    assert (record.pop("out"), expected.pop("out")) == (report.out, config.out)
+    assert record == expected
+    with pytest.raises(BftembedError, match=r"objective\.name"):
+        tune(config, objective="bftt")
+
+
+def test_the_head_is_that_of_the_config(make_config, tmp_path, whole):
+    found = tune(make_config(training__head="trl"))
+    for a, b in zip(curve(found.out), whole, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    own = make_config(tmp_path / "own", training__head="own")
+    model = AutoModelForCausalLM.from_pretrained(own.model)
+    model.config.logit_scale = 2.0
+    model.save_pretrained(tmp_path / "scaled")
+    AutoTokenizer.from_pretrained(own.model).save_pretrained(tmp_path / "scaled")
+    with pytest.raises(BftembedError, match="logit_scale"):
+        tune(own.model_copy(update={"model": str(tmp_path / "scaled")}))
+
+
+def test_trackers_that_are_not_there_are_errors_before_the_run(make_config, monkeypatch):
+    with pytest.raises(UnknownNameError):
+        tune(make_config(training__report_to=["tensorbord"]))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *package: None)
+    with pytest.raises(BftembedError, match="tensorboard"):
+        tune(make_config(training__report_to=["tensorboard"]))
 
 
 def test_a_run_that_failed_at_its_data_can_be_repeated_but_no_other_folder_taken(make_config, tmp_path):

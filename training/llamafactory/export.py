@@ -36,7 +36,10 @@ def export(config: TuneConfig, folder: Path) -> list[str]:
     BftembedError
         For unreadable data, conversations that LLaMA-Factory would skip (it takes user and assistant in turn).
     """
-    files = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
+    one, *others = config.data.train
+    if others or one.eval or one.eval_fraction:
+        raise BftembedError("data.train is a list of sets, which is not exported. Give one file: its path.")
+    files = {"train": one.path} | ({"eval": config.data.eval} if config.data.eval else {})
     values: dict[str, Any] = {f"{name}.json": messages(file) for name, file in files.items()}
     options = config.objective.model_dump(exclude={"name"}, exclude_none=True)
     values["objective.json"] = {"objective": config.objective.name, **options}
@@ -106,6 +109,8 @@ def settings(config: TuneConfig) -> dict[str, Any]:
     if training.save_every:
         found["save_steps"] = training.save_every
     if lora is not None:
+        if isinstance(lora.target_modules, str) and lora.target_modules != "all-linear":
+            raise BftembedError("lora.target_modules is a regular expression, which is not exported. Give names.")
         target = "all" if lora.target_modules == "all-linear" else ",".join(lora.target_modules)
         found |= {"lora_rank": lora.rank, "lora_alpha": int(lora.alpha), "lora_dropout": lora.dropout}
         found["lora_target"] = target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -309,9 +310,11 @@ class _Engine:
 
     def _sampled(self, logits: Any, row: _Row) -> Any:
         torch, sampling = self.torch, row.request.sampling
-        chances, order = torch.softmax(logits / sampling.temperature, -1).sort(descending=True)
-        chances[chances.cumsum(0) - chances >= sampling.top_p] = 0
-        return order[torch.multinomial(chances, 1, generator=row.generator)[0]]
+        chances = torch.softmax(logits / sampling.temperature, -1)
+        if sampling.top_p < 1:
+            ordered, order = chances.sort(descending=True)
+            chances[order[ordered.cumsum(0) - ordered >= sampling.top_p]] = 0
+        return torch.multinomial(chances, 1, generator=row.generator)[0]
 
     def _completion(self, row: _Row) -> Completion:
         text = self.tokenizer.decode(row.answer, skip_special_tokens=True)
@@ -402,9 +405,9 @@ class _Engine:
 
     def _beginning(self, prompts: list[list[int]], shares: bool) -> tuple[int, Any]:
         """Return how many tokens several prompts begin with (but for the last of the shortest), and their cache."""
-        from transformers import DynamicCache
+        from transformers.cache_utils import Cache
 
-        cache, common = DynamicCache(), 0
+        cache, common = Cache(layer_class_to_replicate=_growing_layer()), 0
         if shares and len(prompts) > 1:
             common = min(_common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
         if common < _MIN_PREFIX:
@@ -419,7 +422,36 @@ class _Engine:
         cache.layers = [copy.copy(layer) for layer in beginning.layers]
         for layer in cache.layers:
             layer.keys, layer.values = (x.expand(n, *x.shape[1:]) for x in (layer.keys, layer.values))
+            layer.room = None
         return cache
+
+
+@functools.cache
+def _growing_layer() -> type:
+    """Return a layer of a cache with room for more tokens; that of transformers copies itself for each token."""
+    from transformers.cache_utils import DynamicLayer
+
+    class GrowingLayer(DynamicLayer):  # type: ignore[misc, unused-ignore]
+        keys: Any
+        values: Any
+        room: list[Any] | None = None  # keys and values are its beginning
+
+        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            n, new = self.get_seq_length(), (key_states, value_states)
+            end = n + key_states.shape[-2]
+            if self.room is None or self.room[0].shape[-2] < end or self.room[0].data_ptr() != self.keys.data_ptr():
+                self.room = [x.new_empty((*x.shape[:2], end + end // 4 + 64, x.shape[3])) for x in new]
+                if n:
+                    for room, before in zip(self.room, (self.keys, self.values), strict=True):
+                        room[:, :, :n] = before
+            for room, states in zip(self.room, new, strict=True):
+                room[:, :, n:end] = states
+            self.keys, self.values = (room[:, :, :end] for room in self.room)
+            return self.keys, self.values
+
+    return GrowingLayer
 
 
 def _common_prefix(one: list[int], other: list[int]) -> int:

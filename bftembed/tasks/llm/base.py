@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from bftembed.datasets.fetch import data_folders
 from bftembed.errors import BftembedError
 from bftembed.io import canonical_json, sha256_text, write_text
 from bftembed.tasks.base import EVALUATIONS
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -106,6 +104,13 @@ class Evaluation:
         """Return all questions that the files below `data` give."""
         raise NotImplementedError
 
+    def training_questions(self, data: Path, n: int, *, seed: int = 0, balanced: bool = False) -> list[Question]:
+        """Return `n` questions (0: all) of the training part of the data, as they are asked, in random order.
+
+        With `balanced` the right answers take turns, as far as there are questions of each.
+        """
+        raise BftembedError(f"{self.name} has no training questions.")
+
     def prepare(self, questions: Sequence[Question], data: Path, vectors: Mapping[str, NDArray[Any]]) -> list[Question]:
         """Return the questions that were chosen as they are asked, such as with examples by similarity of `vectors`."""
         return list(questions)
@@ -163,22 +168,6 @@ def load_evaluation(name: str) -> Evaluation:
     return found
 
 
-def find_data(data: str | os.PathLike[str] | None, folder: str) -> Path:
-    """Return a folder of the data: below `data`, else below a folder of ``$BFTEMBED_DATA``.
-
-    Raises
-    ------
-    BftembedError
-        When it is in none of them.
-    """
-    roots = [Path(data)] if data else data_folders()
-    for root in roots:
-        if (root / folder).exists():
-            return root / folder
-    places = ", ".join(map(str, roots)) or "--data and BFTEMBED_DATA are not given"
-    raise BftembedError(f"No {folder} in the data folder ({places}); bftembed eval list says what is needed.")
-
-
 class Kept(dict[str, Any]):
     """What was found beside the model's answers, by key, as JSON in the folder of a run, so that it is scored alone."""
 
@@ -200,6 +189,18 @@ def json_object(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def balanced_by_answer(questions: Sequence[Question], n: int, seed: int) -> list[Question]:
+    """Return `n` questions (0: all), as many of each right answer; the answers take turns.
+
+    Those of one answer are spread over groups, as by `chosen`.
+    """
+    answers = sorted({q.answer for q in questions})
+    each = min(sum(q.answer == a for q in questions) for a in answers) if answers else 0
+    each = min(each, -(-n // len(answers))) if n else each
+    parts = [chosen([q for q in questions if q.answer == a], each, seed) for a in answers]
+    return [q for turn in zip(*parts, strict=True) for q in turn][: n or None]
 
 
 def chosen(questions: Iterable[Question], limit: int, seed: int) -> list[Question]:

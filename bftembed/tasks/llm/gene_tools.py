@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bftembed.datasets.fetch import find_data
 from bftembed.errors import BftembedError
 from bftembed.io import canonical_json
-from bftembed.tasks.llm.base import Kept, find_data
+from bftembed.tasks.llm.base import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bftembed.errors import BftembedError
+from bftembed.io import json_lines
 from bftembed.llm.base import Request, Sampling
 from bftembed.tasks.base import Metric
-from bftembed.tasks.llm.base import Evaluation, Question, find_data, json_object, mean_of
+from bftembed.tasks.llm.base import Evaluation, Question, json_object, mean_of
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -82,7 +81,7 @@ class HealthBench(Evaluation):
     def questions(self, data: Path) -> list[Question]:
         """Return a question per conversation; its group is the theme."""
         found = []
-        for row in _lines(_file(data / self.folder, self._pattern)):
+        for row in json_lines(_file(data / self.folder, self._pattern)):
             try:
                 themes = [t.removeprefix("theme:") for t in row["example_tags"] if t.startswith("theme:")]
                 messages = tuple({"role": m["role"], "content": m["content"]} for m in row["prompt"])
@@ -158,7 +157,7 @@ class JudgeAgreement(Evaluation):
     def questions(self, data: Path) -> list[Question]:
         """Return a question per reply and criterion; the group is the category, the cluster the conversation."""
         found = []
-        for number, row in enumerate(_lines(_file(data / self.folder, "*_oss_meta_eval.jsonl"))):
+        for number, row in enumerate(json_lines(_file(data / self.folder, "*_oss_meta_eval.jsonl"))):
             try:
                 messages = [*row["prompt"], {"role": "assistant", "content": row["completion"]}]
                 labels = [bool(label) for label in row["binary_labels"]]
@@ -238,43 +237,6 @@ def rubric_score(graded: Iterable[tuple[Mapping[str, Any], bool | None]]) -> flo
     return sum(r["points"] for r, met in held if met) / possible if possible else math.nan
 
 
-def check_training_data(train: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> int:
-    """Check that training data hold nothing of HealthBench.
-
-    Parameters
-    ----------
-    train
-        File of training data, text or JSON lines.
-    data
-        Data folder with the folder ``healthbench``; default the folders of ``$BFTEMBED_DATA``.
-
-    Returns
-    -------
-    int
-        Number of conversations that were looked for.
-
-    Raises
-    ------
-    BftembedError
-        When the training data hold the canary of HealthBench or the last message of one of its conversations.
-    """
-    text = Path(train).read_text(encoding="utf-8", errors="replace")
-    # As it stands in the file, and as JSON writes it.
-    searched = f"{text}\n{text.encode().decode('unicode_escape', 'replace')}" if "\\u" in text else text
-    searched = " ".join(searched.replace("\\n", " ").replace('\\"', '"').split())
-    canaries, prompts = set(), {}
-    for path in sorted(find_data(data, "healthbench").glob("*.jsonl")):
-        for row in _lines(path):
-            canaries |= {row["canary"]} if row.get("canary") else set()
-            prompts[str(row.get("prompt_id"))] = " ".join(row["prompt"][-1]["content"].split())
-    if any(canary in searched for canary in canaries):
-        raise BftembedError(f"{train} holds the canary of HealthBench: it was made of the evaluation's rows.")
-    held = [id for id, prompt in prompts.items() if len(prompt) > 40 and prompt in searched]
-    if held:
-        raise BftembedError(f"{train} holds {len(held)} conversations of HealthBench, the first is {held[0]}.")
-    return len(prompts)
-
-
 def _counts(verdict: bool | None, labels: Sequence[bool]) -> dict[str, float]:
     """Count pairs of a verdict and a physician: verdict met and label met, and so on."""
     told = {"tp": (True, True), "fp": (True, False), "fn": (False, True), "tn": (False, False)}
@@ -315,16 +277,6 @@ def _file(folder: Path, pattern: str) -> Path:
     if len(found) != 1:
         raise BftembedError(f"{len(found)} files {pattern} in {folder}; one is needed.")
     return found[0]
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as handle:
-            for line in handle:
-                if line.strip():
-                    yield json.loads(line)
-    except (OSError, ValueError) as err:
-        raise BftembedError(f"{path} is not a file of JSON lines ({err}).") from err
 
 
 _AXES = ("accuracy", "completeness", "communication_quality", "context_awareness", "instruction_following")

@@ -6,20 +6,18 @@ import dataclasses
 import json
 import math
 from copy import copy
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bftembed.datasets.fetch import find_data
 from bftembed.errors import BftembedError, examples
 from bftembed.io import atomic_path, canonical_json, sha256_text, write_json, write_text
-from bftembed.llm import model_from_spec, with_sampling
-from bftembed.llm.base import Answer, Request, Sampling, request_key
-from bftembed.llm.runner import run_requests
+from bftembed.llm.ask import Ask, AskedModel
+from bftembed.llm.base import Request, Sampling
 from bftembed.llm.store import AnswerStore
 from bftembed.progress import Progress, silent
-from bftembed.registry import parse_spec
 from bftembed.tasks.base import EVALUATIONS
-from bftembed.tasks.llm.base import Question, chosen, find_data, load_evaluation
+from bftembed.tasks.llm.base import Question, chosen, load_evaluation
 from bftembed.tasks.llm.similarity import SimilarityPercentile
 
 if TYPE_CHECKING:
@@ -28,11 +26,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from bftembed.llm.base import LanguageModel
+    from bftembed.llm.base import Answer
     from bftembed.tasks.llm.base import Evaluation
 
 _RUN, _RECORDS, _RESULTS, _QUESTIONS = "run.json", "records.parquet", "results.parquet", "questions"
-_SAMPLING = tuple(f.name for f in dataclasses.fields(Sampling))
 #: Names of several evaluations.
 _SETS = {"perturbqa": ("perturbqa-de", "perturbqa-dir"), "vcworld": ("tahoe-de", "tahoe-dir")}
 
@@ -120,28 +117,49 @@ def evaluate(
         For an unknown evaluation, missing data, questions that differ from those stored in `out`, or a model that
         cannot do what an evaluation asks for.
     """
-    folder = Path(out)
     homes = evaluations_of(tasks, judge=judge, data=data)
-    evaluations = list(homes)
-    models = {name: _Model.of(spec) for name, spec in _named(model).items()}
-    grader = _Model.of(judge) if judge else None
+    vectors = _vectors(evidence) if evidence else {}
+    asked = {e: e.prepare(chosen(e.questions(home), limit, seed), home, vectors) for e, home in homes.items()}
+    return evaluate_questions(
+        asked,
+        model=model,
+        out=out,
+        data=data,
+        judge=judge,
+        encoder=encoder,
+        retry_failed=retry_failed,
+        progress=progress,
+    )
+
+
+def evaluate_questions(
+    asked: Mapping[Evaluation, Sequence[Question]],
+    *,
+    model: Sequence[str] | Mapping[str, str],
+    out: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+    judge: str | None = None,
+    encoder: str | None = None,
+    retry_failed: bool = False,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Evaluate language models by questions that were chosen before; all else is as in `evaluate`."""
+    folder, evaluations = Path(out), list(asked)
+    models = {name: AskedModel.of(spec) for name, spec in _named(model).items()}
+    grader = AskedModel.of(judge) if judge else None
     if any(e.schema for e in evaluations):
         for one in filter(None, [*models.values(), grader]):
             one.schema = one.model is not None and one.model.capabilities().schema
-    vectors = _vectors(evidence) if evidence else {}
-    asked = {}
-    for evaluation, home in homes.items():
-        asked[evaluation.name] = evaluation.prepare(chosen(evaluation.questions(home), limit, seed), home, vectors)
     with AnswerStore.writing(folder) as store:
-        for name, questions in asked.items():
-            _keep_questions(folder, name, questions)
+        for evaluation, questions in asked.items():
+            _keep_questions(folder, evaluation.name, questions)
         _keep_run(folder, evaluations, models, grader, encoder)
         for evaluation in evaluations:
             for name, one in models.items():
-                ask = _Ask(store, one, evaluation.name, progress, retry_failed, Path(data) if data else None)
-                by_judge = _Ask(store, grader, f"{evaluation.name}/judge", progress, retry_failed) if grader else None
-                progress(0, len(asked[evaluation.name]), f"{evaluation.name}, {name}")
-                evaluation.ask(asked[evaluation.name], ask, by_judge)
+                ask = Ask(store, one, evaluation.name, progress, retry_failed, Path(data) if data else None)
+                by_judge = Ask(store, grader, f"{evaluation.name}/judge", progress, retry_failed) if grader else None
+                progress(0, len(asked[evaluation]), f"{evaluation.name}, {name}")
+                evaluation.ask(asked[evaluation], ask, by_judge)
                 _keep_seconds(folder, evaluation.name, name, ask)
     return _score(folder, data)
 
@@ -170,8 +188,8 @@ def _score(folder: Path, data: str | os.PathLike[str] | None) -> pd.DataFrame:
 
     run = _read_run(folder)
     similarity = SimilarityPercentile(run["encoder"], folder, data) if run.get("encoder") else None
-    models = {name: _Model.stored(one) for name, one in run["models"].items()}
-    grader = _Model.stored(run["judge"]) if run["judge"] else None
+    models = {name: AskedModel.stored(one) for name, one in run["models"].items()}
+    grader = AskedModel.stored(run["judge"]) if run["judge"] else None
     rows, records = [], []
     with AnswerStore.open(folder) as store:
         for task in run["tasks"]:
@@ -179,8 +197,8 @@ def _score(folder: Path, data: str | os.PathLike[str] | None) -> pd.DataFrame:
             evaluation.similarity = similarity
             graded, named = {}, _run_name(task, questions)
             for name, one in models.items():
-                by_judge = _Ask(store, grader, f"{task}/judge") if grader else None
-                answers = evaluation.ask(questions, _Ask(store, one, task), by_judge)
+                by_judge = Ask(store, grader, f"{task}/judge") if grader else None
+                answers = evaluation.ask(questions, Ask(store, one, task), by_judge)
                 if not answers:
                     continue  # this model was not asked this evaluation
                 of_model = [_record(evaluation, q, answers.get(q.id, []), name) for q in questions]
@@ -248,83 +266,6 @@ def show_evaluation(
     return found
 
 
-# -- what a model answers ---------------------------------------------------------------------------------
-
-
-@dataclass
-class _Model:
-    """A model under evaluation: what decides its answers, and the model itself where it is asked."""
-
-    spec: str
-    identity: dict[str, Any]
-    sampling: dict[str, Any]  # given in the spec; overrides that of the evaluation
-    sampled: bool
-    schema: bool = False
-    model: LanguageModel | None = None
-
-    @classmethod
-    def of(cls, spec: str) -> _Model:
-        model, sampling = model_from_spec(spec)
-        given = {n: getattr(sampling, n) for n in parse_spec(spec).options if n in _SAMPLING}
-        return cls(spec, model.fingerprint(), given, getattr(model, "sampling", sampling) is not None, model=model)
-
-    @classmethod
-    def stored(cls, values: Mapping[str, Any]) -> _Model:
-        return cls(**values)
-
-    def stored_values(self) -> dict[str, Any]:
-        return {n: getattr(self, n) for n in ("spec", "identity", "sampling", "sampled", "schema")}
-
-    def fingerprint(self, sampling: Sampling) -> dict[str, Any]:
-        return with_sampling(self.identity, sampling) if self.sampled else self.identity
-
-
-@dataclass
-class _Ask:
-    """Requests → answers: what is stored, and what the model adds."""
-
-    store: AnswerStore
-    by: _Model
-    kind: str
-    progress: Progress = silent
-    retry_failed: bool = False
-    data: Path | None = None
-    seconds: float = 0.0
-    written: int = 0
-
-    @property
-    def folder(self) -> Path:
-        return self.store.folder
-
-    def __call__(self, requests: Mapping[str, Request]) -> dict[str, Answer]:
-        keyed: dict[str, str] = {}
-        by_fingerprint: dict[str, tuple[dict[str, Any], list[Request]]] = {}
-        for id, request in requests.items():
-            sampling = replace(request.sampling, **self.by.sampling)
-            about = {"entity": id, "kind": self.kind}
-            schema = request.schema if self.by.schema else None
-            request = replace(request, sampling=sampling, metadata=about, schema=schema)
-            fingerprint = self.by.fingerprint(sampling)
-            request = replace(request, id=request_key(request, fingerprint))
-            keyed[request.id] = id
-            by_fingerprint.setdefault(canonical_json(fingerprint), (fingerprint, []))[1].append(request)
-        if self.by.model is not None:
-            for fingerprint, asked in by_fingerprint.values():
-                generator = self.store.add_generator(self.by.spec, fingerprint)
-                run = run_requests(
-                    asked,
-                    self.by.model,
-                    self.store,
-                    spec=self.by.spec,
-                    generator_id=generator,
-                    retry_failed=self.retry_failed,
-                    total=len(asked),
-                    progress=self.progress,
-                )
-                self.seconds, self.written = self.seconds + run.seconds, self.written + run.written
-        return {keyed[a.key]: a for a in self.store.answers(keys=list(keyed))}
-
-
 def _named(model: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     """Return name → spec; a spec without a name is its own."""
     if isinstance(model, dict):
@@ -384,8 +325,8 @@ def _stored_questions(folder: Path, task: str) -> list[Question]:
 def _keep_run(
     folder: Path,
     evaluations: Sequence[Evaluation],
-    models: Mapping[str, _Model],
-    judge: _Model | None,
+    models: Mapping[str, AskedModel],
+    judge: AskedModel | None,
     encoder: str | None,
 ) -> None:
     path = folder / _RUN
@@ -397,7 +338,7 @@ def _keep_run(
     write_json(path, run)
 
 
-def _keep_seconds(folder: Path, task: str, name: str, ask: _Ask) -> None:
+def _keep_seconds(folder: Path, task: str, name: str, ask: Ask) -> None:
     """Add the time that a model took, and the number of its answers."""
     if ask.written:
         run = _read_run(folder)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bftembed.datasets.fetch import find_data
 from bftembed.io import canonical_json
-from bftembed.tasks.llm.base import Kept, find_data
+from bftembed.tasks.llm.base import Kept
 from bftembed.tasks.llm.gene_tools import gene_set_terms
 
 if TYPE_CHECKING:

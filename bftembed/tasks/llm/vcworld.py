@@ -15,6 +15,7 @@ from bftembed.io import sha256_text, write_text
 from bftembed.llm.base import Request, Sampling
 from bftembed.tasks.base import Metric
 from bftembed.tasks.llm.base import Evaluation, Question, mean_of
+from bftembed.tasks.llm.multiple_choice import read_choice
 
 if TYPE_CHECKING:
     import os
@@ -38,6 +39,7 @@ _ASKED = {
 #: Examples in a prompt.
 N_EVIDENCE = 10
 _SAMPLING = Sampling(max_new_tokens=1024, temperature=0.6, top_p=0.9)
+_ONE_WORD = Sampling(max_new_tokens=8)
 
 
 class VCWorld(Evaluation):
@@ -57,8 +59,11 @@ class VCWorld(Evaluation):
         Whether perturbations are drugs; else they are genes.
     same_line
         Whether training rows are of the cell line of the question; else of the training lines.
-    generated
-        Whether the answer is generated, with "insufficient evidence" as a third one; else yes and no are scored.
+    form
+        ``"options"``: yes and no are scored; ``"reasoned"``: the answer is generated, with "insufficient evidence" as a
+        third one; ``"word"``: it is generated, one word.
+    n_evidence
+        Number of examples in a prompt.
     random_labels
         Give the examples random results, as the published batch pipeline does: an ablation.
     """
@@ -74,14 +79,20 @@ class VCWorld(Evaluation):
         *,
         drugs: bool = False,
         same_line: bool = True,
-        generated: bool = False,
+        form: str = "options",
+        n_evidence: int = N_EVIDENCE,
         random_labels: bool = False,
     ) -> None:
         self.name, self.title, self.source, self.folder = name, title, source, folder
         self._kind, self._read, self._drugs, self._same_line = kind, read, drugs, same_line
-        self._generated, self._random = generated, random_labels
-        how = "generated answer, temperature 0.6" if generated else "option scores, no chat template"
-        self.protocol = f"{N_EVIDENCE} examples{', random results' if random_labels else ''}; {how}"
+        self._form, self._n_evidence, self._random = form, n_evidence, random_labels
+        hows = {
+            "options": "option scores, no chat template",
+            "reasoned": "generated answer, temperature 0.6",
+            "word": "one word, greedy",
+        }
+        examples = f"{n_evidence} examples{', random results' if random_labels else ''}"
+        self.protocol = f"{examples if n_evidence else 'no examples'}; {hows[form]}"
         self.metrics = (
             Metric("accuracy", "accuracy"),
             Metric("accuracy_answered", "of answered", concludes=False),
@@ -97,7 +108,6 @@ class VCWorld(Evaluation):
         perturbations that changed the gene, and the same for this perturbation in other cell lines.
         """
         train, test = self._read(data, self._kind)
-        words = _WORDS[self._kind]
         found = []
         for line, rows in test.groupby("cell_line", sort=True):
             scope = self._scope(train, line)
@@ -113,12 +123,28 @@ class VCWorld(Evaluation):
                 known = {"majority": share, "gene frequency": float(frequency.iloc[i])}
                 if math.isfinite(same_pair[i]):
                     known["same pair in other lines"] = float(same_pair[i])
-                label = int(rows["label"].iloc[i])
-                of = {"gene": gene, "pert": pert, "baselines": known}
-                request = self._request(line, pert, gene, "")
-                id = f"{line}/{pert}/{gene}"
-                found.append(Question(id, request, words[1 - label], line, f"{line}/{pert}", of))
+                found.append(self._question(line, pert, gene, rows["label"].iloc[i], known))
         return found
+
+    def training_questions(self, data: Path, n: int, *, seed: int = 0, balanced: bool = False) -> list[Question]:
+        """Return questions of training rows, as they are asked.
+
+        Examples are of other perturbations in the line of the question, or of other lines: as for test rows.
+        """
+        rows = self._read(data, self._kind)[0].sample(frac=1, random_state=seed)
+        if balanced:
+            rows = rows.assign(turn=rows.groupby("label").cumcount()).sort_values(["turn", "label"])
+            rows = rows[rows["turn"] < rows["label"].value_counts().min()]
+        columns = (rows[name].iloc[: n or None] for name in ("cell_line", "pert", "gene", "label"))
+        return self.prepare([self._question(*row) for row in zip(*columns, strict=True)], data, {})
+
+    def _question(
+        self, line: str, pert: str, gene: str, label: int, baselines: Mapping[str, float] | None = None
+    ) -> Question:
+        of = {"gene": gene, "pert": pert, "baselines": dict(baselines or {})}
+        answer = _WORDS[self._kind][1 - int(label)]
+        request = self._request(line, pert, gene, "")
+        return Question(f"{line}/{pert}/{gene}", request, answer, line, f"{line}/{pert}", of)
 
     def prepare(self, questions: Sequence[Question], data: Path, vectors: Mapping[str, NDArray[Any]]) -> list[Question]:
         """Add examples to questions: true results of training experiments, the closest kind first.
@@ -127,6 +153,8 @@ class VCWorld(Evaluation):
         perturbations by the cosine of their `vectors` to that of the question, without vectors in random order. Half of
         the examples have each result, as far as there are.
         """
+        if not self._n_evidence:
+            return list(questions)
         train, _ = self._read(data, self._kind)
         unit = {name: v / max(float(np.linalg.norm(v)), 1e-12) for name, v in vectors.items()}
         scopes: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {}
@@ -147,10 +175,12 @@ class VCWorld(Evaluation):
     def _evidence(
         self, q: Question, scope: pd.DataFrame, by_gene: Mapping[str, Any], unit: Mapping[str, NDArray[Any]]
     ) -> str:
-        pert, gene = q.data["pert"], q.data["gene"]
+        pert, gene, n = q.data["pert"], q.data["gene"], self._n_evidence
         same_gene, others = scope.iloc[by_gene.get(gene, [])], scope[:0]
-        if len(same_gene) < N_EVIDENCE:
-            others = scope[scope["gene"] != gene]
+        if self._same_line:  # a training row is its own answer, and no test perturbation is here
+            same_gene = same_gene[same_gene["pert"] != pert]
+        if len(same_gene) < n:
+            others = scope[(scope["gene"] != gene) & ((scope["pert"] != pert) | (not self._same_line))]
             others = others.sample(min(len(others), 500), random_state=_seed(q.id))
         words, lines = _WORDS[self._kind], []
         rows: list[tuple[tuple[Any, ...], Any]] = []
@@ -162,8 +192,8 @@ class VCWorld(Evaluation):
         rows.sort(key=lambda pair: pair[0])
         chosen: list[Any] = []
         for label in (1, 0):
-            chosen += [row for _, row in rows if row.label == label][: N_EVIDENCE // 2]
-        chosen += [row for _, row in rows if row not in chosen][: N_EVIDENCE - len(chosen)]
+            chosen += [row for _, row in rows if row.label == label][: n // 2]
+        chosen += [row for _, row in rows if row not in chosen][: n - len(chosen)]
         ranked = {id(row): i for i, (_, row) in enumerate(rows)}
         for row in sorted(chosen, key=lambda row: ranked[id(row)]):
             label = _seed(f"{q.id}:{row.pert}:{row.gene}") % 2 if self._random else int(row.label)
@@ -178,7 +208,10 @@ class VCWorld(Evaluation):
         words = _WORDS[self._kind]
         asked = _ASKED[self._kind].format(pert=self._phrase(pert), gene=gene, line=line)
         known = f"Results of other experiments:\n{evidence}\n\n" if evidence else ""
-        if not self._generated:
+        if self._form == "word":
+            text = f"{known}{asked}\nAnswer with one word: {' or '.join(words)}."
+            return Request("", messages=({"role": "user", "content": text},), sampling=_ONE_WORD)
+        if self._form == "options":
             text = f"{known}{asked}\nAnswer ({' or '.join(words)}):"
             return Request("", prompt=text, options=tuple(f" {word}" for word in words))
         text = (
@@ -195,7 +228,9 @@ class VCWorld(Evaluation):
         if answer is None or answer.error:
             return dict.fromkeys(("accuracy", "accuracy_answered", "abstention"), math.nan)
         score = math.nan
-        if self._generated:
+        if self._form == "word":
+            parsed = read_choice(answer.text, words)
+        elif self._form == "reasoned":
             parsed = read_conclusion(answer.text, words)
         else:
             yes, no = (-math.inf if s is None else s for s in answer.scores)
@@ -441,7 +476,13 @@ _OWN = "vcworld/LINE-{de,dir}.csv, made of a screen by bftembed eval prepare"
 
 def _family(prefix: str, title: str, source: str, read: Reader, folder: str, **options: Any) -> dict[str, VCWorld]:
     found = {}
-    variants = {"": {}, "-generated": {"generated": True}, "-random-evidence": {"random_labels": True}}
+    variants: dict[str, dict[str, Any]] = {
+        "": {},
+        "-generated": {"form": "reasoned"},
+        "-word": {"form": "word", "n_evidence": 0},
+        "-word-evidence": {"form": "word"},
+        "-random-evidence": {"random_labels": True},
+    }
     for kind, what in (("de", "differential expression"), ("dir", "direction")):
         for ending, more in variants.items():
             name = f"{prefix}-{kind}{ending}"

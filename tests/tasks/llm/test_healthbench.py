@@ -10,8 +10,9 @@ import pytest
 
 from bftembed.errors import BftembedError
 from bftembed.llm.base import Answer
-from bftembed.tasks.llm.healthbench import check_training_data, read_verdict
+from bftembed.tasks.llm.healthbench import read_verdict
 from bftembed.tasks.llm.run import evaluate, score_evaluation
+from bftembed.tuning.synthesis import check_training_data
 
 AXES = ("accuracy", "completeness", "communication_quality", "context_awareness", "instruction_following")
 CANARY = "made-up canary 00000000"

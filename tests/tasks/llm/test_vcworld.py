@@ -207,3 +207,40 @@ def test_wrong_tables_are_errors(tmp_path, rows, cause):
 def test_a_question_that_failed_has_no_score(data):
     evaluation = load_evaluation("vcworld-de")
     assert math.isnan(evaluation.grade(evaluation.questions(data)[0], [])["accuracy"])
+
+
+def test_training_questions_are_of_training_rows_and_balanced(data):
+    evaluation = load_evaluation("vcworld-de-word")
+    tables = {line: pd.read_csv(data / "vcworld" / f"{line}-de.csv") for line in "ab"}
+    trained = {
+        f"{line}/{r.pert}/{r.gene}": ("no", "yes")[r.label]
+        for line, table in tables.items()
+        for r in table[table["split"] == "train"].itertuples()
+    }
+    every = evaluation.training_questions(data, 0)
+    assert {q.id: q.answer for q in every} == trained
+    balanced = evaluation.training_questions(data, 12, balanced=True, seed=3)
+    assert [q.answer for q in balanced] in (["yes", "no"] * 6, ["no", "yes"] * 6)
+    assert [q.id for q in balanced] != [q.id for q in evaluation.training_questions(data, 12, balanced=True, seed=4)]
+    assert not {q.id for q in every} & {q.id for q in evaluation.questions(data)}
+    text = balanced[0].request.messages[0]["content"]
+    assert text.count("knock-down") == 1
+    assert evaluation.prepare(balanced, data, {}) == balanced
+
+
+def test_examples_of_a_training_question_are_not_its_answer(data):
+    evaluation = load_evaluation("vcworld-de-word-evidence")
+    for q in evaluation.training_questions(data, 0):
+        *told, asked = q.request.messages[0]["content"].split("\n\n")
+        assert asked.startswith("Does knock-down")
+        assert told[0].count("knock-down of") == 10
+        assert f"knock-down of {q.data['pert']} " not in told[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "predicted"), [("Yes.", 1), ("no", 0), ("No, since", 0), ("The", None), ("", None), ("yes or no", None)]
+)
+def test_one_word_is_read(text, predicted, data, known, tmp_path):
+    evaluate(["vcworld-de-word"], model={"m": known({"*": text})}, data=data, out=tmp_path / "eval")
+    records = pd.read_parquet(tmp_path / "eval" / "records.parquet")
+    assert set(records["parsed"]) == {{1: "yes", 0: "no", None: ""}[predicted]}
