@@ -183,7 +183,8 @@ def main() -> None:
     ]:
         models[f"{data} {objective}"] = student(options, data, objective)
         print(models[f"{data} {objective}"], flush=True)
-    evaluate("subliminal-teacher", model={"teacher": base}, out=options.work / "eval", limit=options.limit)
+    # The teacher is the base under the message of this evaluation.
+    evaluate("subliminal-teacher", model={"base": base}, out=options.work / "eval", limit=options.limit)
     scores = evaluate("subliminal", model=models, out=options.work / "eval", limit=options.limit)
 
     records = pd.read_parquet(options.work / "eval" / "records.parquet").query("task == 'subliminal'")
